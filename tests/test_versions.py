@@ -21,7 +21,7 @@ from tests.valkey import EphemeralValkey
 
 from .faults.load import Load
 
-WRITTEN = "written in version {0}, the latest that all 2 Servers read"
+WRITTEN = "written in version {0}, the latest that all {1} Servers read"
 SOONER = "import taba.server.fold.envelopes as envelopes; envelopes.VERSION_SECONDS = 5.0"  # else half a minute for an upgrade
 OLDER, NEWER = HERE, Versions((6, 5), (3, 2), stores=(4, 3))  # who pretends differs in its numbers alone
 LATEST = Versions((7, 6), (4, 3), stores=(5, 4))
@@ -151,6 +151,11 @@ class Real(SynchronousTestCase):
         pretends = f"{PRETENDS.format(*here)}\n{sooner}\n{code}"
         services._start(name, [python, flag, pretends, *rest], port)
 
+    def upgrade(self, here: Versions) -> subprocess.CompletedProcess[str]:
+        """`taba store --upgrade` as one that reads and writes these."""
+        code = PRETENDS.format(*here) + "from taba.cli.main import main; main()"
+        return self.services.run("-c", code, "store", "--upgrade")
+
     def count(self) -> int:
         return int(self.services.query.aggregates(name="hits").get("hits", {}).get("count", 0))
 
@@ -193,10 +198,6 @@ class Real(SynchronousTestCase):
         services, other_port = self.services, free_port()
         other = Query(f"http://127.0.0.1:{other_port}", timeout=ANSWER_SECONDS)
 
-        def upgrade(here: Versions) -> subprocess.CompletedProcess[str]:
-            code = PRETENDS.format(*here) + "from taba.cli.main import main; main()"
-            return services.run("-c", code, "store", "--upgrade")
-
         def versions_of_store() -> list[int]:
             return [query.status()["store"]["version"] for query in (services.query, other)]
 
@@ -206,16 +207,16 @@ class Real(SynchronousTestCase):
         load = Load(self, services)
         self.more()
         until(lambda: len(services.query.ask(questions.servers())) == 2)
-        refused = upgrade(NEWER)
-        self.assertEqual((refused.returncode, refused.stdout), (0, f"{WRITTEN.format(3)}: nothing to do\n"))
+        refused = self.upgrade(NEWER)
+        self.assertEqual((refused.returncode, refused.stdout), (0, f"{WRITTEN.format(3, 2)}: nothing to do\n"))
         for name, here, port in (("server", NEWER, 0), ("server 2", OLDER, other_port), ("server 2", NEWER, other_port)):
             services._kill(name)
             self.start(name, here, valkey.url, port)
             self.more()
             until(lambda: versions_of_store() == [3, 3])
         until(lambda: all(4 in one["store_versions"] for one in services.query.ask(questions.servers())))
-        done = upgrade(NEWER)
-        self.assertEqual(done.stdout, f"{WRITTEN.format(4)}\n", done.stderr)
+        done = self.upgrade(NEWER)
+        self.assertEqual(done.stdout, f"{WRITTEN.format(4, 2)}\n", done.stderr)
         self.assertEqual(versions_of_store(), [4, 4])  # the command has had both look
         self.more()
         services._kill("server 2")
@@ -225,6 +226,27 @@ class Real(SynchronousTestCase):
         [line] = back.stderr.splitlines()
         self.assertRegex(line, r"^taba-server: --store: .* of version 4, where this Taba reads version 3: a step back is not possible")
         self.end(load)
+
+    def test_an_embedded_store_is_raised_beside_its_server_keeps_what_it_has_and_an_older_server_is_refused(self) -> None:
+        services = self.services
+        self.start("server", OLDER)
+        until(lambda: self.count() == 0)  # it has reached its store
+        services.query.post_events("web/1", [{"tab": "hits", "type": "TotalsCounter", "value": 1}] * 3)
+        self.assertEqual(self.upgrade(NEWER).stdout, f"{WRITTEN.format(3, 1)}: nothing to do\n")
+        services.kill_server()
+        self.start("server", NEWER)
+        until(lambda: self.count() == 3)
+        self.assertEqual(services.query.status()["store"]["version"], 3)
+        done = self.upgrade(NEWER)
+        self.assertEqual(done.stdout, f"{WRITTEN.format(4, 1)}\n", done.stderr)
+        services.query.post_events("web/1", [{"tab": "hits", "type": "TotalsCounter", "value": 1}])
+        self.assertEqual((services.query.status()["store"]["version"], self.count()), (4, 4))
+        services.kill_server()
+        listen = ["--listen", f"tcp:{services.server_port}:interface=127.0.0.1"]
+        back = services.run(*twistd("taba-server", *listen, "--store", f"embedded:{services.directory / 'store'}")[1:])
+        self.assertEqual(back.returncode, 1)
+        [line] = back.stderr.splitlines()
+        self.assertRegex(line, r"^taba-server: --store: .* of version 4, where this Taba reads version 3: a step back is not possible")
 
     def test_where_nothing_fits_both_say_so_everything_waits_and_counts_once_when_the_older_side_is_upgraded(self) -> None:
         self.start("server", OLDER)
