@@ -250,13 +250,15 @@ class Dispatch:
             if not run:
                 self._holder.queue(lane, now)
                 continue
-            unmerged = self._unmerged(server, run)
+            at, unmerged = self._unmerged(server, run)
             if unmerged:
                 lane.unsent()
-                lane.not_before = now + POSTPONED_SECONDS
                 server.postpones(f"it does not merge what was folded here: {unmerged}; upgrade it, or wait until all that was is sent", now)
-                self._holder.queue(lane, now)
-                continue
+                run = lane.next(now, moment, at) if at else []
+                if not run:
+                    lane.not_before = max(lane.not_before, now + POSTPONED_SECONDS)
+                    self._holder.queue(lane, now)
+                    continue
             parcel = filling.get(server.url)
             if parcel is not None and (alone or not parcel.takes(run)):
                 if not alone:
@@ -278,13 +280,15 @@ class Dispatch:
             parcel.add(run)
         return full + list(filling.values())
 
-    def _unmerged(self, server: ServerPeer, run: Sequence[Outgoing]) -> str:
-        """Of which Types this run has States that the Server is known not to merge."""
+    def _unmerged(self, server: ServerPeer, run: Sequence[Outgoing]) -> tuple[int, str]:
+        """Where in this run the first States are that the Server is known not to merge, and of which Types; "" where none are."""
         merges = server.merges
-        if merges is None or self._edges <= merges.items():
-            return ""
-        found = {edge for send in run if isinstance(send.entry, SentBatch) for edge in edges_of(send.entry.batch).items()}
-        return ", ".join(f"{type} in version {edge}" for type, edge in sorted(found - set(merges.items())))
+        if merges is not None and not self._edges <= merges.items():
+            for at, send in enumerate(run):
+                found = set(edges_of(send.entry.batch).items()) - set(merges.items()) if isinstance(send.entry, SentBatch) else ()
+                if found:
+                    return at, ", ".join(f"{type} in version {edge}" for type, edge in sorted(found))
+        return 0, ""
 
     def _begin(self, server: ServerPeer, room: int, from_spool: bool) -> Parcel:
         server.in_flight += 1

@@ -102,6 +102,23 @@ class Merging(ChosenCase):
         self.assertEqual([edges_of(entry.batch) for entry in self.sent() if isinstance(entry, SentBatch)], [{"CounterGroup": 1}])
         self.assertFalse([lane for lane in self.keeper.lanes.values() if lane.pending])
 
+    def test_what_was_published_before_a_state_does_not_wait_with_it_and_what_follows_it_does(self) -> None:
+        self.server.verdict = lambda sent: Verdict(LATER, 1.0)
+        self.hear(asked=merging(()))
+        self.assertEqual(self.fill(), {})
+        stream = self.keeper.stream
+        self.hear(asked=merging(ALL))
+        self.assertEqual([self.fill(), self.keeper.stream], [{"CounterGroup": 1}, stream])
+        self.loop.pump.edge.allow(())
+        self.assertEqual(self.fill(), {})  # in the same stream, behind the State
+        self.hear(asked=merging(()))
+        self.server.verdict = None
+        self.clock.advance(POSTPONED_SECONDS)
+        went = [decode_batch(entry.batch) for _ in range(2) for entry in self.sent() if isinstance(entry, SentBatch)]
+        self.assertEqual([batch.number for batch in went], [1])
+        [lane] = [lane for lane in self.keeper.lanes.values() if lane.pending]
+        self.assertEqual([batch.number for batch in lane.pending], [2, 3])
+
     def test_it_goes_to_one_of_which_nothing_is_known(self) -> None:
         self.hear(asked=merging(ALL))
         self.fill()
