@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from taba.agent.reader import Ring
 from taba.exposition import Exposed, Point, gauge, is_tabas
+from taba.handlers.lookup import MAX_TIMES
 from taba.matching import Matcher
 from taba.meanings import unit_of
 from taba.names import parse_name
@@ -143,7 +144,8 @@ def _amount(value: Any) -> tuple[int, float]:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         value, times = value
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or isinstance(times, bool) or not isinstance(times, (int, float)) or not 1 <= times < 2**53 or times != int(times):
+    is_whole = isinstance(times, (int, float)) and not isinstance(times, bool) and 1 <= times <= MAX_TIMES and times == int(times)
+    if not (is_number and is_whole):
         return 0, 0.0
     try:
         amount = float(value)

@@ -28,6 +28,7 @@ from taba.handlers.base import Ever as Ever
 from taba.handlers.base import History as History
 from taba.handlers.interface import IArrayHandler, IHandler
 from taba.handlers.lazy import LazyHandler
+from taba.handlers.numbers import MAX_TIMES as MAX_TIMES
 from taba.handlers.numbers import column_of as column_of
 from taba.handlers.numbers import read_number as read_number
 from taba.handlers.numbers import takes as takes

@@ -22,7 +22,7 @@ from taba.agent.status import describe
 from taba.agent.tallies import Sorted, Tallies, lots_of, tally_of
 from taba.batch import Meaning
 from taba.exposition import writer_for
-from taba.handlers.lookup import find_handlers
+from taba.handlers.lookup import MAX_TIMES, find_handlers, read_number
 from taba.matching import simple_matcher
 from taba.series import ADDITIVE, DISTRIBUTION, EVENTS, TOTAL
 from tests.examples import examples
@@ -66,7 +66,8 @@ values = st.one_of(
     st.sampled_from([math.nan, math.inf, -math.inf]),
     st.integers(-(2**70), 2**70),
     st.tuples(st.integers(-5, 5), st.integers(-1, 5)).map(list),
-    st.sampled_from(["text", [1, 2, 3], [1, 1.5], [True, 2], [2, True], {"a": 1}, None, True, 10**400, [1, 2**60]]),
+    st.sampled_from(["text", [1, 2, 3], [1, 1.5], [True, 2], [2, True], {"a": 1}, None, True, 10**400]),
+    st.sampled_from([[1, MAX_TIMES], [1, MAX_TIMES + 1], [1, 2**60], [1, math.nan]]),
 )
 
 
@@ -123,15 +124,12 @@ class Sums(SynchronousTestCase):
 
     @staticmethod
     def amount(value: Any) -> tuple[int, float] | None:
-        times: Any = 1
-        if isinstance(value, list) and len(value) == 2:
-            value, times = value
-        if type(value) not in (int, float) or type(times) not in (int, float) or not 1 <= times < 2**53 or times % 1:
-            return None
         try:
-            return (int(times), float(value)) if math.isfinite(float(value)) else None
-        except OverflowError:
+            found = read_number(value, "times")
+        except ValueError:
             return None
+        amount, times = found if isinstance(found, tuple) else (found, 1.0)
+        return (int(times), amount) if math.isfinite(amount) else None
 
     def tallied(self, sums: Tallies, ring: Any, *columns: list[float]) -> None:
         counts = np.array([len(column) for column in columns])
