@@ -68,7 +68,8 @@ class Alive:
         self._last: dict[int, Last] = {}  # by bucket
         self._births: dict[bytes, float] = {}  # by ring, on the Agent's own clock
         self._started: set[bytes] = set()  # rings whose start was said
-        self._facts: dict[str, dict[str, Any]] = {}  # by Client, what was said last of its processes
+        self._facts: dict[str, dict[str, Any]] = {}  # by Client that lives, what was said last of its processes
+        self._gone: dict[str, dict[str, Any]] = {}  # and of those without one, which are looked at seldom: they may be very many
         self._has_problems = False
 
     def tick(self, now: float, moment: Moment) -> None:
@@ -87,7 +88,8 @@ class Alive:
         said = [Saying(ALIVE_TAB, ALIVE_TYPE, client, ALIVE) for client in sorted(living if is_due else living - self._told)]
         said += [Saying(ALIVE_TAB, ALIVE_TYPE, client, DEAD) for client in sorted(dead)]
         facts = self._facts_now(births, dead, now, wall, is_looked_at)
-        fresh = [client for client, found in facts.items() if found != self._facts.get(client) or (is_repeated and client in living)]
+        before = {**self._gone, **self._facts} if is_looked_at else self._facts
+        fresh = [client for client, found in facts.items() if found != before.get(client) or (is_repeated and client in living)]
         said += [Saying(PROCESS_TAB, PROCESS_TYPE, client, facts[client]) for client in sorted(fresh)]
         starts = {ring.header.ring_id: ring.client for ring in pump.told_rings()} | pump.deaths
         unsaid = starts if is_repeated else {ring: client for ring, client in starts.items() if ring not in self._started}
@@ -95,18 +97,21 @@ class Alive:
         problems = list(self._problems())
         is_told = is_due and not self._is_waiting(PROBLEMS_TAB)
         if is_told and (problems or self._has_problems):
-            shown = [problem[:MAX_PROBLEM] for problem in problems[:MAX_PROBLEMS]]
+            shown = [_as_text(problem) for problem in problems[:MAX_PROBLEMS]]
             said.append(Saying(PROBLEMS_TAB, PROBLEMS_TYPE, self._sender, {"value": shown, "seconds": HOLDS_SECONDS}))
         if said and not self._say(said, wall, now, moment):
             return
         pump.deaths.clear()
-        self._told, self._started, self._facts = living, set(starts), facts
+        self._told, self._started, self._facts = living, set(starts), {client: facts[client] for client in living}
+        self._gone.update((client, found) for client, found in facts.items() if client not in living)
+        for client in living & self._gone.keys():
+            del self._gone[client]
         if is_due:
             self._refreshed = now
         if is_told:
             self._has_problems = bool(problems)
-        if is_repeated or len(facts) - len(living) > MAX_GONE:
-            self._facts = {client: found for client, found in facts.items() if client in living}
+        if is_repeated or len(self._gone) > MAX_GONE:
+            self._gone.clear()
         if is_repeated:
             self._repeated = now
 
@@ -127,11 +132,11 @@ class Alive:
     def _facts_now(
         self, births: Mapping[str, list[float]], dead: Collection[str], now: float, wall: float, is_looked_at: bool
     ) -> dict[str, dict[str, Any]]:
-        """What is to be said of each Client's processes; what it dropped where that `is_looked_at`."""
+        """What is to be said of each Client's processes; what it dropped where that `is_looked_at`, and only then of who is gone."""
         facts = {}
-        for client, known in self._facts.items():
-            if client not in births and client not in dead and not known["processes"]:  # it is gone, and that was said
-                facts[client] = {**known, "dropped": self._pump.dropped_by(client)} if is_looked_at else known
+        for client, known in self._gone.items() if is_looked_at else ():
+            if client not in births and client not in dead:  # it is gone, and that was said
+                facts[client] = {**known, "dropped": self._pump.dropped_by(client)}
         for client in dead:
             facts[client] = {"since": wall, "processes": 0, "dropped": self._pump.dropped_by(client)}
         for client, born in births.items():
@@ -172,6 +177,11 @@ class Alive:
         if lane is None:  # fresh batches go into the spool, and this one was not yet taken up
             return bool(keeper.spool.batches)
         return bool(lane.more or (lane.pending and lane.pending[0].number <= last.number))
+
+
+def _as_text(problem: str) -> str:
+    """As much of a sentence as is told. What is no text in it, as a name of a file or a Server's answer may have it, is spelt out."""
+    return problem[:MAX_PROBLEM].encode(errors="backslashreplace").decode()[:MAX_PROBLEM]
 
 
 def sender_of(host: str, agent: str) -> str:

@@ -25,6 +25,7 @@ from taba.agent.alive import (
     sender_of,
 )
 from taba.agent.keeper import Keeper
+from taba.agent.pump import RingPump
 from taba.agent.spool import ROW_BYTES
 from taba.batch import Column, decode_batch
 from taba.names import (
@@ -287,6 +288,28 @@ class Facts(SynchronousTestCase):
         self.run_for(2 * REFRESH_SECONDS)
         self.assertEqual((self.facts()["web/1"]["dropped"], self.facts()["web/1"]["processes"]), (7, 0))
 
+    def test_those_who_are_gone_cost_a_look_only_where_drops_are_looked_at(self) -> None:
+        world = self.world
+        lives = [world.process(f"job/{number}") for number in range(20)]
+        self.run_for(REFRESH_SECONDS)
+        for process in lives:
+            world.die(process)
+        self.run_for(3)
+        self.assertEqual({found["processes"] for found in self.facts().values()}, {0})
+        asked: list[str] = []
+
+        def counted(_: Any, client: str) -> int:
+            asked.append(client)
+            return 1 if client == "job/7" else 0
+
+        self.patch(RingPump, "dropped_by", counted)
+        wall = NOON + world.now
+        self.assertEqual((world.alive._facts_now({}, (), world.now, wall, False), asked), ({}, []))
+        said = len(self.said(PROCESS_TAB))
+        self.run_for(2 * REFRESH_SECONDS)
+        self.assertEqual((set(asked), len(self.said(PROCESS_TAB)) - said), ({f"job/{number}" for number in range(20)}, 1))
+        self.assertEqual(self.facts()["job/7"]["dropped"], 1)
+
     def test_an_agents_problems_are_said_while_there_are_any_and_then_that_there_are_none(self) -> None:
         world = self.world
         world.process()
@@ -300,6 +323,15 @@ class Facts(SynchronousTestCase):
         world.problems = []
         self.run_for(3 * REFRESH_SECONDS)
         self.assertEqual([value["value"] for _, value in self.said(PROBLEMS_TAB)[3:]], [[]])
+
+    def test_a_problem_that_names_what_is_no_text_is_told_and_harms_nothing(self) -> None:
+        for name in (os.fsdecode(b"/var/sp\xfcl"), "\ud800", "\udcff" * MAX_PROBLEM):
+            world = self.world
+            world.problems = [f"the spool {name} is full"]
+            world.process()
+            self.run_for(2 * REFRESH_SECONDS)
+            told = self.said(PROBLEMS_TAB)[-1][1]["value"]
+            self.assertEqual(told, [world.problems[0].encode(errors="backslashreplace").decode()[:MAX_PROBLEM]])
 
     def test_while_nothing_is_applied_one_batch_of_an_agents_problems_waits(self) -> None:
         self.world.problems = ["no Server answers"]

@@ -180,8 +180,33 @@ class Page(WithBrowser):
         self.open("#/tab/edge")
         self.browser.until_text(".past h3", "Percentiles")
         self.browser.until(lambda: self.browser.run("return document.querySelectorAll('.detail .u-over')[1]?.clientWidth > 300"))
-        marks = self.browser.run("return import('/page/charts.js').then((charts) => charts.splitsOf(0.0154 / 1.6, 0.03))")
-        self.assertEqual((marks, self.browser.said()), ([0.01, 0.02, 0.03], []))
+        marks = self.browser.run("return import('/page/charts.js').then((charts) => charts.splitsOf(0.0154 / 1.6, 0.04, '1'))")
+        self.assertEqual((marks, self.browser.said()), ([0.01, 0.02], []))
+
+    def test_marks_of_an_axis_are_round_in_its_unit(self) -> None:
+        self.open()
+        script = """
+            return Promise.all([import('/page/charts.js'), import('/page/format.js')]).then(([{splitsOf, stepsOf}, {mark}]) => {
+              const even = (most, step, unit) => Array.from({length: Math.floor(most / step) + 1}, (_, at) => mark(at * step, unit));
+              return arguments[0].map(([low, high, unit]) => {
+                const step = low ? null : (stepsOf(unit) ?? [high]).find((at) => 5 * at >= high);
+                return low ? splitsOf(low, high, unit).map((at) => mark(at, unit)) : even(high, step, unit);
+              });
+            });
+        """
+        wanted = {
+            (1800, 40_000, "s"): "30 min|1 h|2 h|6 h",
+            (0.002, 90_000, "seconds"): "10 ms|100 ms|1 s|10 s|1 min|10 min|1 h|1 d",
+            (70_000, 170_000, "ms"): "90 s|2 min|150 s",
+            (3_000, 2_000_000, "By"): "4 KiB|16 KiB|64 KiB|256 KiB|1 MiB",
+            (0.3, 70, "1"): "0.500|1|2|5|10|20|50",
+            (0, 100, "s"): "0 s|20 s|40 s|1 min|80 s|100 s",
+            (0, 21_000, "s"): "0 s|2 h|4 h",
+            (0, 400_000, "us"): "0 s|100 ms|200 ms|300 ms|400 ms",
+            (0, 5e6, "bytes"): "0 B|1 MiB|2 MiB|3 MiB|4 MiB",
+        }
+        found = self.browser.run(script, list(wanted))
+        self.assertEqual(["|".join(marks) for marks in found], list(wanted.values()))
 
     def test_whatever_a_type_of_somebodys_own_answers_breaks_no_view(self) -> None:
         self.open()
@@ -441,6 +466,37 @@ class Page(WithBrowser):
                 self.browser.run(
                     "return fetch(`/v1/dead-letters?id=${arguments[0]}`, {method: 'DELETE'}).then((one) => one.status)", letter["id"]
                 )
+
+    def test_a_letter_counts_the_events_that_it_stands_for(self) -> None:
+        self.open("#/letters")
+        letter = {
+            "id": "1-00",
+            "reason": "unknown_edge",
+            "detail": "version 9",
+            "refused": 1.0,
+            "tab": "hot",
+            "client": "web:1",
+            "type": "CounterGroup",
+        }
+        letters = [
+            {**letter, "events": 40, "time": 1.0, "content": "40 events until 2.000, folded by an Agent"},
+            {**letter, "id": "1-01", "time": 1.0, "value": 1},
+        ]
+        script = """
+            const fetched = window.fetch, answer = JSON.stringify(arguments[0]);
+            const isThese = (place) => String(place).includes('/v1/dead-letters');
+            window.fetch = (place, ...more) => (isThese(place) ? Promise.resolve(new Response(answer)) : fetched(place, ...more));
+        """
+        self.browser.run(script, letters)
+        self.browser.until_text(".letter summary", "41 events, the last")
+        self.browser.click(".letter summary")
+        self.browser.until_text(".letter button", "Retry these 40")
+        discard = "button[aria-label='Discard 40 events of hot']"
+        self.browser.click(discard)
+        self.browser.until_text(discard, "For ever?")
+        self.browser.click("button[aria-label='Discard 1 event of hot']")  # one is asked about at a time
+        self.browser.until_text(discard, "Discard")
+        self.assertEqual(self.browser.said(), [])
 
     def test_a_hostile_label_is_text_wherever_it_stands(self) -> None:
         self.open()

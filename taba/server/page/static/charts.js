@@ -410,7 +410,7 @@ export class Chart {
     const grid = { stroke: colour("--grid"), width: 1 };
     const font = `11px ${colour("--font")}`;
     const drawing = this.drawing;
-    const few = (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (isFew(at, splits) ? at : null));
+    const all = (/** @type {any} */ _, /** @type {number[]} */ splits) => splits; // each of them is meant
     const isLog = (this.isLog = this.#isLog());
     const UPlot = /** @type {any} */ (window).uPlot;
     this.u = new UPlot(
@@ -432,7 +432,7 @@ export class Chart {
         },
         axes: [
           { stroke: ink, font, grid: { show: false }, ticks: { show: false }, size: small ? 18 : 24, gap: 2, space: small ? 60 : 80, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => (this.range.to - this.range.from <= 1200 ? format.time(at) : format.shortTime(at))) },
-          small ? { show: false } : { stroke: ink, font, grid, ticks: { show: false }, size: 62, gap: 4, space: 32, values: (/** @type {any} */ _, /** @type {(number | null)[]} */ splits) => splits.map((at) => (at === null ? "" : format.amount(at, drawing.unit))), ...(isLog ? { splits: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ low, /** @type {number} */ high) => splitsOf(low, high), filter: few, grid: { ...grid, filter: few } } : {}) },
+          small ? { show: false } : { stroke: ink, font, ticks: { show: false }, size: 62, gap: 4, space: 32, values: (/** @type {any} */ _, /** @type {number[]} */ splits) => splits.map((at) => format.mark(at, drawing.unit)), ...(isLog ? { splits: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ low, /** @type {number} */ high) => splitsOf(low, high, drawing.unit), filter: all, grid: { ...grid, filter: all } } : { incrs: stepsOf(drawing.unit), grid }) },
         ],
         series: [{}, { show: true, paths: () => null, points: { show: false } }],
         hooks: {
@@ -493,30 +493,60 @@ export class Chart {
   }
 }
 
+const [FEW, MORE, EACH] = [[1], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]; // digits of which a logarithmic axis has a mark
+const [MINUTE, HOUR, DAY] = [60, 3600, 86_400];
+
 /**
- * Where a logarithmic axis is marked: 1 to 9 of each power of ten, or both ends where less than two of these lie between. uPlot's own do not come to
- * an end where an axis begins at 9.5 or more of a power below 1, such as 0.0096.
- * @param {number} low above 0
- * @param {number} high
- * @returns {number[]}
+ * Such multiples of the powers of ten, from small to large.
+ * @param {number[]} digits
+ * @param {number} [from]
  */
-export function splitsOf(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    for (let digit = 1; digit <= 9; digit++) found.push(Number(`${digit}e${power}`));
-  }
-  const within = found.filter((at) => low <= at && at <= high);
-  return within.length > 1 ? within : [low, high];
+function tens(digits, from = -30) {
+  return Array.from({ length: 31 - from }, (_, at) => at + from).flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
 }
 
 /**
- * Of the many marks of a logarithmic axis those of 1, and of 2 and 5 where there is room.
- * @param {number} at
- * @param {number[]} splits
+ * What is round in a unit of time: below a minute tens are, and of days.
+ * @param {number[]} digits
+ * @param {number} below seconds to which they go
+ * @param {number[]} minutes
+ * @param {number[]} hours
+ * @param {number} parts of a second
  */
-function isFew(at, splits) {
-  if (splits.length === 2) return true;
-  const first = Number(at.toExponential().split("e")[0]);
-  const decades = Math.log10(splits[splits.length - 1] / splits[0]);
-  return first === 1 || (decades < 3 && (first === 2 || first === 5));
+function times(digits, below, minutes, hours, parts) {
+  const seconds = [...tens(digits).filter((at) => at <= below), ...minutes.map((at) => at * MINUTE), ...hours.map((at) => at * HOUR), ...tens(digits, 0).map((at) => at * DAY)];
+  return seconds.map((at) => Number((at * parts).toPrecision(12)));
+}
+
+/**
+ * Steps between the marks of an even axis; null where powers of ten will do.
+ * @param {string} unit
+ */
+export function stepsOf(unit) {
+  const parts = format.partsOfSecond(unit);
+  if (parts) return times(MORE, 20, [0.5, 1, 2, 5, 10, 20, 30], [1, 2, 3, 6, 12], parts);
+  return format.isOfBytes(unit) ? Array.from({ length: 60 }, (_, power) => 2 ** power) : null;
+}
+
+/**
+ * Where a logarithmic axis is marked: few marks of many powers, else more, or both ends where less than two round values lie between. uPlot's own do
+ * not come to an end where an axis begins at 9.5 or more of a power below 1, such as 0.0096.
+ * @param {number} low above 0
+ * @param {number} high
+ * @param {string} unit
+ * @returns {number[]}
+ */
+export function splitsOf(low, high, unit) {
+  const parts = format.partsOfSecond(unit);
+  const powers = (/** @type {number} */ base) => Array.from({ length: 60 }, (_, power) => base ** power);
+  const [few, more, each] = parts
+    ? [times(FEW, 10, [1, 10], [1], parts), times(MORE, 20, [1, 2, 5, 10, 30], [1, 2, 6, 12], parts), times(EACH, 50, [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40], [1, 1.5, 2, 3, 4, 5, 6, 8, 12, 18], parts)]
+    : format.isOfBytes(unit)
+      ? [powers(16), powers(4), powers(2)]
+      : [tens(FEW), tens(MORE), tens(EACH)];
+  for (const marks of high >= 1000 * low ? [few, more, each] : [more, each]) {
+    const within = marks.filter((at) => low <= at && at <= high);
+    if (within.length > 1) return within;
+  }
+  return [low, high];
 }

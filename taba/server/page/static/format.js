@@ -58,6 +58,31 @@ export function count(value) {
 const SECONDS = /** @type {[number, string][]} */ ([[86400, "d"], [3600, "h"], [60, "min"], [1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]]);
 const BYTES = /** @type {[number, string][]} */ ([[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [1024, "KiB"], [1, "B"]]);
 
+/** What a unit is of, and how many of it one second or one byte is. */
+const UNITS = /** @type {Record<string, {steps: [number, string][], parts: number}>} */ ({
+  ...Object.fromEntries([["s", 1], ["seconds", 1], ["ms", 1e3], ["milliseconds", 1e3], ["us", 1e6], ["\u00b5s", 1e6], ["\u03bcs", 1e6], ["microseconds", 1e6], ["ns", 1e9], ["nanoseconds", 1e9]].map(([unit, parts]) => [unit, { steps: SECONDS, parts }])),
+  ...Object.fromEntries(["By", "B", "bytes"].map((unit) => [unit, { steps: BYTES, parts: 1 }])),
+});
+
+/** @param {string | null | undefined} unit */
+function known(unit) {
+  return unit && Object.hasOwn(UNITS, unit) ? UNITS[unit] : null;
+}
+
+/**
+ * How many of it one second is, where a unit is of time.
+ * @param {string} unit
+ */
+export function partsOfSecond(unit) {
+  const found = known(unit);
+  return found?.steps === SECONDS ? found.parts : null;
+}
+
+/** @param {string} unit */
+export function isOfBytes(unit) {
+  return known(unit)?.steps === BYTES;
+}
+
 /**
  * A value in its unit, each at the size that reads best.
  * @param {number | null | undefined} value
@@ -65,12 +90,23 @@ const BYTES = /** @type {[number, string][]} */ ([[2 ** 40, "TiB"], [2 ** 30, "G
  */
 export function amount(value, unit) {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
-  if (unit === "s" || unit === "seconds") return scaled(value, SECONDS);
-  if (unit === "ms" || unit === "milliseconds") return scaled(value / 1000, SECONDS);
-  if (unit === "By" || unit === "B" || unit === "bytes") return scaled(value, BYTES);
+  const found = known(unit);
+  if (found) return scaled(value / found.parts, found.steps);
   if (unit === "ratio") return percent(value);
   if (unit === "%" || unit === "percent") return `${number(value)} %`;
   return unit && unit !== "1" ? `${number(value)} ${unit}` : number(value);
+}
+
+/**
+ * A mark of an axis: a time in the largest size in which it is whole, so 90 min and not 1.50 h.
+ * @param {number} value
+ * @param {string} unit
+ */
+export function mark(value, unit) {
+  const parts = partsOfSecond(unit);
+  if (!parts) return amount(value, unit);
+  const seconds = value / parts;
+  return scaled(seconds, SECONDS.filter(([size]) => size <= 1 || Number.isInteger(Number((seconds / size).toPrecision(12)))));
 }
 
 /**
@@ -78,8 +114,9 @@ export function amount(value, unit) {
  * @param {[number, string][]} steps
  */
 function scaled(value, steps) {
-  if (value === 0) return `0 ${steps === SECONDS ? "s" : "B"}`;
-  const [size, name] = steps.find(([least]) => Math.abs(value) >= least) ?? steps[steps.length - 1];
+  const last = steps[steps.length - 1];
+  if (value === 0) return `0 ${last[1] === "B" ? "B" : "s"}`;
+  const [size, name] = steps.find(([least]) => Math.abs(value) >= least) ?? last;
   return `${three(value / size)} ${name}`;
 }
 

@@ -19,6 +19,19 @@ const CURES = /** @type {Record<string, string>} */ ({
 });
 
 /**
+ * How many events a row stands for: one, or those that were folded before they came.
+ * @param {any} one
+ */
+function eventsOf(one) {
+  return typeof one.events === "number" ? one.events : 1;
+}
+
+/** @param {any[]} rows */
+function eventsIn(rows) {
+  return rows.reduce((sum, one) => sum + eventsOf(one), 0);
+}
+
+/**
  * @param {HTMLElement} host
  * @returns {import("./view.js").View}
  */
@@ -31,7 +44,7 @@ export function letters(host) {
   fill(host, h("h1", null, "Dead letters"), tools, body);
   let isSure = false;
   let last = "";
-  let surely = ""; // the letter that is to be discarded, if it is clicked again
+  const surely = { id: "", button: /** @type {HTMLElement | null} */ (null), timer: 0 }; // the letter that is given up, if it is clicked again
 
   function sure() {
     if (isSure) {
@@ -79,6 +92,13 @@ export function letters(host) {
     }
   }
 
+  /** Nobody is asked about one any more. */
+  function unsure() {
+    clearTimeout(surely.timer);
+    if (surely.button) say(surely.button, "Discard");
+    Object.assign(surely, { id: "", button: null });
+  }
+
   /**
    * Buttons for the letter that an event stands in: one letter may have several.
    * @param {any} one
@@ -87,19 +107,17 @@ export function letters(host) {
   function own(one, many) {
     const what = `${format.plural(many, "event")} of ${one.tab ?? one.reason}`;
     const click = () => {
-      if (surely === one.id) {
-        surely = "";
+      const isSure = surely.id === one.id;
+      unsure();
+      if (isSure) {
         void actOn("DELETE", one.id);
         return;
       }
-      surely = one.id;
       say(discard, "For ever?");
-      setTimeout(() => {
-        if (surely === one.id) surely = "";
-        say(discard, "Discard");
-      }, SURE);
+      Object.assign(surely, { id: one.id, button: discard, timer: setTimeout(unsure, SURE) });
     };
-    const discard = h("button", { class: "small", "data-key": "discard", "aria-label": `Discard ${what}`, onclick: click }, surely === one.id ? "For ever?" : "Discard");
+    const discard = h("button", { class: "small", "data-key": "discard", "aria-label": `Discard ${what}`, onclick: click }, surely.id === one.id ? "For ever?" : "Discard");
+    if (surely.id === one.id) surely.button = discard; // drawn anew
     return h("span", { class: "tools" }, h("button", { class: "small", "data-key": "retry", "aria-label": `Retry ${what}`, onclick: () => actOn("POST", one.id) }, many > 1 ? `Retry these ${format.count(many)}` : "Retry"), discard);
   }
 
@@ -118,7 +136,7 @@ export function letters(host) {
     }
     /** @type {Map<string, number>} */
     const sizes = new Map();
-    for (const { id } of found) sizes.set(id, (sizes.get(id) ?? 0) + 1);
+    for (const one of found) sizes.set(one.id, (sizes.get(one.id) ?? 0) + eventsOf(one));
     /** @type {Set<string>} */
     const begun = new Set(); // letters whose first event has the buttons
     const first = (/** @type {string} */ id) => !begun.has(id) && Boolean(begun.add(id));
@@ -131,11 +149,11 @@ export function letters(host) {
         return h(
           "details",
           { class: "letter", "data-key": key, open: open.has(key) },
-          h("summary", null, h("b", null, String(letter.reason).replace(/_/g, " ")), h("span", null, String(letter.detail).split("\n")[0]), h("span", { class: "quiet" }, `${format.plural(of.length, "event")}, the last at ${format.time(letter.refused)}`)),
+          h("summary", null, h("b", null, String(letter.reason).replace(/_/g, " ")), h("span", null, String(letter.detail).split("\n")[0]), h("span", { class: "quiet" }, `${format.plural(eventsIn(of), "event")}, the last at ${format.time(letter.refused)}`)),
           h("p", null, CURES[letter.reason] ?? "Mend what the detail says, then retry."),
           h("pre", { tabindex: 0, "aria-label": "Detail" }, String(letter.detail)),
           h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Events" }, h("table", null, h("thead", null, h("tr", null, ...["recorded", "Client", "Tab", "Type", "value", ...(may ? ["do"] : [])].map((head) => h("th", { scope: "col" }, head)))), h("tbody", null, ...of.slice(0, MOST_EVENTS).map((one) => h("tr", { "data-key": one.id }, h("td", null, one.time === null || one.time === undefined ? format.NONE : format.moment(one.time)), h("td", null, one.client === undefined ? format.NONE : h("a", { href: hash("client", String(one.client)) }, String(one.client))), h("td", null, one.tab === undefined ? format.NONE : h("a", { href: hash("tab", String(one.tab)) }, String(one.tab))), h("td", null, one.type === undefined ? format.NONE : String(one.type)), h("td", null, (JSON.stringify(one.value) ?? String(one.content ?? "")).slice(0, 300)), may ? h("td", null, first(one.id) ? own(one, sizes.get(one.id) ?? 1) : null) : null))))),
-          of.length > MOST_EVENTS ? h("p", { class: "quiet" }, `and ${format.count(of.length - MOST_EVENTS)} more`) : null,
+          of.length > MOST_EVENTS ? h("p", { class: "quiet" }, `and ${format.count(eventsIn(of.slice(MOST_EVENTS)))} more`) : null,
         );
       }),
       found.length === SHOWN ? h("p", { class: "quiet" }, `The newest ${SHOWN}; taba dead-letters has more.`) : null,

@@ -8,6 +8,7 @@ import { pause, repeat, trying } from "./live.js";
 import { clientParts } from "./names.js";
 
 const EVERY = 2000; // ms
+const TITLED = 20; // problems that the line's title has
 const SELDOM = 30_000; // ms between two questions of who lives, one by one, while no view shows it
 
 /** What the status said last, for views that show more of it; its problems are the Agents', too. */
@@ -74,7 +75,7 @@ export function systemLine(host) {
     const wrong = said.problems.length;
     say(problems, wrong ? `${format.plural(wrong, "problem")}: ${said.problems[0]}` : "nothing needs you");
     problems.classList.toggle("bad", wrong > 0);
-    problems.title = said.problems.join("\n");
+    problems.title = said.problems.slice(0, TITLED).join("\n");
   }, EVERY);
 
   let took = 0;

@@ -8,6 +8,7 @@ import { allowed, repeat } from "./live.js";
 
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
 const MOST_CELLS = 4096; // buckets that are drawn one by one
+const MOST_PROBLEMS = 200; // that are shown: a thousand Agents may have the same one
 const MOST_NAMED = 12; // buckets that are on their way
 const JOBS = /** @type {[string, string, string][]} */ ([["check", "Check", "Compare maps and owner keys"], ["prune", "Prune", "Forget what is idle for long"], ["upgrade", "Upgrade", "Write States of older versions anew"]]);
 
@@ -56,7 +57,7 @@ export function system(host) {
       fill(
         problems,
         h("h2", { id: "problems" }, "What needs you"),
-        said.problems.length ? h("ul", { class: "problemlist" }, ...said.problems.map((/** @type {string} */ problem) => h("li", null, problem))) : h("p", { class: "good" }, "Nothing."),
+        said.problems.length ? h("ul", { class: "problemlist" }, ...said.problems.slice(0, MOST_PROBLEMS).map((/** @type {string} */ problem) => h("li", null, problem)), said.problems.length > MOST_PROBLEMS ? h("li", null, `and ${format.count(said.problems.length - MOST_PROBLEMS)} more`) : null) : h("p", { class: "good" }, "Nothing."),
       );
       const { store, latency } = said;
       fill(
