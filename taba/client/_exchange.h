@@ -140,9 +140,12 @@ exchange_end(Exchange *self, PyObject *instead)
 {
     if (self->is_over)
         Py_RETURN_NONE;
-    int has_status = PyObject_IsTrue(self->status);
+    PyObject *status = self->status;
+    Py_INCREF(status);
+    int has_status = PyObject_IsTrue(status);
+    Py_DECREF(status);
     if (has_status == 0) {
-        PyObject *status = self->status;
+        status = self->status;
         Py_INCREF(instead);
         self->status = instead;
         Py_DECREF(status);
@@ -479,6 +482,8 @@ step_close(Step *self, PyObject *Py_UNUSED(ignored))
     }
     Py_XDECREF(method);
     Py_DECREF(inner);
+    if (closed == NULL)
+        step_failed(self);
     return closed;
 }
 

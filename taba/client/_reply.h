@@ -253,7 +253,11 @@ reply_iternext(Reply *self)
     }
     PyObject *steps = self->steps;
     Py_INCREF(steps);
-    PyObject *content = Py_TYPE(steps)->tp_iternext(steps);
+    PyObject *content = NULL;
+    if (Py_EnterRecursiveCall(" in the steps of a body") == 0) { /* which may be this Reply, by whatever way it came to the application */
+        content = Py_TYPE(steps)->tp_iternext(steps);
+        Py_LeaveRecursiveCall();
+    }
     Py_DECREF(steps);
     if (content == NULL) {
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_StopIteration)) {

@@ -245,6 +245,21 @@ class MeteringTests(ClientCase):
         step.close()
         self.assertEqual((seen, exchange.is_over), (["closed"], False))
 
+    def test_what_the_server_raises_when_it_is_closed_is_heard_too(self) -> None:
+        for error, is_gone, status in ((OSError, True, 200), (ValueError, False, 0)):
+
+            async def send(message: Any, error: type[BaseException] = error) -> None:
+                try:
+                    await pause()
+                finally:
+                    raise error
+
+            exchange = self.exchange(None, send)
+            step = exchange.send(START)
+            step.send(None)
+            self.assertRaises(error, step.close)
+            self.assertEqual((exchange.is_gone, exchange.status), (is_gone, status))
+
     def test_what_the_server_does_not_take_is_as_it_was_before(self) -> None:
         raised: list[BaseException] = []
 
@@ -394,6 +409,13 @@ class MeteringTests(ClientCase):
                 self.assertIs(type(error.__context__), KeyError)
                 self.assertIs(error.__context__.__context__, handled)
             self.assertEqual(traceback.extract_tb(error.__traceback__)[-1].name, "raises")
+
+    def test_a_body_that_is_in_itself_is_an_exception_and_no_end_of_the_process(self) -> None:
+        reply = self.reply()
+        reply.watch(reply)
+        for call in (list, lambda reply: reply.close()):
+            self.assertRaises(RecursionError, call, reply)
+        self.assertTrue(reply.is_over)
 
     def test_a_wrong_call_is_a_type_error(self) -> None:
         reply = self.reply()
