@@ -10,6 +10,7 @@ import http.client
 import json
 import struct
 import threading
+import time
 import zlib
 from contextlib import closing
 from typing import NamedTuple
@@ -22,28 +23,33 @@ from benchmarks.cold import spread
 from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row
 from benchmarks.sending import Streams, send
-from benchmarks.services import ASK_SECONDS, Effort, Services, pid_of, running
+from benchmarks.services import ASK_SECONDS, START_SECONDS, Effort, Services, pid_of, running
 from taba.batch import BATCH_VERSION, CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, SentBatch, encode_batch, encode_envelope
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, KiB
-from taba.calls import MAX_BODY_BYTES
+from taba.calls import MAX_BODY_BYTES, MAX_JSON_BYTES
 from taba.events import MAX_POSTED_EVENTS
 from taba.query import Query
+from taba.server.ask.query import MAX_DETAILED
+from taba.server.notes import MAX_NOTES
+from taba.server.page.boards import MAX_PINNED, MAX_TITLE
 
-BIG, LONG_TEXTS, NOTES = "benchmark.big", 5000, 100
+BIG, LONG_TEXTS = "benchmark.big", 5000
 FORM = "application/x-www-form-urlencoded"
+CLIENTS = 3  # of a Tab, at the most
 AT_ONCE = 3  # of each request: their pieces must not come to one
 STREAM, NONCE, TIME = bytes(16), bytes(8), struct.pack("<d", 1.7e9)
 BEFORE = 15 * KiB  # of an address: what a request's line takes
 
 
 class Shape(NamedTuple):
-    """One request; a body is deflated."""
+    """One request; a body is deflated. `answer`: the status without which the shape is none, because what it is about is refused before."""
 
     name: str
     method: str
     path: str
     body: bytes = b""
     kind: str = CONTENT_TYPE
+    answer: int | None = None
 
 
 def run(effort: Effort) -> list[Row]:
@@ -55,11 +61,19 @@ def run(effort: Effort) -> list[Row]:
         services.before = CODE.format(path=str(path))
         services.start_server()
         send(services.server_url, Streams().envelopes(spread(tabs, 2, 1.7e9)))
-        _fill(services.query)
+        _fill(services.query, effort.pick(100, MAX_NOTES))
         held = Held(path, pid_of(services, "server"))
+        path = services.directory / "longest of the Agent"
+        Held.make(path)
+        services.before = CODE.format(path=str(path))
+        services.start_agent()
+        services.before = ""
+        of_agent = Held(path, pid_of(services, "agent"))
+        _wait_for_buckets(services.agent_url)
         for warm in ("/v1/names", "/v1/aggregates", "/metrics", "/api/v1/query?query=1"):
             _ask(services.server_url, Shape("", "GET", warm))
         found = [_cost(services.server_url, held, shape) for shape in shapes(effort.is_quick)]
+        found += [_cost(services.agent_url, of_agent, shape) for shape in shapes_of_agent()]
     most = max(found, key=lambda cost: cost.taken)
     return [
         *(Row(cost.shape.name, Figure.of([cost.longest]), "ms", budgets.WAIT, note=cost.note) for cost in found),
@@ -67,13 +81,21 @@ def run(effort: Effort) -> list[Row]:
     ]
 
 
-def _fill(query: Query) -> None:
+def _wait_for_buckets(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while Query(url).status()["buckets"] is None:
+        if time.monotonic() > deadline:
+            raise RuntimeError("no Server told the Agent of its buckets")
+        time.sleep(0.05)
+
+
+def _fill(query: Query, notes: int) -> None:
     """Have what is asked for below at its largest: States of texts, dead letters with long ones, notes, boards."""
     texts = [f"{number:06d}" + "x" * 1000 for number in range(LONG_TEXTS)]
-    for client in ("bad/1", "bad/2", "bad/3"):
+    for client in (f"bad/{number}" for number in range(CLIENTS)):
         for type in ("Buffer", "TopK", "Cardinality", "Nowhere"):
             query.post_events(client, [{"tab": f"{BIG}.{type}", "type": type, "value": text} for text in texts])
-    for number in range(NOTES):
+    for number in range(notes):
         query.note(f"{number}" + "n" * 400)
 
 
@@ -94,7 +116,7 @@ def _cost(url: str, held: Held, shape: Shape) -> Cost:
         thread.start()
     for thread in threads:
         thread.join()
-    if len(statuses) < AT_ONCE or 500 in statuses:
+    if len(statuses) < AT_ONCE or 500 in statuses or shape.answer not in (None, *statuses):
         raise RuntimeError(f"{shape.name}: {statuses}")
     taken = max(0, held.peak() - before) / AT_ONCE / MAX_BODY_BYTES
     answers = ", ".join(map(str, sorted(set(statuses))))
@@ -197,17 +219,30 @@ def _events(most: int) -> list[Shape]:
 
 def _forms() -> list[Shape]:
     labels = ",".join(f'k{n:02}="{"é" * 200}"' for n in range(16))
-    board = {"title": "t" * 200, "tabs": [f"t{n}{{{labels}}}" for n in range(64)]}
+    tabs = [f"t{n}{{{labels}}}" for n in range(MAX_PINNED)]
+    tabs = tabs[: (MAX_JSON_BYTES - KiB) // (len(json.dumps(tabs[0], ensure_ascii=False).encode()) + 4)]
+    board = json.dumps({"title": "t" * MAX_TITLE, "tabs": tabs}, ensure_ascii=False).encode()
+    deep = (MAX_JSON_BYTES - KiB) // 2
     many = "&".join(f"match[]=n{n}" for n in range(900))
     return [
         Shape("a form: a login of many fields", "POST", "/login", b"&".join(b"token%d=x" % n for n in range(20_000)), FORM),
         Shape("a form: a login of a long one", "POST", "/login", b"token=" + b"%41" * 80_000, FORM),
         Shape("a form: PromQL of many selectors", "POST", "/api/v1/series", many.encode(), FORM),
         Shape("a form: PromQL of escapes", "POST", "/api/v1/query", b"query=" + b"%F0%9F%98%80" * 20_000, FORM),
-        Shape("a board of the longest names", "PUT", "/v1/boards/bad", json.dumps(board).encode(), "application/json"),
-        Shape("a board nested deep", "PUT", "/v1/boards/bad", b'{"tabs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "application/json"),
+        Shape("a board of the longest names", "PUT", "/v1/boards/bad", board, "application/json", 200),
+        Shape("a board nested deep", "PUT", "/v1/boards/bad", b'{"tabs": ' + b"[" * deep + b"]" * deep + b"}", "application/json", 400),
         Shape("all dead letters tried again", "POST", "/v1/retry"),
         Shape("all dead letters given up, tried first", "POST", "/v1/discard?dry_run=1"),
+    ]
+
+
+def shapes_of_agent() -> list[Shape]:
+    """What an Agent takes that costs it more than what a program of its host sends."""
+    small = b",".join([b'{"tab": "t", "type": "TotalsCounter", "value": 1}'] * MAX_POSTED_EVENTS)
+    posted = b'{"client": "bad", "events": [' + small + b"]}"
+    return [
+        Shape("an Agent: its rings drained", "POST", "/v1/drain", answer=200),
+        Shape("an Agent: small events posted", "POST", "/v1/events", posted, "application/json", 200),
     ]
 
 
@@ -240,7 +275,7 @@ def _questions() -> list[Shape]:
         ask("dead letters with long texts", "/v1/dead-letters", limit="10000"),
         ask("States of many long texts", "/v1/projections", name=f"{BIG}*"),
         ask("Aggregates of many long texts", "/v1/aggregates", name=f"{BIG}*"),
-        ask("slots of all", "/v1/slots", limit="2000"),
+        ask("slots of all", "/v1/slots", limit=str(MAX_DETAILED // CLIENTS))._replace(answer=200),
         ask("overview of many rows", "/v1/overview", limit="1000"),
         ask("overview by a figure", "/v1/overview", sort="p99", limit="1000"),
         ask("who holds most, of all", "/v1/who", limit="1000"),
