@@ -119,9 +119,7 @@ class Backlog(Books):
         """Forget the spool's batches that are acknowledged: what is not goes before them."""
         while self._spool_retained:
             lane, batch = self._spool_retained.popleft()
-            if lane.retained and lane.retained[0] is batch:
-                self.given_up += 1
-                lane.give_up_oldest()
+            self.given_up += lane.give_up_through(batch)
         self._forget_spooled()
 
     def _discard_settled(self) -> None:

@@ -494,11 +494,9 @@ class Keeper(Backlog):
         self._release_to(end)
         while self._spool_retained:
             lane, batch = self._spool_retained[0]
-            if lane.retained and lane.retained[0] is batch:
-                if not self._retains_too_much:
-                    break
-                self.given_up += 1
-                lane.give_up_oldest()
+            if lane.retains(batch) and not self._retains_too_much:
+                break
+            self.given_up += lane.give_up_through(batch)  # with what the outbox has of the lane before it: a lane forgets in order
             self._spool_retained.popleft()
 
     def _bound_lanes(self, now: float) -> None:

@@ -345,13 +345,22 @@ class Lane:
             if not batch.is_gone:
                 self.ledger.forgotten(self, batch)
 
-    def give_up_oldest(self) -> None:
-        """Forget the oldest retained batch, before its time."""
-        if self.retained:
+    def give_up_through(self, last: HeldBatch) -> int:
+        """Forget a retained batch before its time, and what is retained before it; how many these are. 0 where it is retained no more."""
+        count = 0
+        while self.retains(last):
             batch = self.retained.popleft()
             self._remember(batch)
             if not batch.is_gone:
                 self.ledger.forgotten(self, batch)
+                count += 1
+        return count
+
+    def retains(self, batch: HeldBatch) -> bool:
+        """Whether a batch that was acknowledged is retained still: what is forgotten has lower numbers than what is not."""
+        if batch.is_pending or batch.is_dropped or batch.is_gone:
+            return False
+        return bool(self.retained) and self.retained[0].number <= batch.number
 
     def moved_to_spool(self, keep: int) -> None:
         """All pending batches are in the spool now. Knows only the first `keep` of them further on."""

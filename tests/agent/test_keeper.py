@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
-from taba.agent import books
+from taba.agent import books, keeper
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.outbox import PAGE, Covered, Outbox, OutboxFull
+from taba.agent.outbox import PAGE, Covered, EncodedBatch, Outbox, OutboxFull
 from taba.agent.pump import TICK_SECONDS
 from taba.agent.spool import SpoolFull
-from taba.batch import LATER, Verdict
+from taba.batch import LATER, BatchId, Column, Verdict, encode_batch
 from taba.client.segment import make_segment
 from taba.names import bucket_of
 from tests.agent.moments import at
@@ -43,6 +43,7 @@ PHASES = st.lists(
     min_size=1,
     max_size=12,
 )
+COLUMN = Column("web/0", "bids_won", "CounterGroup", bytes(8), bytes(8))
 PLENTY = 2 << 20
 ROOMS = (PLENTY, 24 * PAGE, 18 * PAGE)  # 17 are had by an empty outbox
 
@@ -300,6 +301,61 @@ class KeeperTests(WorldCase):
             self.assertLessEqual(world.keeper.retained_bytes, 20_000)
         self.assertGreater(world.keeper.given_up, 0)
         self.assertEqual(world.store.folded, world.recorded)
+
+    def _half_moved(self) -> World:
+        """A group of which the outbox retains the first batch, the spool retains the second, of the same lane, and the third waits."""
+        world = self.world()
+        self.patch(keeper, "MOVE_BYTES", 1)
+        stream = world.keeper.stream
+        ids = [BatchId(stream, 1, 1), BatchId(stream, 1, 2), BatchId(stream, 2, 1)]
+        batches = [EncodedBatch(id, at(world.now), 1, encode_batch(*id, [COLUMN])) for id in ids]
+        world.keeper.publish(batches, world.now, recorded=3)
+        world.hold(ids[1:])
+        world.send()
+        self.assertTrue(world.keeper._move_some(world.now, at(world.now)))
+        world.hold(ids[2:])
+        world.wait(2.0)
+        for lane in world.keeper.schedule.wake(world.now):
+            world.keeper.queue(lane, world.now)
+        world.send()
+        lane = world.keeper.lanes[ids[1][:2]]
+        self.assertEqual([batch.group is None for batch in lane.retained], [False, True])
+        self.assertEqual((world.keeper.unacknowledged, world.spool.batches), (1, 1))
+        return world
+
+    def test_what_the_spool_retains_behind_what_the_outbox_retains_of_its_lane_is_bounded_like_all_else(self) -> None:
+        world = self._half_moved()
+        self.patch(books, "MAX_RETAINED_BYTES", 0)
+        world.keeper.tick(world.now, at(world.now))
+        self.assertEqual((world.keeper.retained_batches, world.keeper.retained_bytes, world.keeper.given_up), (0, 0, 2))
+        self.assertEqual(world.spool.batches, 1)  # what waited
+        for _ in range(4):
+            world.hold([])
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.keeper.totals(), world.keeper.holds_any), (3, {}, False))
+
+    def test_what_is_within_the_bound_is_retained_there(self) -> None:
+        world = self._half_moved()
+        world.keeper._bound_retained()
+        self.assertEqual((world.keeper.retained_batches, world.keeper.given_up), (2, 0))
+        self.assertEqual(len(world.keeper._spool_retained), 1)  # and is bounded the next time
+
+    def test_a_full_spool_gives_up_what_it_retains_behind_what_the_outbox_retains_before_it_says_that_it_is_full(self) -> None:
+        world = self._half_moved()
+        world.spool.bound = world.spool.used
+        self.assertTrue(world.keeper._move_some(world.now, at(world.now)))
+        self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.holds_any), (2, 1, False))
+
+    def test_what_was_brought_back_is_not_given_up_as_if_it_were_retained(self) -> None:
+        world = self._half_moved()
+        (lane,) = [lane for lane in world.keeper.lanes.values() if lane.bucket == 1]
+        lane.probing = True
+        lane.next(world.now, at(world.now))
+        lane.applied(1, world.now)  # the store has the first alone
+        self.assertEqual([batch.number for batch in lane.pending], [2])
+        world.keeper._give_up_spooled()
+        self.assertEqual((world.spool.batches, world.keeper.given_up, [batch.number for batch in lane.retained]), (1, 0, [1]))
 
     def test_beyond_the_spools_bound_the_newest_are_dropped_and_what_was_kept_is_sent(self) -> None:
         world = self.world(spool_bytes=1000)

@@ -193,6 +193,23 @@ class LaneTests(SynchronousTestCase):
             self.assertEqual(recorder.state[1], "acknowledged" if number < 3 else "forgotten")
         self.assertEqual(recorder.state[2], "acknowledged")
 
+    def test_what_is_retained_is_given_up_with_what_came_before_it_and_what_is_not_retained_is_not(self) -> None:
+        lane, recorder = make_lane()
+        batches = [entry(number) for number in range(1, 6)]
+        for batch in batches:
+            lane.add(batch)
+            lane.next(0.0, NOW)
+            lane.applied(batch.number, 0.0)
+        lane.probing = True
+        lane.next(0.0, NOW)
+        lane.applied(4, 0.0)  # the store has lost the last
+        self.assertEqual([lane.retains(batch) for batch in batches], [True] * 4 + [False])
+        assert batches[0].group is not None
+        batches[0].group.released = True
+        self.assertEqual([lane.give_up_through(batches[number - 1]) for number in (5, 1, 3, 2)], [0, 0, 2, 0])
+        self.assertEqual(recorder.state, {1: "acknowledged", 2: "forgotten", 3: "forgotten", 4: "acknowledged", 5: "pending"})
+        self.assertEqual(([batch.number for batch in lane.retained], [batch.number for batch in lane.pending]), ([4], [5]))
+
     def test_an_idle_lane_probes_and_forgets(self) -> None:
         lane, recorder = make_lane()
         lane.add(entry(1))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -22,7 +22,7 @@ from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
 from taba.agent.register import Register
 from taba.agent.spool import Spool
-from taba.batch import APPLIED, MARK, OPEN, REFUSED, BatchId, Header, Verdict
+from taba.batch import APPLIED, LATER, MARK, OPEN, REFUSED, BatchId, Header, Verdict
 from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
@@ -69,6 +69,7 @@ class World:
         self.memory = Memory(outbox_bytes)
         Outbox.format(self.memory, b"i" * 16)
         self.now = 0.0
+        self._held: frozenset[BatchId] = frozenset()
         self.producers = [Producer(AGENT, f"web/{number}", 65_536, self.shm) for number in range(2)]
         self.recorded = 0
         self.streams = 0
@@ -149,8 +150,14 @@ class World:
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
+    def hold(self, ids: Iterable[BatchId]) -> None:
+        """From now on the Server takes these batches later, and no others."""
+        self._held = frozenset(ids)
+
     def _verdict(self, send: Outgoing) -> Verdict:
         id = BatchId(send.lane.stream, send.lane.bucket, send.number)
+        if send.batch is not None and id in self._held:
+            return Verdict(LATER, 1.0)
         before = self.store.marks.get(id[:2], 0)
         if send.batch is not None and send.number > before and self.refuse(id):
             self.refused[id] = send.batch.events
