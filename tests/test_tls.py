@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import http.client
 import shutil
 import socket
 import ssl
 import time
 import warnings
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import treq
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +19,7 @@ from twisted.web.client import Agent
 
 from taba import connections
 from taba.bounds import DAY
+from taba.broadcast import Broadcast, Said
 from taba.calls import Answer, Call
 from taba.errors import ConfigurationError
 from taba.guard import Guard
@@ -105,12 +109,20 @@ class Handshakes(Cases, TestCase):
     async def serve(self, pair: Pair, authorities: Path | None = None) -> ListeningTls:
         tls = ListeningTls(TlsFiles(*pair, authorities))
         guard = Guard(None, tls, LOCAL, time.monotonic)
-        routes = [Route("GET", "/fine", fine, "", ANY), Route("GET", "/healthz", fine, "", OPEN)]
+        self.said = Broadcast()
+        routes = [
+            Route("GET", "/fine", fine, "", ANY),
+            Route("GET", "/healthz", fine, "", OPEN),
+            Route("GET", "/hear", self.hear, "", OPEN),
+        ]
         self.site = connections.make_site(Api(routes, guard))
         port = await listen_at(Front(LOCAL, guard, tls), self.site, reactor)
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
         return tls
+
+    async def hear(self, call: Call) -> Answer:
+        return Answer(self.said, content_type="text/plain")
 
     async def ask(self, host: str = "localhost", shown: Pair | None = None, trusted: Path | None = None, path: str = "fine") -> Any:
         """Status and body, or what stood in the way."""
@@ -126,6 +138,30 @@ class Handshakes(Cases, TestCase):
         await self.serve(self.own)
         for host in ("localhost", "127.0.0.1"):
             self.assertEqual(await self.ask(host), (200, b'"fine"\n'))
+
+    async def test_what_many_hear_comes_whole_and_in_order_under_tls_with_another_request_behind_it(self) -> None:
+        await self.serve(self.own)
+
+        def hear() -> tuple[list[str], int]:
+            trust = ssl.create_default_context(cafile=self.authority.file)
+            address = ("127.0.0.1", self.port)
+            with trust.wrap_socket(socket.create_connection(address, PATIENCE_SECONDS), server_hostname="127.0.0.1") as peer:
+                peer.sendall(b"GET /hear HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                raw = b"".join(iter(lambda: peer.recv(65536), b""))
+            answer = http.client.HTTPResponse(cast(socket.socket, SimpleNamespace(makefile=lambda mode: BytesIO(raw))))
+            answer.begin()
+            return answer.read().decode().split(), raw.count(b"HTTP/1.1 ")  # listeners ask once: what is behind is not answered
+
+        async def breathe() -> None:
+            await task.deferLater(reactor, 0.0, lambda: None)
+
+        heard = threads.deferToThread(hear)
+        while not self.said.listeners and not heard.called:
+            await breathe()
+        for number in range(50):
+            await self.said.say(Said(f"{number}" + "x" * 2000 + "\n"), breathe)
+        self.said.end(Said("end\n"))
+        self.assertEqual(await heard, ([*(f"{number}" + "x" * 2000 for number in range(50)), "end"], 1))
 
     async def test_a_certificate_of_another_authority_or_for_another_name_ends_it_with_the_cure(self) -> None:
         needs_localhost()
