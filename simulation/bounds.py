@@ -3,7 +3,8 @@
 1. A bound is the one that the real code goes by: the name in its module, read when it is looked at. In narrow worlds these are small, so
    that worlds of half a minute meet them; else most of them would be met by days of load alone.
 2. What a part holds is counted from what it holds, not read from the figure by which it keeps the bound.
-3. What is bounded between two turns may hold what one turn adds: that is added to the bound, and no more.
+3. What is bounded between two turns may hold what one turn adds: that is added to the bound, and no more. Where a turn may add as much as
+   there is, it is looked at just after the real code has kept its bound.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from taba.server.work.folding import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
     from simulation.machine import Machine
+    from taba.agent.keeper import Keeper
     from taba.agent.loop import Loop
     from taba.server.fold.ingest import Ingest
     from taba.server.fold.posts import Posts
@@ -64,26 +66,17 @@ NARROW = (
 )
 NARROW_BOUNDS = DEFAULT_BOUNDS._replace(streams=10)
 TURN_BATCHES = 100  # more than an Agent drains, or has answered, in one of its turns here
-TURN_BYTES = 512 * KiB  # likewise
 
 
 def of_agent(loop: Loop) -> Iterator[Held]:
     """What an Agent holds in memory."""
     held = loop.keeper
-    # the outbox lets go of its oldest first: while one of these waits, what is retained behind it is bounded by the outbox alone
-    is_stuck = bool(held._groups) and held._groups[0].unacknowledged > 0
-    in_outbox = retained = retained_bytes = 0
+    in_outbox = 0
     for lane in held.lanes.values():
         in_outbox += sum(batch.group is not None for batch in lane.pending)
-        for batch in lane.retained:
-            if not batch.is_gone and not (is_stuck and batch.group is not None):
-                retained += 1
-                retained_bytes += batch.length
         yield Held("MAX_HISTORY", len(lane._history or ()), lanes.MAX_HISTORY)
         yield Held("MAX_RUN_BATCHES", len(lane.sent), _named(dispatch, "MAX_RUN_BATCHES"))
     yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
-    yield Held("MAX_RETAINED_BATCHES", retained, books.MAX_RETAINED_BATCHES + TURN_BATCHES)
-    yield Held("MAX_RETAINED_BYTES", retained_bytes, books.MAX_RETAINED_BYTES + TURN_BYTES)
     # one that has something to send is never given up
     yield Held("MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
     yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), backlog.MAX_SPOOL_LANES + TURN_BATCHES)
@@ -99,6 +92,24 @@ def of_agent(loop: Loop) -> Iterator[Held]:
     yield Held("MAX_STREAMS of the register", len(loop.home.register.streams), register.MAX_STREAMS)
     for ring in loop.rings.open.values():
         yield Held("MAX_TABS", len(ring.directory), layouts.MAX_TABS)
+
+
+def of_what_is_retained(held: Keeper) -> Iterator[Held]:
+    """What an Agent retains just after it has given up what is too much.
+
+    Not looked at between two turns: when the oldest group of the outbox is acknowledged, all that waited behind it to be let go of is
+    retained by then, and that may be as much as the outbox holds.
+    """
+    # the outbox lets go of its oldest first: what is retained behind one that waits takes no more than the outbox has
+    is_stuck = bool(held._groups) and held._groups[0].unacknowledged > 0
+    lengths = [
+        batch.length
+        for lane in held.lanes.values()
+        for batch in lane.retained
+        if not batch.is_gone and not (is_stuck and batch.group is not None)
+    ]
+    yield Held("MAX_RETAINED_BATCHES", len(lengths), books.MAX_RETAINED_BATCHES)
+    yield Held("MAX_RETAINED_BYTES", sum(lengths), books.MAX_RETAINED_BYTES)
 
 
 def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:

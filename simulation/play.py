@@ -96,6 +96,7 @@ class Run(World):
     def _play(self) -> None:
         self.machine.put(transaction, "LEASE_AFTER_CONFLICTS", self.lease_after)
         self.narrow()
+        self.watch_what_is_retained()
         kinds = {fault.kind for fault in self.faults}
         for store in self.stores:
             if "store goes back" in kinds:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from random import Random
 from typing import Any
 
-from simulation.bounds import NARROW, NARROW_BOUNDS, Held, bounded_keys, in_store, of_agent, of_machine, of_server
+from simulation.bounds import NARROW, NARROW_BOUNDS, Held, bounded_keys, in_store, of_agent, of_machine, of_server, of_what_is_retained
 from simulation.census import CENSUSES, RECORDED, Ledger, count, numbers
 from simulation.ground import Ground
 from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
@@ -29,6 +29,7 @@ MOVES = frozenset(
     ("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped", "mover naps", "sleeps before a step")
 )
 BACK = frozenset(("store goes back", "store fails over", "replica lags"))
+LOST_OUTBOX = frozenset(("host boots", "outbox removed"))
 FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
@@ -114,7 +115,8 @@ class World(Ground):
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(set(kinds) & FILLING)
         self.is_narrow = shape.random() < NARROW_SHARE and not self.goes_back
-        if self.is_narrow:
+        # the streams of an outbox that is lost stay open in buckets of which nothing else tells: their marks go with age alone
+        if self.is_narrow and not set(kinds) & LOST_OUTBOX:
             self.bounds = NARROW_BOUNDS
         retain = shape.choice(RETAIN)
         self.retain_seconds = None if self.goes_back else retain
@@ -157,6 +159,20 @@ class World(Ground):
         self._looks += 1
         if self._looks % 2:
             self._bounded("the machine", of_machine(self.machine))
+
+    def watch_what_is_retained(self) -> None:
+        """Look at it just after Agents have given up what is too much, as often as at their other bounds."""
+        bound_retained = keeper.Keeper._bound_retained
+        due: dict[str, float] = {}  # process → when it is looked at again
+
+        def bound(held: keeper.Keeper) -> None:
+            bound_retained(held)
+            name = self.running.name
+            if self.now >= due.get(name, 0.0):
+                due[name] = self.now + self.bound_seconds
+                self._bounded(name, of_what_is_retained(held))
+
+        self.machine.put(keeper.Keeper, "_bound_retained", bound)
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:
         for bound, amount, most in held:

@@ -90,6 +90,7 @@ def applied(name: str) -> Iterator[None]:
     undo: list[tuple[Any, str, Any]] = []
 
     def put(where: Any, attribute: str, instead: Any) -> None:
+        where = next((kind for kind in getattr(where, "__mro__", ()) if attribute in kind.__dict__), where)  # what a class inherits, there
         undo.append((where, attribute, where.__dict__[attribute]))
         setattr(where, attribute, instead)
 

@@ -56,6 +56,7 @@ WORLDS = (
     ("--seed", "1", "--kinds", "buckets move,mover interrupted"),
     ("--seed", "1", "--kinds", "buckets move,sleeps before a step"),
     ("--seed", "3", "--kinds", "memory full,disk full,spool spoilt,server cut off,kill agent"),
+    ("--seed", "1", "--kinds", "outbox removed,kill agent,server cut off"),
 )
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost; what a full disk does not let go
 # of; a sum that comes late; a world that was judged before what a store had lost was asked for
