@@ -26,6 +26,7 @@ from taba.server.ask.answers import Aggregated, Asked, Unanswered
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import QUIET_SECONDS, Query
+from taba.turns import in_order
 
 ROW_SECONDS = 2.0
 MAX_KEPT_ROWS = 5000  # of all questions, some KiB each
@@ -91,7 +92,7 @@ class Overview:
         async for item in self._query.projections(asked):
             if item.tab != tab:
                 if tab is not None:
-                    yield tab, _shares(used or path, found, limit, error or _why_none(path, found, odd))
+                    yield tab, _shares(used or path, await self._ranked(found), limit, error or _why_none(path, found, odd))
                 tab, used, error, found, odd = item.tab, None, None, [], None
             for client, projection in item.projections.items():
                 if isinstance(projection, Unanswered):
@@ -108,7 +109,12 @@ class Overview:
                 used = at
                 found.append((value, client))
         if tab is not None:
-            yield tab, _shares(used or path, found, limit, error or _why_none(path, found, odd))
+            yield tab, _shares(used or path, await self._ranked(found), limit, error or _why_none(path, found, odd))
+
+    async def _ranked(self, found: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+        """The greatest first, of equal ones by Client: in turns, for there may be MAX_HELD."""
+        ranked = await in_order(((-value, client) for value, client in found), self._query.breathe)
+        return [(-negated, client) for negated, client in ranked]
 
     async def _rows(self, asked: Asked, tabs: Sequence[str], moving: Mapping[str, int]) -> list[dict[str, Any]]:
         buckets = {tab: bucket_of(tab, self._query.buckets) for tab in tabs}
@@ -191,8 +197,8 @@ def _why_none(path: str | None, found: Sequence[Any], odd: Any) -> str | None:
     return f"no number at {path}; {there}" if path else f"nothing of which Clients have shares unless path= says it; {there}"
 
 
-def _shares(path: str | None, found: list[tuple[float, str]], limit: int, error: str | None) -> dict[str, Any]:
-    found.sort(key=lambda item: (-item[0], item[1]))
+def _shares(path: str | None, found: Sequence[tuple[float, str]], limit: int, error: str | None) -> dict[str, Any]:
+    """What `found` has, the greatest first."""
     values = [value for value, _ in found]
     total = _total(values)
     answer: dict[str, Any] = {"path": path, "clients": len(found), "total": total}

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import bounds
+from taba import bounds, turns
 from taba.server import moving
 from taba.server.ask import overview
 from taba.server.moving import Moving
@@ -165,6 +165,20 @@ class Rows(ServerCase):
         self.assertIn("what it shows has no numbers by name", texts["names"]["error"])
         for bad in ("path=.", "limit=0", f"limit={bounds.MAX_WHO + 1}"):
             self.assertEqual((await self.ask(server, f"/v1/who?{bad}")).status, 400, bad)
+        breathed: list[None] = []
+        in_order = turns.in_order
+
+        async def counted(items: Any, breathe: Any) -> Any:
+            async def other() -> None:
+                breathed.append(None)
+                await breathe()
+
+            return await in_order(items, other)
+
+        self.patch(overview, "in_order", counted)
+        self.patch(turns, "SORTED_AT_ONCE", 2)
+        self.assertEqual((await self.get(server, "/v1/who?name=held&limit=2"))["held"], one)
+        self.assertEqual(len(breathed), 3 + 2)  # five in parts of two, and put together two at a time
         self.patch(overview, "MAX_HELD", 5)
         self.assertEqual((await self.get(server, "/v1/who?name=held"))["held"]["clients"], 5)
         self.patch(overview, "MAX_HELD", 4)
