@@ -18,7 +18,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import batch, calls, counting, events, nesting
-from taba.batch import MAX_LIST_BYTES, BadColumn, Column, SentBatch
+from taba.batch import MAX_LIST_BYTES, BadColumn, Column, SentBatch, reading
 from taba.bounds import MAX_BATCH_BYTES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB, MiB
 from taba.errors import MalformedBatch, NoVerdicts
 from taba.server.fold import envelopes as envelopes_module
@@ -222,7 +222,7 @@ class Listed(SynchronousTestCase):
 
     def test_columns_that_fail_are_charged_like_those_that_do_not(self) -> None:
         """Finding out that the last of many values is none costs as much as making them."""
-        self.patch(batch, "MAX_LIST_BYTES", 256 * KiB)  # so that it is their number that counts
+        self.patch(reading, "MAX_LIST_BYTES", 256 * KiB)  # so that it is their number that counts
         count = batch.MAX_LIST_VALUES // 2
         bad = [Column("web/1", "x", "Buffer", TIMES * count, [*[None] * (count - 1), ["x" * MAX_VALUE_BYTES]])] * 3
         fit = Column("web/1", "y", "Buffer", TIMES, [None])

@@ -27,9 +27,9 @@ OLDER, NEWER = HERE, Versions((6, 5), (3, 2), stores=(4, 3))  # who pretends dif
 LATEST = Versions((7, 6), (4, 3), stores=(5, 4))
 # what a later version has in its source: before anything else has these by name, or as the default of an argument
 PRETENDS = """
-import taba.batch as batch, taba.versions as versions
+import taba.batch as batch, taba.batch.writing as writing, taba.versions as versions
 versions.HERE = here = versions.Versions({0}, {1}, {2}, {3})
-batch.BATCH_VERSION, batch.ENVELOPE_VERSION = here.batches[0], here.envelopes[0]
+batch.BATCH_VERSION, batch.ENVELOPE_VERSION = writing.BATCH_VERSION, _ = here.batches[0], here.envelopes[0]
 batch.encode_batch.__defaults__ = (*batch.encode_batch.__defaults__[:-1], here.batches[0])
 batch.encode_envelope.__defaults__ = (here.envelopes[0],)
 """
