@@ -4,7 +4,7 @@ import sysconfig
 
 from setuptools import Extension, setup
 
-HEADERS = ("exchange", "layout", "metering", "producer", "reply", "total", "values")
+HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
 accelerator = Extension(
     "taba.client._accelerator",
