@@ -49,6 +49,24 @@ SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the ma
 TABLE_WIDTH = 160  # where there is no terminal to ask
 
 
+class Told:
+    """SIGTERM, which unwinds what is measured, so that everything is stopped and removed.
+
+    In a finalizer, or in a weak reference's callback, the interpreter drops the exception: then the next row ends it.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def end(self, number: int, frame: object) -> None:
+        self._number = number
+        self.check()
+
+    def check(self) -> None:
+        if self._number is not None:
+            sys.exit(128 + self._number)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="./run bench",
@@ -60,7 +78,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=BENCHMARKS, help=every)
     parser.add_argument("--charts", metavar="DIRECTORY", help="draw them there as SVG")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is stopped and removed
+    told = Told()
+    signal.signal(signal.SIGTERM, told.end)
     console = Console(stderr=options.json == "-")
     if not console.is_terminal:
         console = Console(stderr=options.json == "-", width=TABLE_WIDTH)
@@ -78,6 +97,7 @@ def main(arguments: list[str]) -> int:
             try:
                 for row in importlib.import_module(f"benchmarks.{name}").run(effort):
                     rows.append(row)
+                    told.check()
                     if name in LONG:  # nobody waits a quarter of an hour for the first figure, nor loses it to what comes after
                         console.print(f"{row.name}: {shown(row.figure.median, row.unit)}", highlight=False)
             except Exception as failure:

@@ -20,6 +20,7 @@ from rich.live import Live
 from demo import flights, janitor
 from demo.processes import Child, ChildFailed, free_port, python, twistd, wait_for_port
 from demo.screen import TABS, Screen, look
+from taba.interrupted import Interrupted
 from taba.query import Query, QueryError
 
 WORKERS = 4
@@ -30,20 +31,22 @@ SETTLE_SECONDS = 15.0  # for the last events to become visible
 ONCE_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 5.0  # between lines where there is no terminal
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that ask for the end
 
 
 class Stopped(Exception):
     """A signal asks for the end."""
 
-    def __init__(self, number: int):
-        super().__init__(signal.Signals(number).name)
+    def __init__(self, number: signal.Signals):
+        super().__init__(number.name)
         self.number = number
 
 
 class Demo:
     """All parts, in a temporary directory and under an Agent's name of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Interrupted) -> None:
+        self.told = told
         self.agent = f"demo-{secrets.token_hex(4)}"
         self.slots_before = set(janitor.SHM.glob(janitor.SLOTS))
         self.directory = Path(tempfile.mkdtemp(prefix="taba-demo-"))
@@ -70,8 +73,14 @@ class Demo:
         child = Child(name, arguments, self.directory, self.environ)
         self.children.append(child)
         if port is not None:
-            wait_for_port(child, port, START_SECONDS)
+            wait_for_port(child, port, START_SECONDS, self.pause)
+        self.pause(0.0)
         return child
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises Stopped once a signal asks for the end: all that waits, waits here."""
+        if self.told.wait(seconds):
+            raise Stopped(signal.Signals(self.told.number or signal.SIGTERM))
 
     def start_all(self, say: Any) -> None:
         """Start every part. Raises ChildFailed."""
@@ -126,7 +135,7 @@ class Demo:
                 self.check()
                 if time.monotonic() > deadline:
                     raise ChildFailed(str(error)) from None
-                time.sleep(0.1)
+                self.pause(0.1)
 
     def check(self) -> None:
         """Raises ChildFailed if a part has ended."""
@@ -151,7 +160,7 @@ class Demo:
             if counts == last or time.monotonic() > deadline:
                 return aggregates
             last = counts
-            time.sleep(1.5)
+            self.pause(1.5)
 
     def stop(self) -> None:
         """End every part, those that record first, and remove what they made."""
@@ -190,17 +199,15 @@ def main() -> int:
     seconds = options.seconds or (ONCE_SECONDS if options.once else None)
     console = Console(stderr=options.once, highlight=False)
 
-    def on_signal(number: int, frame: object) -> None:
-        raise Stopped(number)
+    with Interrupted(*SIGNALS) as told:
+        return _run(Demo(told), console, seconds, options.once)
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    demo = Demo()
+
+def _run(demo: Demo, console: Console, seconds: float | None, once: bool) -> int:
     try:
-        for number in signals:
-            signal.signal(number, on_signal)
         demo.start_all(lambda text: console.print(text, style="dim", soft_wrap=True))
         _watch(demo, console, seconds)
-        if options.once:
+        if once:
             console.print("waiting for the last events …", style="dim")
             print(json.dumps(demo.final_aggregates(), ensure_ascii=False), flush=True)
         return 0
@@ -211,8 +218,6 @@ def main() -> int:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1
     finally:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
         console.print("stopping …", style="dim")
         demo.stop()
 
@@ -228,14 +233,14 @@ def _watch(demo: Demo, console: Console, seconds: float | None) -> None:
             if screen.samples and time.monotonic() >= next_line:
                 console.print(screen.line(), soft_wrap=True)
                 next_line = time.monotonic() + LINE_SECONDS
-            time.sleep(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+            demo.pause(min(LOOK_SECONDS, end - time.monotonic()))
         return
     with Live(screen.draw(), console=console, auto_refresh=False) as live:
         while time.monotonic() < end:
             _look(demo, screen)
             next_kill = _kill_in_time(demo, next_kill)
             live.update(screen.draw(), refresh=True)
-            time.sleep(max(0.0, min(LOOK_SECONDS, end - time.monotonic())))
+            demo.pause(min(LOOK_SECONDS, end - time.monotonic()))
 
 
 def _kill_in_time(demo: Demo, when: float) -> float:

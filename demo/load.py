@@ -12,25 +12,27 @@ import time
 from urllib.parse import quote
 
 from taba import client
+from taba.interrupted import Interrupted
 
 USERS = 6
 MEAN_PAUSE = 0.02  # seconds; leaves the two cores of a small machine some room
 TIMEOUT = 30.0
 
-stopping = threading.Event()
+stopping = threading.Event()  # of the users; only the main thread sets it
 requests = client.counter("load.requests")
 failures = client.counter("load.failures")
 seconds = client.percentile("load.seconds", unit="seconds", description="what a user waits")
 
 
-def main(port: int) -> None:
+def main(told: Interrupted, port: int) -> None:
     """Ask until SIGTERM; then finish the requests under way, so that both sides have counted the same."""
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     client.start("load/{slot}")
     answer = json.loads(_get(port, "/words")[1])
     users = [threading.Thread(target=_use, args=(port, answer["words"], answer["files"], random.Random(user))) for user in range(USERS)]
     for user in users:
         user.start()
+    told.wait()
+    stopping.set()
     for user in users:
         user.join()
 
@@ -68,4 +70,5 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with Interrupted(signal.SIGTERM) as told:
+        main(told, int(sys.argv[1]))

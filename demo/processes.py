@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -91,8 +91,8 @@ def free_port() -> int:
             return port
 
 
-def wait_for_port(child: Child, port: int, seconds: float) -> None:
-    """Until something listens at `port`. Raises ChildFailed if the child ends before, or takes longer."""
+def wait_for_port(child: Child, port: int, seconds: float, pause: Callable[[float], None] = time.sleep) -> None:
+    """Until something listens at `port`. Raises ChildFailed if the child ends before, or takes longer, and what `pause` raises."""
     deadline = time.monotonic() + seconds
     while True:
         child.check()
@@ -102,7 +102,7 @@ def wait_for_port(child: Child, port: int, seconds: float) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise ChildFailed(f"the {child.name} does not listen after {seconds:.0f} s; its log: {child.log}") from None
-        time.sleep(0.05)
+        pause(0.05)
 
 
 def remove_free_slot(path: Path) -> None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import signal
-import threading
 
 import psutil
 
 from taba import client
+from taba.interrupted import Interrupted
 
 PERIOD = 0.5
 
-stopping = threading.Event()
 
-
-def main() -> None:
+def main(told: Interrupted) -> None:
     """Sample until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     client.start("host/{slot}")
     cpu, memory, used = client.gauge("host.cpu_percent"), client.gauge("host.memory_percent"), client.gauge("host.memory_used_mib")
     busy = client.percentile("host.cpu_percent_over_time")
     psutil.cpu_percent()
-    while not stopping.wait(PERIOD):
+    while not told.wait(PERIOD):
         percent, virtual = psutil.cpu_percent(), psutil.virtual_memory()
         cpu.set(percent)
         busy.observe(percent)
@@ -30,4 +27,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with Interrupted(signal.SIGTERM) as told:
+        main(told)

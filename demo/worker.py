@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import signal
 import sys
-import threading
 import time
 
 from taba import client
+from taba.interrupted import Interrupted
 
 KINDS = ("mail", "resize", "report")
 USUAL_SECONDS = 0.02  # of a job, as it is told: nobody has to wait for it
@@ -16,27 +16,24 @@ BUSY_SECONDS, CALM_SECONDS = 60.0, 40.0  # for which the one that misbehaves doe
 TIMES_SLOWER = 8.0
 PAUSE_SECONDS = 0.05  # between two jobs
 
-stopping = threading.Event()
-
 
 def is_slow(passed: float, misbehaves: bool) -> bool:
     """Whether it misbehaves, so many seconds after its start."""
     return misbehaves and passed % (BUSY_SECONDS + CALM_SECONDS) >= CALM_SECONDS
 
 
-def main(number: int, misbehaves: bool) -> None:
+def main(told: Interrupted, number: int, misbehaves: bool) -> None:
     """Do jobs until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     client.start(f"{{host}}:worker/{number}")
     done = {kind: client.counter("jobs.done", labels={"kind": kind}, description="jobs that workers did") for kind in KINDS}
     took = client.percentile("jobs.seconds", unit="seconds", description="what a job takes")
     chance, began = random.Random(), time.monotonic()
-    while not stopping.is_set():
+    while not told.wait(PAUSE_SECONDS):
         slower = TIMES_SLOWER if is_slow(time.monotonic() - began, misbehaves) else 1.0
         done[chance.choices(KINDS, (6, 3, 1))[0]].inc()
         took.observe(chance.lognormvariate(0.0, 0.4) * USUAL_SECONDS * slower)
-        stopping.wait(PAUSE_SECONDS)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "misbehaves")
+    with Interrupted(signal.SIGTERM) as told:
+        main(told, int(sys.argv[1]), sys.argv[2] == "misbehaves")

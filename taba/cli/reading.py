@@ -4,45 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 from collections.abc import Iterator
 
 from taba.cli.lines import MAX_LINE_CHARACTERS
+from taba.interrupted import Interrupted
 
 CHUNK_BYTES = 256 * 1024
 MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS  # UTF-8
-
-
-class Interrupted:
-    """SIGINT and SIGTERM as something to `select` on, so that a signal never cuts an event in two.
-
-    A context manager; the handlers that were there before are put back.
-    """
-
-    def __enter__(self) -> Interrupted:
-        self.number: int | None = None
-        self._pipe = os.pipe()
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        for descriptor in self._pipe:
-            os.close(descriptor)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self.number is None:
-            os.write(self._pipe[1], b"!")
-        self.number = number
-
-    def fileno(self) -> int:
-        """Readable once a signal came."""
-        return self._pipe[0]
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep; whether a signal came."""
-        return bool(select.select([self], [], [], seconds)[0])
 
 
 def read_lines(descriptor: int, interrupted: Interrupted, idle_seconds: float) -> Iterator[list[tuple[int, str]]]:

@@ -14,9 +14,10 @@ import click
 from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, Line, read_line
-from taba.cli.reading import Interrupted, read_lines
+from taba.cli.reading import read_lines
 from taba.cli.sharing import query_of, server_option, shown
 from taba.client import identity
+from taba.interrupted import Interrupted
 from taba.query import Query, ServerUnavailable, questions
 from taba.query.questions import Event
 

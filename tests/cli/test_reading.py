@@ -6,7 +6,8 @@ import threading
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.cli.reading import MAX_LINE_BYTES, Interrupted, read_lines
+from taba.cli.reading import MAX_LINE_BYTES, read_lines
+from taba.interrupted import Interrupted
 
 
 class Reading(SynchronousTestCase):
