@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -220,6 +221,10 @@ class Real(SynchronousTestCase):
         self.assertEqual(versions_of_store(), [4, 4])  # the command has had both look
         self.more()
         services._kill("server 2")
+        unheard = self.upgrade(NEWER)  # it is in the list for a while
+        self.assertEqual((unheard.returncode, unheard.stdout), (1, f"{WRITTEN.format(4, 2)}: nothing to do\n"))
+        where = re.escape(other.url)
+        self.assertRegex(unheard.stderr, rf"1 of 2 Servers did not hear of version 4: {where} .*restart it, or run this again")
         options = ["--listen", f"tcp:{other_port}:interface=127.0.0.1", "--store", valkey.url]
         back = services.run(*twistd("taba-server", *options)[1:])
         self.assertEqual(back.returncode, 1)

@@ -5,9 +5,9 @@ own therefore knows that no process maps the ring any more. Rings of this user a
 to read, where nobody else may open them; who made it is looked at after it was opened. What cannot be read is looked at once, kept in
 `problems`, and left alone until it is another file; where only descriptors, memory or places are short, it is tried again.
 
-Whoever may write into /dev/shm may put any number of files there. So its names are read where they changed, and less often the more there
-are; of those that are no rings few are tried at a time, and few are looked at again. What one is remembered by is seen before it is tried:
-what changes meanwhile, as when its maker just gives it to the group, is another file.
+Whoever may write into /dev/shm may put any number of files there. So its names are read where they changed, less often the more there
+are, and no more than MAX_LISTED in one look; of those that are no rings few are tried at a time, and few are looked at again. What one is
+remembered by is seen before it is tried: what changes meanwhile, as when its maker just gives it to the group, is another file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from taba import ring as layouts
@@ -25,6 +26,7 @@ from taba.agent.admission import Admission
 from taba.agent.locks import claim_ring, claim_slots, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
+from taba.client.identity import MAX_SLOTS
 from taba.ring import SHM_DIRECTORY as SHM
 from taba.ring import MalformedRing
 
@@ -37,6 +39,8 @@ MAX_LOOKED_AT = 256  # in one look, of those that were none before: somebody may
 ENTRY_SECONDS = 1e-4  # between two readings of the names, for each that there was: a hundred times what that took
 SETTLED_SECONDS = 0.1  # the clock of changes ticks more often: of what has an older time of change all is seen
 MAX_SWEPT = 1024  # slots that are looked at in one go
+MAX_LISTED = 4096  # names that are read in one go, some 10 ms
+MAX_PROGRAMS = 10_000  # whose slots are told apart; more are a stranger's doing, and count as one
 _PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR])  # the Agent's or the host's trouble
 
 
@@ -56,24 +60,75 @@ def is_dead(ring: Ring) -> bool:
 
 
 class Slots:
-    """The slot files (`taba.client.identity`) of processes that ended without removing theirs."""
+    """The slot files (`taba.client.identity`) of processes, of which those that ended without removing theirs are removed.
+
+    `count` is how many there were at the last time that all were looked at, those removed left out, and `most` how many of one program.
+    """
 
     def __init__(self, directory: str = SHM):
         self._directory = directory
-        self._last = ""  # the name at which the last sweep ended
+        self.count = self.most = 0
+        self.path = ""  # of one of the program that has the most
+        self._names: Iterator[str] | None = None  # what is left of this sweep
+        self._programs: Counter[str] = Counter()
+
+    @property
+    def problem(self) -> str | None:
+        """What needs a person."""
+        if self.most < MAX_SLOTS:
+            return None
+        return (
+            f"all {MAX_SLOTS} slots of one program are taken (ls -l {self.path} says whose): further processes of it find no client id, and"
+            " record nothing; end what nobody needs, remove what is a stranger's, or set TABA_CLIENT_ID without {slot}"
+        )
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether there are more to look at in this sweep."""
+        return self._names is not None
 
     def sweep(self) -> int:
-        """Remove those that no process holds, as their owners do when they stop; returns how many. Of more than MAX_SWEPT, some each time.
+        """Remove those that no process holds, as their owners do when they stop; returns how many. One sweep may take many calls.
 
         A file is removed while its lock is held here: who waits for the lock finds the name gone or changed, and tries again. One
         that is still empty has a maker who is just about to lock it.
         """
-        with os.scandir(self._directory) as entries:
-            names = sorted(entry.name for entry in entries if _SLOT.fullmatch(entry.name))
-        ahead = [name for name in names if name > self._last]
-        chosen = ahead[:MAX_SWEPT]
-        self._last = chosen[-1] if len(ahead) > MAX_SWEPT else ""
-        return sum(_remove_free(os.path.join(self._directory, name)) for name in chosen)
+        if self._names is None:
+            self._names, self._programs = _names_in(self._directory), Counter()
+        removed = looked_at = 0
+        for _ in range(MAX_LISTED):
+            name = next(self._names, None)
+            if name is None:
+                self._end()
+                break
+            if name.startswith("taba-slot.") and _SLOT.fullmatch(name):
+                path = os.path.join(self._directory, name)
+                is_removed = _remove_free(path)
+                removed += is_removed
+                if not is_removed:
+                    self._count(name)
+                looked_at += 1
+                if looked_at == MAX_SWEPT:
+                    break
+        return removed
+
+    def _count(self, name: str) -> None:
+        program = name.rpartition(".")[0]
+        self._programs[program if program in self._programs or len(self._programs) < MAX_PROGRAMS else ""] += 1
+
+    def _end(self) -> None:
+        self._names = None
+        self.count = sum(self._programs.values())
+        self._programs.pop("", None)
+        program, self.most = max(self._programs.items(), key=lambda item: item[1], default=("", 0))
+        self.path = os.path.join(self._directory, f"{program}.0")
+
+
+def _names_in(directory: str) -> Iterator[str]:
+    """The names there, one after the other, as they are asked for. Raises OSError with the first."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            yield entry.name
 
 
 def _remove_free(path: str) -> bool:
@@ -110,6 +165,17 @@ def with_cure(error: OSError) -> str:
     return f"{error.strerror}; {cure}" if cure else f"{error.strerror}"
 
 
+class _Reading:
+    """One reading of the names in the directory, which takes as many looks as it needs."""
+
+    def __init__(self, names: Iterator[str], changed: int, now: float, begin: int):
+        self.names = names
+        self.changed, self.began = changed, now  # the directory's time of change, and the clock, before it was begun
+        self.begin = begin  # of those that are not known, which one is the first to wait
+        self.count = self.unknown = self.queued = 0  # all names; segments that were not known, and those of them that wait now
+        self.known: set[str] = set()  # segments that were, or are by now
+
+
 class Rings:
     """The rings of one Agent's name. `open` maps segment names to Rings; `problems` maps others to what is wrong with them."""
 
@@ -131,6 +197,8 @@ class Rings:
         self._is_settled = False  # … and whether it had been so for long enough that nothing was missed
         self._read_at = self._next_reading = 0.0
         self._turn = 0  # where to begin, of more names than may wait
+        self._reading: _Reading | None = None  # of the names, that is under way
+        self._unknown = 0  # names that the last one found and did not know
         self.beyond = 0
         """Segments of this name that are neither read nor remembered, as far as the last reading of the names came."""
 
@@ -138,18 +206,16 @@ class Rings:
         """Look for rings; returns those that are new. `covered` comes from the outbox's table at start, `now` is monotonic seconds.
 
         With `at_once` the names are read where they may have changed, however many there are and however short a time ago that was done.
+        Of more than MAX_LISTED names that is a part, and `is_reading`.
         """
         try:
-            names = self._read_names(now, at_once)
+            self._read_names(now, at_once)
         except OSError as error:
             self.problems[self.directory] = (
                 f"{self.directory} cannot be looked through for new rings, whose events wait: {with_cure(error)}"
             )
             return []
         self.problems.pop(self.directory, None)
-        if names is not None:
-            self._forget(set(names))
-            self._queue(names)
         try:
             # what hinders the Agent itself, as too few descriptors, hinders any number of them
             again, self._again = self._again, {}
@@ -158,7 +224,7 @@ class Rings:
             self._again = {**again, **self._again}  # those that are left come first
             return fresh + self._try(self._new, covered, now)
         except BaseException:
-            self._changed = -1  # some are in none of these any more: the names are read anew
+            self._read_anew()  # some are in none of these any more
             raise
 
     def _try(self, waiting: dict[str, None], covered: Sequence[Covered], now: float) -> list[Ring]:
@@ -179,7 +245,7 @@ class Rings:
 
         The clock of such changes ticks a few hundred times a second, so what is missed here a regular scan finds.
         """
-        if self._new or self._unmade:
+        if self._new or self._unmade or self._reading is not None:
             return True
         if now < self._next_reading:
             return False
@@ -191,49 +257,73 @@ class Rings:
     @property
     def has_unread(self) -> bool:
         """Whether there is any segment that might be a ring that was read before."""
-        return bool(self.problems or self._left_alone or self._new or self.beyond or self._again.keys() - self.taken)
+        waiting = self._new or self._again.keys() - self.taken
+        return bool(self.problems or self._left_alone or waiting or self.beyond or self._reading is not None)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether there are names that the reading that is under way has not come to."""
+        return self._reading is not None
 
     @property
     def unshown(self) -> int:
         """Segments of this name that are not read, beside those in `problems`."""
         return max(0, len(self._left_alone) + self.beyond - len(self.problems))
 
-    def _read_names(self, now: float, at_once: bool) -> list[str] | None:
-        """The segments of this Agent's name; None where they are those that they were, or it is too soon. Raises OSError."""
-        if now < self._next_reading and not at_once:
-            return None
-        changed = os.stat(self.directory).st_mtime_ns
-        is_same = changed == self._changed
-        if is_same and self._is_settled:
-            return None
-        names, count = [], 0
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                count += 1
-                if entry.name.startswith(self._prefix) and layouts.segment_agent(entry.name) == self._agent:
-                    names.append(entry.name)
-        self._is_settled = is_same and now - self._read_at >= SETTLED_SECONDS
-        self._changed, self._read_at, self._next_reading = changed, now, now + count * ENTRY_SECONDS
-        return names
+    def _read_names(self, now: float, at_once: bool) -> None:
+        """Read some of the names, unless they are those that they were, or it is too soon; what is not known waits to be tried.
 
-    def _forget(self, found: set[str]) -> None:
-        """What is gone is no problem any more."""
+        Raises OSError.
+        """
+        reading, self._reading = self._reading, None  # should it fail, it is begun anew
+        if reading is None:
+            if now < self._next_reading and not at_once:
+                return
+            changed = os.stat(self.directory).st_mtime_ns
+            if changed == self._changed and self._is_settled:
+                return
+            # where more are unknown than may wait, others are taken each time
+            begin = self._turn % self._unknown if self._unknown > MAX_LEFT_ALONE - len(self._new) else 0
+            reading = _Reading(_names_in(self.directory), changed, now, begin)
+        before = reading.count
+        for name in islice(reading.names, MAX_LISTED):
+            reading.count += 1
+            if name.startswith(self._prefix) and layouts.segment_agent(name) == self._agent:
+                self._meet(name, reading)
+        if reading.count - before < MAX_LISTED:
+            self._end_reading(reading, now)
+        else:
+            self._reading = reading
+
+    def _meet(self, name: str, reading: _Reading) -> None:
+        """A segment of this Agent's name is there."""
+        if name in self.problems:
+            reading.known.add(name)
+        if any(name in some for some in (self.open, self._left_alone, self._new, self._again)):
+            reading.known.add(name)
+            return
+        reading.unknown += 1
+        if reading.unknown > reading.begin and len(self._new) < MAX_LEFT_ALONE:
+            self._new[name] = None
+            reading.known.add(name)
+            reading.queued += 1
+            self._turn += 1
+
+    def _end_reading(self, reading: _Reading, now: float) -> None:
+        """All names were read: what is gone is no problem any more."""
+        found = reading.known
         self.taken &= found
         for known in (self._unmade, self._left_alone, self._new, self._again, self.problems):
             for name in [name for name in known if name not in found]:
                 del known[name]
+        self._unknown = reading.unknown
+        self.beyond = reading.unknown - reading.queued
+        self._is_settled = reading.changed == self._changed and reading.began - self._read_at >= SETTLED_SECONDS
+        self._changed, self._read_at, self._next_reading = reading.changed, reading.began, now + reading.count * ENTRY_SECONDS
 
-    def _queue(self, names: list[str]) -> None:
-        """Have those that are not known tried, as many as may wait; of more, others the next time."""
-        known = (self.open, self._left_alone, self._new, self._again)
-        unknown = [name for name in names if not any(name in some for some in known)]
-        room = MAX_LEFT_ALONE - len(self._new)
-        self.beyond = max(0, len(unknown) - room)
-        if self.beyond:
-            begin = self._turn % len(unknown)
-            self._turn += room
-            unknown = [*unknown[begin:], *unknown[:begin]][:room]
-        self._new.update(dict.fromkeys(unknown))
+    def _read_anew(self) -> None:
+        """Something is known by now that the last reading of the names, or the one under way, has not seen."""
+        self._changed, self._reading = -1, None
 
     def _changed_ones(self) -> list[str]:
         """Of what is left alone, those that are other files now. A part of them is looked at, in turn."""
@@ -279,7 +369,7 @@ class Rings:
         self.open.pop(ring.name, None)
         try:
             if self.vanished(ring):
-                self._changed = -1  # what has its name by now was not looked at: the names are read anew
+                self._read_anew()  # what has its name by now was not looked at
             else:
                 os.unlink(self.path(ring.name))
         except OSError as error:

@@ -2,7 +2,7 @@
 
 1. Folded are Types of Taba's own that have an edge, in versions that all Servers merge: `allow` says which these are by now.
 2. A column is folded whole or not at all: one with MIN_EVENTS at least, whose times lie from 0 to MAX_EDGE_TIME and span at most
-   EDGE_SECONDS, whose values are finite floats, and whose State takes a MAX_SHARE-th of its events' bytes at the most.
+   EDGE_SECONDS, whose values are floats up to MAX_EDGE_VALUE, and whose State takes a MAX_SHARE-th of its events' bytes at the most.
 3. Events are folded as they lie, in no order: what is folded is neither sorted nor gathered.
 4. A Handler that raises is asked no more until the next start: its Type's events go as they are, and a problem says so.
 """
@@ -20,6 +20,7 @@ from taba.handlers.lookup import EDGE_SECONDS, MAX_EDGE_TIME
 from taba.versions import Edges
 
 MIN_EVENTS = 32  # of a column that is folded: with fewer a State is hardly smaller, and what it costs is by column
+MAX_EDGE_VALUE = 1e290  # either way: what any drain sums up of such is finite, which Servers ask of a State
 MAX_SHARE = 4  # of the bytes of its events, 16 each, a State takes this part at the most
 
 Ints = NDArray[np.int64]
@@ -138,8 +139,8 @@ def _odd(lot: Lot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the chosen columns have a time or a value that may not be folded, or times too far apart."""
     odd = np.zeros(len(chosen), np.bool_)
     first, last = lot.times.min(), lot.times.max()  # NaN where one is: no comparison with it is true
-    if not np.isfinite(lot.values).all():
-        odd[lot.columns[~np.isfinite(lot.values)]] = True
+    if not (lot.values.min() >= -MAX_EDGE_VALUE and lot.values.max() <= MAX_EDGE_VALUE):
+        odd[lot.columns[~(np.abs(lot.values) <= MAX_EDGE_VALUE)]] = True
     if first >= 0 and last <= MAX_EDGE_TIME and last - first <= EDGE_SECONDS:
         return odd
     odd[lot.columns[~((lot.times >= 0) & (lot.times <= MAX_EDGE_TIME))]] = True

@@ -103,7 +103,7 @@ class Loop:
         home.keys.add(self.keeper.keys, now)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)
-        self._slots = Slots(around.shm)
+        self.slots = Slots(around.shm)
         self.pump = RingPump(self.keeper, self.rings, home.register, around.wall(), edge)
         self._sentences: list[str] = []  # the problems of the last look
         self.alive = Alive(self.pump, around.wall, sender_of(around.host, home.name), lambda: self._sentences)
@@ -176,6 +176,8 @@ class Loop:
         own = {**self._own, **more}
         if self._name_problem:
             own["name"] = self._name_problem
+        if self.slots.problem:
+            own["slots"] = self.slots.problem
         if self.home.keys.write_problem:
             own["keys"] = self.home.keys.write_problem
         if self.home.register.problem:
@@ -209,8 +211,8 @@ class Loop:
                     self.home.keys.tick(now)
                     self._observer.looks(now)
                 if now >= self._next_sweep:
-                    self._next_sweep = now + SWEEP_SECONDS
-                    self._slots.sweep()
+                    self.slots.sweep()
+                    self._next_sweep = now + (LOOK_SECONDS if self.slots.is_sweeping else SWEEP_SECONDS)
             else:
                 self.forwarder.pump()
             self._loop_problem = None

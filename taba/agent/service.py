@@ -223,7 +223,7 @@ class AgentService(service.Service):
         servers = list(loop.dispatch.servers.values())
         now, keys = self._reactor.seconds(), loop.home.keys.count
         inputs = self._inputs.describe()
-        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), keys, inputs)
+        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), loop.slots, keys, inputs)
 
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""

@@ -9,11 +9,13 @@ from typing import Any
 import taba
 from taba.agent.admission import MAX_SHOWN
 from taba.agent.backlog import MAX_LANES
+from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
+from taba.client.identity import MAX_SLOTS
 from taba.exposition import Exposed, Point, counter, gauge
 from taba.series import COUNTER, GAUGE
 
@@ -28,6 +30,7 @@ def describe(
     problems: list[str],
     now: float,
     unix_now: float,
+    slots: Slots,
     keys: int = 0,
     inputs: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def describe(
         "batch_version": keeper.version,
         "edge": {"types": dict(pump.edge.allowed), "events": pump.edge.events, "states": pump.edge.states, "failed": pump.edge.failed},
         "keys": {"count": keys, "most": MAX_KEYS},
+        "slots": {"count": slots.count, "of_one_program": slots.most, "most": MAX_SLOTS},
         "lanes": {"count": len(keeper.lanes), "most": MAX_LANES},
         "tabs": rings.admission.total,
         "sums": {

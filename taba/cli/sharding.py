@@ -23,7 +23,7 @@ from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, command_with, form, print_drawn, print_json, print_rows, query_of
 from taba.clocks import make_monotonic
-from taba.errors import TabaError
+from taba.errors import StoreUnavailable, TabaError
 from taba.installing import install_hint
 from taba.query import QueryError, questions
 
@@ -212,13 +212,27 @@ def _upgrade(server: str, timeout: float, store: str | None) -> None:
             wanted = versions.raised(versions.HERE, reads, now)
         except ValueError as error:
             raise click.ClickException(str(error)) from None
-        await write(pools, wanted)  # also where the map says so already: whoever raised it may have been ended before the records did
+        try:
+            await write(pools, wanted)  # also where the map says so already: whoever raised it may have been ended before the records did
+        except StoreUnavailable as error:
+            half = f"not all of the store says version {wanted} ({error}), and what says so already stays"
+            raise click.ClickException(f"{half}: run this again, which finishes it") from None
         return now, wanted
 
     now, wanted = _on_store(_store(server, timeout, store), raise_version)
-    for url in urls:
-        query_of(url, timeout=timeout).shards()  # it looks at the map for that
     print(f"written in version {wanted}, the latest that all {len(urls)} Servers read" + ("" if wanted > now else ": nothing to do"))
+    left: list[str] = []
+    for url in urls:
+        try:
+            query_of(url, timeout=timeout).shards()  # it looks at the map for that
+        except QueryError as error:
+            left.append(f"{url} ({error})")
+    if left:
+        raise click.ClickException(
+            f"{len(left)} of {len(urls)} Servers did not hear of version {wanted}: {'; '.join(left)}. The store says it all the same."
+            " Where such a Server still runs it writes as before until it looks at the store's map: restart it, or run this again where"
+            " it can be asked"
+        )
 
 
 def _told(server: str, timeout: float, store: str | None) -> dict[str, Any]:

@@ -186,7 +186,8 @@ class CounterGroup(ArrayHandler):
         slots = np.zeros(edge.rows, dtype=np.int64)
         np.add.at(slots, rows_in(edge.slot_keys), np.minimum(edge.slot_counts, MAX_COUNT + 1))
         odd = (edge.head["refused"] > 0) | (edge.head["held"] > 0) | (counts == 0) | (slots != counts)
-        odd |= unsound(edge.head["low"], edge.head["high"])
+        odd |= unsound(edge.head["low"], edge.head["high"], edge.head["total"])
+        odd[rows_in(edge.slot_keys[~np.isfinite(edge.slot_totals)])] = True
         refuse(odd, "a State that no edge made")
         return edge, counts
 

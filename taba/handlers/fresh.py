@@ -79,7 +79,7 @@ def counted(counts: Ints, bounds: Ints) -> Ints:
     return sum_rows(np.minimum(counts, MAX_COUNT + 1), bounds)
 
 
-def unsound(low: Floats, high: Floats) -> NDArray[np.bool_]:
-    """Which of these are not the least and the greatest of finite values."""
-    bad: NDArray[np.bool_] = ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
+def unsound(low: Floats, high: Floats, total: Floats) -> NDArray[np.bool_]:
+    """Which of these are not the least and the greatest of finite values, and a finite sum."""
+    bad: NDArray[np.bool_] = ~(np.isfinite(low) & np.isfinite(high) & (low <= high) & np.isfinite(total))
     return bad

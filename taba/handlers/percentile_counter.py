@@ -87,7 +87,7 @@ class PercentileCounter(ArrayHandler):
     def _edge(self, dumps: Sequence[bytes]) -> tuple[SketchStates, Ints]:
         edge = self.load_array(dumps)
         counts = counted(edge.counts, bounds_of(bins_per_row(edge.keys, edge.rows)))
-        odd = (edge.head["refused"] > 0) | (counts == 0) | unsound(edge.head["low"], edge.head["high"])
+        odd = (edge.head["refused"] > 0) | (counts == 0) | unsound(edge.head["low"], edge.head["high"], edge.head["total"])
         refuse(odd, "a State that no edge made")
         return edge, counts
 

@@ -175,8 +175,8 @@ class PercentileGroup(ArrayHandler):
         of_slots = counted(journal.bin_counts, bounds_of(bins_per_row(journal.bin_keys, len(journal.keys))))
         whole = np.zeros(edge.rows, dtype=np.int64)
         np.add.at(whole, rows_in(journal.keys), of_slots)
-        odd = (whole == 0) | (whole != edge.count)
-        odd[rows_in(journal.keys[unsound(journal.lows, journal.highs)])] = True
+        odd = (whole == 0) | (whole != edge.count) | ~np.isfinite(edge.total)
+        odd[rows_in(journal.keys[unsound(journal.lows, journal.highs, journal.totals)])] = True
         for column in edge.tallies.values():
             odd |= column > 0
         refuse(odd, "a State that no edge made")

@@ -64,7 +64,7 @@ class TotalsCounter(ArrayHandler):
 
     def _edge(self, dumps: Sequence[bytes]) -> NDArray[Any]:
         edge = self.load_array(dumps)
-        odd = (edge["refused"] > 0) | (edge["count"] == 0) | unsound(edge["low"], edge["high"])
+        odd = (edge["refused"] > 0) | (edge["count"] == 0) | unsound(edge["low"], edge["high"], edge["total"])
         refuse(odd, "a State that no edge made")
         return edge
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keys as module
 from taba.agent.database import Transaction
-from taba.agent.keys import RETRY_SECONDS, Keys
+from taba.agent.keys import MAX_KEYS, RETRY_SECONDS, Keys
 from taba.batch import KeyPart
 
 
@@ -82,6 +82,23 @@ class KeysTests(SynchronousTestCase):
         self.keys = Keys(self.keys.path)
         found = [self.keys.digest(part(number).key) for number in (2, 10_001, 10_002)]
         self.assertEqual(found, [b"d" * 16, b"d" * 16, None])
+
+    def test_as_many_are_remembered_as_may_be_and_of_one_more_the_oldest_is_not_after_a_restart_too(self) -> None:
+        self.assertEqual(self.keys._most, MAX_KEYS)
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=3)
+
+        def known() -> list[int]:
+            return [number for number in range(6) if self.keys.digest(part(number).key) is not None]
+
+        self.keys.add([part(0), part(1), part(2), part(1)], 0.0)
+        self.assertEqual((known(), self.keys.count), ([0, 1, 2], 3))
+        self.keys.add([part(3)], 0.0)
+        self.assertEqual((known(), self.keys.count), ([1, 2, 3], 3))
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=3)
+        self.keys.add([part(2), part(4), part(5)], 0.0)
+        self.assertEqual((known(), self.keys.count), ([3, 4, 5], 3))
 
     def test_of_what_a_full_disk_does_not_take_so_many_are_known_and_one_past_them_is_not(self) -> None:
         self.patch(module, "MAX_UNWRITTEN", 3)

@@ -75,8 +75,10 @@ class Rules(SynchronousTestCase):
         for all_of, is_folded in {0.0: True, MAX_EDGE_TIME: True, MAX_EDGE_TIME + 1: False, MAX_TIME: False, -0.5: False}.items():
             self.assertEqual(self.is_folded([all_of] * EVENTS, [1.0] * EVENTS), is_folded, all_of)
 
-    def test_values_are_finite(self) -> None:
-        for odd, is_folded in {1e308: True, math.nan: False, math.inf: False, -math.inf: False}.items():
+    def test_values_are_such_that_no_sum_of_theirs_is_beyond_all_floats(self) -> None:
+        most, beyond = edge.MAX_EDGE_VALUE, math.nextafter(edge.MAX_EDGE_VALUE, math.inf)
+        odds = {most: True, -most: True, beyond: False, -beyond: False, math.nan: False, math.inf: False, -math.inf: False}
+        for odd, is_folded in odds.items():
             self.assertEqual(self.is_folded([1000.0] * (EVENTS + 1), [1.0] * EVENTS + [odd]), is_folded, odd)
 
     def test_what_is_odd_of_one_column_keeps_no_other_from_being_folded(self) -> None:

@@ -333,6 +333,64 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual((rings.beyond, len(rings._left_alone)), (12, 8))
         self.assertEqual(rings.unshown + len(rings.problems), 20)
 
+    def test_names_are_read_a_part_in_a_look_however_many_there_are(self) -> None:
+        self.patch(discover, "MAX_LISTED", 4)
+        self.patch(discover, "MAX_LEFT_ALONE", 8)
+        self.flood(30)
+        producer = self.make_ring()
+        self.addCleanup(producer.die)
+        calls, rings = self.counted(), Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        rings.scan((), 1.0)
+        self.assertTrue(rings.is_reading and rings.has_unread and rings.has_changed(1.0))
+        self.assertLessEqual((len(rings._new), len(rings._left_alone)), (4, 4))
+        looks, now = 1, 1.0
+        while not rings.open:
+            if not rings.is_reading:
+                now += 1.0
+                os.utime(self.shm, ns=(0, int(now * 1e9)))
+            rings.scan((), now)
+            looks += 1
+            self.assertLess(looks, 200)
+        self.assertEqual(list(rings.open), [producer.name])
+        while rings.is_reading:
+            rings.scan((), now)
+        os.utime(self.shm, ns=(0, 0))
+        calls.clear()
+        os.unlink(f"{self.shm}/{layouts.segment_name(AGENT, bytes(8))}")
+        for look in range(31 // 4):
+            rings.scan((), now + 5.0)
+            self.assertTrue(rings.is_reading, look)
+        rings.scan((), now + 5.0)
+        self.assertEqual((rings.is_reading, calls["scandir"]), (False, 1))
+        self.assertEqual(rings.unshown + len(rings.problems), 29)
+        self.assertEqual(list(rings.open), [producer.name])
+
+    def test_slots_are_counted_a_part_in_a_look_and_a_program_that_has_all_is_a_problem(self) -> None:
+        self.patch(discover, "MAX_LISTED", 4)
+        self.patch(discover, "MAX_SLOTS", 6)
+        self.flood(9)
+        for program, slots in (("1" * 16, 5), ("2" * 16, 3)):
+            for number in range(slots):
+                path = Path(f"{self.shm}/taba-slot.{program}.{number}")
+                path.touch(0o600)
+                os.chown(path, NOBODY, NOBODY)
+        found = discover.Slots(self.shm)
+
+        def swept() -> int:
+            found.sweep()
+            calls = 1
+            while found.is_sweeping:
+                self.assertEqual(found.sweep(), 0)
+                calls += 1
+            return calls
+
+        self.assertEqual((swept(), found.count, found.most, found.problem), (5, 8, 5, None))
+        Path(f"{self.shm}/taba-slot.{'1' * 16}.99").touch()
+        swept()
+        self.assertEqual((found.count, found.most), (9, 6))
+        self.assertIn(f"all 6 slots of one program are taken (ls -l {self.shm}/taba-slot.{'1' * 16}.0 says whose)", str(found.problem))
+
     def test_a_range_of_a_ring_that_was_not_yet_tried_is_kept(self) -> None:
         self.patch(discover, "MAX_TRIED", 1)
         self.flood(3)

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import tallies
 from taba.agent.directory import Tab
+from taba.agent.discover import Slots
 from taba.agent.problems import Problems, Space
 from taba.agent.status import describe
 from taba.agent.tallies import Sorted, Tallies, lots_of, tally_of
@@ -426,5 +427,5 @@ class Drained(SynchronousTestCase):
         sentence = problems.look(world.now, {})["sums"]
         self.assertIn("4 Tabs are not among the sums", sentence)
         self.assertIn("8 events of others had no room; scrape a Server", sentence)
-        told = describe("a", world.keeper, world.pump, [], [], world.now, 0.0)["sums"]
+        told = describe("a", world.keeper, world.pump, [], [], world.now, 0.0, Slots(world.shm))["sums"]
         self.assertEqual((told["kept"], told["cut"], told["left_out"]), (1, 4, {"no_room": 8, "not_finite": 0}))

@@ -107,7 +107,7 @@ class Merging(SynchronousTestCase):
             self.assertEqual((outcome.folded, outcome.dead), (11, {"bad_column": 30}), handler.type)
             self.assertEqual(len(self.letters(store)), len(bad))
 
-    def test_no_state_has_counts_that_wrap_to_those_that_it_is_said_to_have_nor_a_least_or_greatest_value_that_no_event_has(self) -> None:
+    def test_no_state_has_counts_that_wrap_to_those_that_it_is_said_to_have_nor_sums_or_extremes_that_no_event_has(self) -> None:
         wraps = np.array([2**62] * 4 + [5])  # which sum up to 5, where a number has 64 bits
 
         def wrap_bins(states: Any) -> None:
@@ -126,11 +126,24 @@ class Merging(SynchronousTestCase):
 
             return change
 
+        def sum_up(value: float, is_slot: bool) -> Callable[[Any], None]:
+            def change(states: Any) -> None:
+                if is_slot:
+                    (states.journal.totals if hasattr(states, "journal") else states.slot_totals)[-1] = value
+                elif hasattr(states, "journal"):
+                    states.total[0] = value
+                else:
+                    getattr(states, "head", states)["total"][0] = value
+
+            return change
+
         extremes = [extreme("low", -inf), extreme("high", inf), extreme("low", nan), extreme("high", nan)]
         for handler in HANDLERS.values():
             good = at_edge(A, handler, [1.0, 2.0, 4.0, 8.0, 16.0], times=[1000.0, 980.0, 960.0, 940.0, 945.0])
             assert isinstance(good.values, AtEdge)
-            changes = [*extremes, *([] if handler is TOTALS else [wrap_bins]), *([wrap_slots] if handler is COUNTERS else [])]
+            whose = (False, True) if handler.further_parts else (False,)
+            totals = [sum_up(value, is_slot) for value in (inf, -inf, nan) for is_slot in whose]
+            changes = [*extremes, *totals, *([] if handler is TOTALS else [wrap_bins]), *([wrap_slots] if handler is COUNTERS else [])]
             for change in changes:
                 states = handler.load_array([good.values.dump])
                 change(states)
