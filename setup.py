@@ -1,18 +1,23 @@
-"""The one thing that setup.cfg cannot say: the optional C accelerator of the client."""
+"""The one thing that setup.cfg cannot say: the optional parts in C."""
 
 import sysconfig
 
 from setuptools import Extension, setup
 
+FLAGS = ("-std=c11", "-O3", "-fvisibility=hidden", "-fno-semantic-interposition")
 HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
-accelerator = Extension(
-    "taba.client._accelerator",
-    sources=["taba/client/_accelerator.c"],
-    depends=["setup.py", *(f"taba/client/_{name}.h" for name in HEADERS)],
-    extra_compile_args=["-std=c11", "-O3", "-fvisibility=hidden", "-fno-semantic-interposition"],
-    optional=True,  # without a compiler the pure-Python ring works, with the same layout
-)
 
-# a build without the GIL uses the pure-Python ring with its lock: the accelerator relies on the GIL
-setup(ext_modules=[] if sysconfig.get_config_var("Py_GIL_DISABLED") else [accelerator])
+def part(module: str, *headers: str) -> Extension:
+    """`module`, of a file in C and its headers. Without a compiler Python does the same, with the same layouts, more slowly."""
+    source = module.replace(".", "/") + ".c"
+    return Extension(module, sources=[source], depends=["setup.py", *headers], extra_compile_args=list(FLAGS), optional=True)
+
+
+PARTS = [
+    part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
+    part("taba.server.ask._writing"),
+]
+
+# a build without the GIL uses what is written in Python: these parts rely on the GIL
+setup(ext_modules=[] if sysconfig.get_config_var("Py_GIL_DISABLED") else PARTS)

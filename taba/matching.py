@@ -40,6 +40,9 @@ def simple_matcher(pattern: str) -> Matcher | None:
                 return None
             alternatives[-1][-1] += character
             position += 1
+    if len(alternatives) == 1:
+        [only] = alternatives
+        return lambda text: _matches(only, text)
     return lambda text: any(_matches(pieces, text) for pieces in alternatives)
 
 

@@ -103,10 +103,10 @@ class Packaging(SynchronousTestCase):
                 self.assertIn(part, line)
         self.assertRegex(self.call(str(binaries / "taba"), "--version").stdout, r"\d+\.\d+\.\d+")
 
-    def test_the_sdist_holds_all_that_the_accelerator_is_made_of(self) -> None:
+    def test_the_sdist_holds_all_that_the_parts_in_c_are_made_of(self) -> None:
         with tarfile.open(self.sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
-        made_of = {str(path.relative_to(ROOT)) for path in (ROOT / "taba/client").glob("*.[ch]")}
+        made_of = {str(path.relative_to(ROOT)) for path in (ROOT / "taba").rglob("*.[ch]")}
         self.assertGreater(len(made_of), 1)
         self.assertEqual(made_of - names, set())
         self.assertLessEqual({"setup.py", "setup.cfg", "pyproject.toml", "LICENSE", "taba/py.typed"}, names)

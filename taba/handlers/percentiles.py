@@ -7,7 +7,7 @@ count, code, count … of the sketch (see `taba.handlers.sketch`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from taba.handlers.ragged import Floats, Ints, bounds_of, sum_rows
 from taba.handlers.sketch import PERMILLES, codes_in, gather_bins, quantiles
 
-_NAMES = tuple(PERMILLES)
+_NOTHING = (None,) * len(PERMILLES)
+_KEYS = ("count", "total", "min", "max", *PERMILLES, "_bins")
 _PERMILLES = tuple(PERMILLES.values())
 
 
@@ -28,15 +29,12 @@ def percentiles(codes: Ints, counts: Ints, bins: Ints, totals: Floats, lows: Flo
     pairs[0::2], pairs[1::2] = codes, counts
     flat = pairs.tolist()
     ends = (2 * edges).tolist()
-    total, low, high = totals.tolist(), lows.tolist(), highs.tolist()
+    columns = (totals.tolist(), lows.tolist(), highs.tolist())
+    spans = pairwise(ends)
     result = []
-    for row, count in enumerate(row_counts):
-        if count:
-            p = {"count": count, "total": total[row], "min": low[row], "max": high[row], **dict(zip(_NAMES, found[row], strict=True))}
-        else:
-            p = {"count": 0, "total": 0.0, "min": None, "max": None, **dict.fromkeys(_NAMES)}
-        p["_bins"] = flat[ends[row] : ends[row + 1]]
-        result.append(p)
+    for count, total, low, high, several, (start, end) in zip(row_counts, *columns, found, spans, strict=True):
+        values = (count, total, low, high, *several, flat[start:end]) if count else (0, 0.0, None, None, *_NOTHING, flat[start:end])
+        result.append(dict(zip(_KEYS, values, strict=True)))
     return result
 
 

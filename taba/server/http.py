@@ -17,11 +17,11 @@ from taba.calls import Answer, Call, HTTPError
 from taba.codes import uppers_of
 from taba.errors import StoreUnavailable, UnknownVersion
 from taba.events import NotCovered, events_route, key_part, reading
-from taba.handlers.lookup import Lookup, shown
+from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
-from taba.server.ask.answering import aggregate_as_json, dumped
+from taba.server.ask.answering import aggregate_as_json, aggregate_written, dumped, projection_written, written
 from taba.server.ask.answers import Aggregated, Page, Unanswered
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
@@ -254,8 +254,9 @@ class Routes:
         types, further = await self._refusing(query.types(_filter(call), _page(call)))
         if call.values["detail"]:
             told = each_meaning(self._reader(call, reachable), types)
-            return _by_name(call, ((name, what, dumped(what)) async for name, what in told), reachable, further)
-        return _by_name(call, _each((name, type, type) for name, type in types.items()), reachable, further)
+            return _by_name(call, ((name, dumped(what)) async for name, what in told), reachable, further)
+        kinds = types if call.wants_text else {name: dumped(type) for name, type in types.items()}
+        return _by_name(call, _each(kinds.items()), reachable, further)
 
     async def projections(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
@@ -273,12 +274,12 @@ class Routes:
                 head = item.tab if wants_text else json.dumps(item.tab, ensure_ascii=False)
                 yield ("" if under_way is None else end if wants_text else end + between) + head + colon
             if list(item.projections) == [""]:  # what is away, whoever its Clients are
-                pieces = [json.dumps(_shown(item.projections[""]), ensure_ascii=False)[1:-1]]
+                pieces = [projection_written(item.projections[""])[1:-1]]
             elif wants_text:
                 rendered = await query.render(item.type, list(item.projections.values()))
                 pieces = [f"{client}: {text}" for client, text in zip(item.projections, rendered, strict=True)]
             else:
-                pieces = [f"{json.dumps(client)}: {dumped(_shown(projection))}" for client, projection in item.projections.items()]
+                pieces = [f"{json.dumps(client)}: {projection_written(projection)}" for client, projection in item.projections.items()]
             text, under_way = (between if under_way == item.tab else "") + between.join(pieces), item.tab
             del item, pieces  # ten times as large as their text: nobody holds them for a reader that has stopped reading
             yield text
@@ -291,9 +292,9 @@ class Routes:
 
         wants_text = call.wants_text
 
-        async def each() -> AsyncIterator[tuple[str, Any, str]]:
+        async def each() -> AsyncIterator[tuple[str, str]]:
             async for name, item in query.aggregates(asked):
-                yield name, None if wants_text else aggregate_as_json(item), await self._rendered(item) if wants_text else ""
+                yield name, await self._rendered(item) if wants_text else aggregate_written(item)
 
         return _by_name(call, each(), reachable, asked.next)
 
@@ -312,10 +313,9 @@ class Routes:
         query, reachable = self._asked(call)
         asked = await self._refusing(query.ask(_filter(call), (), True, _page(call)))
 
-        async def each() -> AsyncIterator[tuple[str, Any, str]]:
+        async def each() -> AsyncIterator[tuple[str, str]]:
             async for name, past in query.slots(asked):
-                content = _past(past)
-                yield name, content, dumped(content) if call.wants_text else ""
+                yield name, _past(past)
 
         return _by_name(call, each(), reachable, asked.next)
 
@@ -328,7 +328,7 @@ class Routes:
         meanings = await meanings_of(self._reader(call, reachable), {row["name"]: row["type"] for row in rows})
         texts: list[str] = []
         async for some in in_slices(rows, SLICE_ROWS, query.breathe):
-            texts += [dumped(shown({**row, "unit": meanings[row["name"]]["unit"]})) for row in some]
+            texts += [written({**row, "unit": meanings[row["name"]]["unit"]}) for row in some]
         return Answer(
             f"[{', '.join(texts)}]\n".encode(),
             text=lambda: "".join(f"{row['name']}: {text}\n" for row, text in zip(rows, texts, strict=True)),
@@ -345,7 +345,7 @@ class Routes:
         asked = await self._refusing(query.ask(_filter(call)))
         shares = self._overview.of(query).who(asked, path, call.values["limit"])
         found = with_units(self._reader(call, reachable), asked.chosen, shares)
-        return _by_name(call, ((name, one, dumped(one)) async for name, one in found), reachable)
+        return _by_name(call, ((name, dumped(one)) async for name, one in found), reachable)
 
     async def stream(self, call: Call) -> Answer:
         call.listen()  # a newcomer's place would be held for the whole first look
@@ -407,7 +407,7 @@ class Routes:
             records = await self._jobs.list(call.values["id"])
         except UnknownJob as error:
             raise HTTPError(404, "unknown_job", str(error)) from None
-        return _rows(call, _each((record, _job_line(record)) for record in records))
+        return _rows(call, _each((dumped(record), _job_line(record)) for record in records))
 
     async def cancel_job(self, call: Call) -> Answer:
         try:
@@ -448,16 +448,16 @@ class Routes:
     async def dead_letters(self, call: Call) -> Answer:
         letters = newest_letters(self._router, call.values["limit"], self._query.breathe)
 
-        async def pieces() -> AsyncIterator[tuple[Any, str]]:
+        async def pieces() -> AsyncIterator[tuple[str, str]]:
             async for event in letters:
-                content = shown(event)
-                yield content, dumped(content) + "\n"
+                text = written(event)
+                yield text, text + "\n"
 
         return _rows(call, pieces())
 
     async def notes(self, call: Call) -> Answer:
         found = [note.shown() for note in await self._notes.list()]
-        return _rows(call, _each((note, f"{note['time']:.3f} {dumped(note['text'])}\n") for note in found))
+        return _rows(call, _each((dumped(note), f"{note['time']:.3f} {dumped(note['text'])}\n") for note in found))
 
     async def note(self, call: Call) -> Answer:
         try:
@@ -508,19 +508,19 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 def _by_name(
-    call: Call, items: AsyncIterator[tuple[str, Any, str]], reachable: Reachable | None = None, further: str | None = None
+    call: Call, items: AsyncIterator[tuple[str, str]], reachable: Reachable | None = None, further: str | None = None
 ) -> Answer:
-    """An answer of (name, what JSON has of it, its text for people), one Tab a line for people."""
+    """An answer of (name, what is said of it: JSON, or a text for people), one Tab a line for people."""
 
     wants_text = call.wants_text
 
     async def pieces() -> AsyncIterator[str]:
         before = "{"
-        async for name, content, text in items:
+        async for name, text in items:
             if wants_text:
                 yield f"{name}: {text}\n"
             else:
-                yield f"{before}{dumped(name)}: {dumped(content)}"
+                yield f"{before}{dumped(name)}: {text}"
                 before = ", "
         if not wants_text:
             yield "{}\n" if before == "{" else "}\n"
@@ -530,11 +530,11 @@ def _by_name(
 
 def _listed(call: Call, names: Iterable[str], reachable: Reachable, further: str | None) -> Answer:
     """An answer that is a list of names."""
-    return _rows(call, _each((name, f"{name}\n") for name in names), reachable, further)
+    return _rows(call, _each((dumped(name), f"{name}\n") for name in names), reachable, further)
 
 
-def _rows(call: Call, rows: AsyncIterator[tuple[Any, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
-    """An answer that is a list, of (what JSON has of one, its line for people)."""
+def _rows(call: Call, rows: AsyncIterator[tuple[str, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
+    """An answer that is a list, of (JSON of one, its line for people)."""
 
     wants_text = call.wants_text
 
@@ -544,7 +544,7 @@ def _rows(call: Call, rows: AsyncIterator[tuple[Any, str]], reachable: Reachable
             if wants_text:
                 yield text
             else:
-                yield before + dumped(content)
+                yield before + content
                 before = ", "
         if not wants_text:
             yield "[]\n" if before == "[" else "]\n"
@@ -574,15 +574,12 @@ def _job_line(record: Mapping[str, Any]) -> str:
     return f"{record['id']} {record['kind']} {record['state']} {record['done']}/{record['total']} {record['message']}\n"
 
 
-def _shown(projection: Any) -> Any:
-    return {"error": projection.error} if isinstance(projection, Unanswered) else shown(projection)
-
-
-def _past(past: Past | Unanswered) -> Any:
+def _past(past: Past | Unanswered) -> str:
+    """JSON of it."""
     if isinstance(past, Unanswered):
-        return {"error": past.error}
+        return dumped({"error": past.error})
     ever = {key: value for key, value in _slot(past.ever).items() if key not in ("start", "end")}
-    return shown({"since": past.since, "slots": [_slot(slot) for slot in past.slots], "ever": ever})
+    return written({"since": past.since, "slots": [_slot(slot) for slot in past.slots], "ever": ever})
 
 
 def _slot(slot: Slot) -> dict[str, Any]:

@@ -137,9 +137,12 @@ def state_fields(tab: str, clients: Iterable[str], further_parts: int) -> list[b
     if not further_parts:
         return [f"{head}{client}".encode() for client in clients]
     found: list[bytes] = []
+    tails = part_fields(b"", further_parts)
     for client in clients:
         field = f"{head}{client}".encode()
-        found += (field, *part_fields(field, further_parts))
+        found.append(field)
+        for tail in tails:
+            found.append(field + tail)
     return found
 
 

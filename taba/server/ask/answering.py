@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from taba.handlers.lookup import shown
-from taba.server.ask.answers import Aggregated
+from taba.server.ask.answers import Aggregated, Unanswered
 
 
 def dumped(content: Any) -> str:
@@ -17,7 +18,42 @@ def dumped(content: Any) -> str:
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
+def written(value: Any) -> str:
+    """JSON of what is shown of `value`: `dumped(shown(value))`, in C where that was built."""
+    return _write(value, shown)
+
+
+def write_plainly(value: Any, shown: Any) -> str:
+    """The same, in Python."""
+    return dumped(shown(value))
+
+
+def _writer() -> Any:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return write_plainly  # importing it would switch the GIL on for everybody
+    try:
+        from taba.server.ask import _writing  # type: ignore[attr-defined]
+    except ImportError:  # not built
+        return write_plainly
+    return _writing.write
+
+
+_write = _writer()
+
+
 def aggregate_as_json(item: Aggregated) -> Any:
     """An Aggregate, and what is wrong with it."""
     content = {} if item.aggregate is None else shown(item.aggregate)
     return content if item.error is None else {**content, "error": item.error}
+
+
+def aggregate_written(item: Aggregated) -> str:
+    """The same, as JSON."""
+    if item.error is None and item.aggregate is not None:
+        return written(item.aggregate)
+    return dumped(aggregate_as_json(item))
+
+
+def projection_written(projection: Any) -> str:
+    """A Projection, or why there is none, as JSON."""
+    return dumped({"error": projection.error}) if isinstance(projection, Unanswered) else written(projection)

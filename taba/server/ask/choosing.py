@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from taba.errors import TabaError
 from taba.matching import MatchElsewhere, simple_matcher
-from taba.names import OWN_TABS, bucket_of
+from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.ask.filters import Filter, base_of, has_labels, pattern_of
 from taba.server.ask.index import Index, Looked
+from taba.server.fold.cycle import bucket_of
 from taba.server.fold.deadletters import address_of
 from taba.server.router import IsReader
 from taba.server.work.sandbox import PatternRefused
@@ -222,8 +223,9 @@ class Chooser:
     async def _clients_of(self, tabs: Sequence[str], wanted: Filter) -> dict[str, list[str]]:
         """Tab → its Clients, sorted; at least those of them that are wanted."""
         by_bucket: dict[int, list[str]] = {}
+        buckets = self._router.buckets
         for tab in tabs:
-            by_bucket.setdefault(bucket_of(tab, self._router.buckets), []).append(tab)
+            by_bucket.setdefault(bucket_of(tab, buckets), []).append(tab)
         if wanted.clients and not wanted.client_globs and len(wanted.clients) <= FEW_CLIENTS:
             few = sorted(set(wanted.clients))
             asked = [client.encode() for client in few]
@@ -239,7 +241,7 @@ class Chooser:
             {bucket: [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab in of] for bucket, of in by_bucket.items()}
         )
         return {
-            tab: sorted(client.decode() for client in members)
+            tab: sorted(map(bytes.decode, members))
             for bucket, of in by_bucket.items()
             for tab, members in zip(of, replies[bucket], strict=True)
         }

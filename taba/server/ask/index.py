@@ -86,7 +86,7 @@ class Index:
             changes, dead = _counted(pairs)
             known = self._known.get(bucket)
             if known is not None and known.changes == changes:
-                found[bucket] = self._known[bucket] = known._replace(dead=dead)
+                found[bucket] = self._known[bucket] = known if known.dead == dead else known._replace(dead=dead)
             else:
                 changed.append(bucket)
         if changed:

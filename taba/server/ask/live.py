@@ -21,7 +21,7 @@ from taba.bounds import KiB, MiB
 from taba.broadcast import Broadcast, Said, event
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
-from taba.server.ask.answering import aggregate_as_json, dumped
+from taba.server.ask.answering import aggregate_written, dumped
 from taba.server.ask.answers import Asked
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
@@ -190,7 +190,7 @@ class _Question:
         if stale:
             chosen = asked.chosen._replace(tabs=stale)
             async for name, item in query.aggregates(asked._replace(chosen=chosen)):
-                text = f"{dumped(name)}: {dumped(aggregate_as_json(item))}"
+                text = f"{dumped(name)}: {aggregate_written(item)}"
                 if len(text) > MAX_TAB_CHARS:
                     text = _left_out(name, f"its Aggregate takes {len(text)} characters; in an event one Tab has {MAX_TAB_CHARS}")
                 # of one that is away the text says why, and it is looked for again

@@ -28,6 +28,7 @@ from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.cycle import bucket_of
+from taba.server.keys import ABSENT, unframe
 from taba.server.router import IsReader, IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
@@ -361,9 +362,9 @@ class Query:
         lot: list[_Part] = []
         size = 0
         async for tab, clients in self._chooser.each_clients_of(chosen.tabs, wanted):
-            step = len(clients) if is_whole else most
+            step = len(clients) if is_whole or len(clients) < most else most
             for start in range(0, len(clients) or 1, step or 1):
-                some = clients[start : start + step]
+                some = clients[start : start + step] if step < len(clients) else clients
                 lot.append(_Part(tab, some, start + len(some) >= len(clients)))
                 size += len(some) + 1
                 if size >= most:
@@ -515,15 +516,19 @@ class Query:
         fields: dict[int, list[bytes]] = {}
         places: list[tuple[str, str, list[str], int, int, int]] = []  # Tab, Type, Clients, bucket, first field, parts of each
         found: dict[str, dict[str, Any]] = {}
+        buckets = self._router.buckets
+        known: dict[str, int] = {}  # Type → its further parts; −1: it has no Handler
         for tab, clients, is_last in lot:
             if tab in chosen.dead:
                 continue
             type = chosen.type_of(tab)
-            if self._bench.get(type) is None:
+            if type not in known:
+                known[type] = -1 if self._bench.get(type) is None else further_parts(self._bench, type)
+            further = known[type]
+            if further < 0:
                 found.setdefault(tab, {}).update(dict.fromkeys(clients, Unanswered(f"no Handler of Type {type}")))
                 continue
-            bucket = bucket_of(tab, self._router.buckets)
-            further = further_parts(self._bench, type)
+            bucket = bucket_of(tab, buckets)
             if is_last and not wanted.is_about_clients and RETIRED_CLIENT not in clients:
                 # what was merged since the Clients were read is there, in the same command that no longer finds the others
                 clients = [*clients, RETIRED_CLIENT]
@@ -543,7 +548,7 @@ class Query:
                 if contents[first] is None:
                     continue  # deleted between the two reads
                 try:
-                    states.append([keys.unframe(content) for content in contents[first : first + count]])
+                    states.append([ABSENT if content is None else unframe(content) for content in contents[first : first + count]])
                 except ValueError as error:
                     self._count(type, str(error))
                     found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
