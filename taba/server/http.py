@@ -507,9 +507,7 @@ async def _each(items: Iterable[Any]) -> AsyncIterator[Any]:
         yield item
 
 
-def _by_name(
-    call: Call, items: AsyncIterator[tuple[str, str]], reachable: Reachable | None = None, further: str | None = None
-) -> Answer:
+def _by_name(call: Call, items: AsyncIterator[tuple[str, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
     """An answer of (name, what is said of it: JSON, or a text for people), one Tab a line for people."""
 
     wants_text = call.wants_text

@@ -20,7 +20,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 def written(value: Any) -> str:
     """JSON of what is shown of `value`: `dumped(shown(value))`, in C where that was built."""
-    return _write(value, shown)
+    text: str = _write(value, shown)
+    return text
 
 
 def write_plainly(value: Any, shown: Any) -> str:

@@ -31,7 +31,9 @@ PLAIN = (
     | st.sampled_from([0.0, -0.0, 17.0, 2.0**63, -(2.0**63), 2.0**63 - 1024, 5e-324, 1.7976931348623157e308, 0.1, 1e22, 123456.789e3])
     | st.text(max_size=20)
 )
-ODD = st.binary(max_size=8) | st.just(Text("of a kind")) | st.just(Whole(17)) | st.complex_numbers() | st.sets(st.integers(0, 9), max_size=1)
+ODD = (
+    st.binary(max_size=8) | st.just(Text("of a kind")) | st.just(Whole(17)) | st.complex_numbers() | st.sets(st.integers(0, 9), max_size=1)
+)
 KEYS = st.text(max_size=6) | st.sampled_from(["_bins", "_", "p99.9"]) | st.binary(max_size=4) | st.integers(0, 9) | st.just(Text("_own"))
 VALUES = st.recursive(
     PLAIN | ODD,
