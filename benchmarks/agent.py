@@ -224,8 +224,8 @@ def _move(effort: Effort, environ: dict[str, str], directory: Path) -> list[Row]
                 keeper.tick(draining.now, NOW)
                 is_moving = keeper.spool.batches > before
                 turns += [(time.perf_counter() - start) * 1000] * is_moving
-        if sum(worker.ask("counts")["dropped"] for worker in draining.workers) or keeper.dropped:
-            raise RuntimeError(f"events were dropped: {dict(keeper.dropped)}")
+        if sum(worker.ask("counts")["dropped"] for worker in draining.workers) or keeper.books.dropped:
+            raise RuntimeError(f"events were dropped: {dict(keeper.books.dropped)}")
     note = f"of {len(turns)}, in {keeper.moves} moves, disk and all, by the clock; of {filled * RINGS * BRIM:,} events none dropped"
     figure = Figure(max(turns), min(turns), max(turns), len(turns))
     return [Row("a move to the spool: the longest turn", figure, "ms", budgets.SPOOL_TURN, note=note)]

@@ -80,11 +80,11 @@ def of_agent(loop: Loop) -> Iterator[Held]:
     # one that has something to send is never given up
     yield Held("MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
     yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), backlog.MAX_SPOOL_LANES + TURN_BATCHES)
-    yield Held("MAX_SETTLING", len(held._settling), books.MAX_SETTLING + backlog.SPOOL_ROWS)
-    yield Held("REFUSALS_SHOWN", len(held.refusals), books.REFUSALS_SHOWN)
+    yield Held("MAX_SETTLING", len(held.books.settling), books.MAX_SETTLING + backlog.SPOOL_ROWS)
+    yield Held("REFUSALS_SHOWN", len(held.books.refusals), books.REFUSALS_SHOWN)
     yield Held("outbox", held.outbox.used, held.outbox.capacity)
     yield Held("spool", held.spool.used, held.spool.bound)
-    yield Held("MAX_OPENED", len(held.openings.fields()), openings.MAX_OPENED)
+    yield Held("MAX_OPENED", len(held.books.openings.fields()), openings.MAX_OPENED)
     yield Held("MAX_SERVERS", len(loop.dispatch.servers), dispatch.MAX_SERVERS)
     for server in loop.dispatch.servers.values():
         yield Held("MAX_IN_FLIGHT", server.in_flight, dispatch.MAX_IN_FLIGHT)

@@ -343,7 +343,7 @@ class World(Ground):
         dropped: Counter[str] = Counter()
         loop = self.loop
         if loop is not None:
-            dropped += loop.keeper.totals() + loop.pump.live_drops()
+            dropped += loop.keeper.books.totals() + loop.pump.live_drops()
         return dropped
 
     def figures(self) -> Counter[str]:
@@ -416,7 +416,7 @@ class World(Ground):
         doubtful += sum(len(numbers) for poster in posted for numbers in poster.doubtful.values())
         loop = self.loop
         assert loop is not None
-        recorded = loop.keeper.recorded + sum(loop.pump.live_drops().values())
+        recorded = loop.keeper.books.recorded + sum(loop.pump.live_drops().values())
         figures, dropped = self.figures(), self.dropped()
         accounted = figures["folded"] + figures["dead"] + sum(dropped.values())
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"

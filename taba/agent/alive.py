@@ -162,7 +162,7 @@ class Alive:
             number = keeper.numbers.get(bucket)
             # without one it went to the spool with the stream before
             stream, number = (b"", 0) if number is None else (keeper.stream, number)
-            self._last[bucket] = Last(stream, number, keeper.acknowledged_batches)
+            self._last[bucket] = Last(stream, number, keeper.books.acknowledged_batches)
         return True
 
     def _is_waiting(self, tab: str) -> bool:
@@ -172,7 +172,7 @@ class Alive:
         if last is None:
             return False
         if last.stream != keeper.stream:  # it moved to the spool, or is about to
-            return keeper.acknowledged_batches == last.acknowledged and bool(keeper.spool.batches or keeper.holds_any)
+            return keeper.books.acknowledged_batches == last.acknowledged and bool(keeper.spool.batches or keeper.holds_any)
         lane = keeper.lanes.get((last.stream, bucket))
         if lane is None:  # fresh batches go into the spool, and this one was not yet taken up
             return bool(keeper.spool.batches)

@@ -4,7 +4,8 @@
 2. What was counted is dirty until a table that says it was published. What was dropped is named until it is settled where it lies.
 3. What was forgotten is noted in the history, so that a store that loses it later is not taken for one that lost events anew.
 
-The books know no socket and no clock; where they publish, and what they read batches from, is their owner's.
+The books know no socket and no clock. They are handed the history, the schedule that is told when a lane is looked at again, and the
+Shelf that has the bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from taba.agent.ages import Moment
 from taba.agent.history import History
@@ -21,7 +22,7 @@ from taba.agent.lanes import MAX_HISTORY, PROBE_SLACK_SECONDS, RETAIN_SECONDS, H
 from taba.agent.openings import Openings
 from taba.agent.outbox import Covered, OutboxFull, Skipped, Table
 from taba.agent.schedule import Schedule
-from taba.agent.spool import Spool, SpoolFull
+from taba.agent.spool import SpoolFull
 from taba.batch import BatchId
 from taba.bounds import MiB
 
@@ -41,15 +42,28 @@ class Refusal(NamedTuple):
     now: float
 
 
-class Books:
-    """A Ledger, but for what batches are read from."""
+class Shelf(Protocol):
+    """Where batches lie, and where a table is published that says what became of them."""
 
-    def __init__(self, spool: Spool, history: History, schedule: Schedule):
-        self.spool, self.history, self.schedule = spool, history, schedule
-        self._spool_retained: deque[tuple[Lane, HeldBatch]] = deque()
-        self._to_forget: dict[tuple[bytes, int], int] = {}
+    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
+        """The bytes of a batch, as a Ledger gives them."""
+
+    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
+        """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
+
+    def settle_totals(self) -> None:
+        """Publish totals that changed since the last publish. Raises SpoolFull where that cannot be."""
+
+
+class Books:
+    """The Ledger of one Agent's lanes."""
+
+    def __init__(self, shelf: Shelf, history: History, schedule: Schedule):
+        self._shelf, self._history, self._schedule = shelf, history, schedule
+        self.spool_retained: deque[tuple[Lane, HeldBatch]] = deque()
+        self.to_forget: dict[tuple[bytes, int], int] = {}
         self.retained_bytes = self.retained_batches = 0
-        self._pending_bytes = self._pending_batches = 0  # of batches in the outbox that are not acknowledged
+        self.pending_bytes = self.pending_batches = 0  # of batches in the outbox that are not acknowledged
         self.recorded = 0  # events that were in rings or posted, and those that the clients of retired rings dropped
         self.dropped: Counter[str] = Counter()
         self.given_up = 0  # acknowledged batches that were forgotten before their time
@@ -62,20 +76,12 @@ class Books:
         self.retired: set[bytes] = set()
         self.openings = Openings()
         self.unreadable: dict[BatchId, str] = {}  # in the spool, and why they cannot be read now; of each lane one at the most
-        self._settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
-        self._skips: dict[tuple[bytes, int], Skip] = {}
-        self._counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
-        self._newest: Moment | None = None  # when a batch was published last
-        self._sequence = 0  # of the last table
-        self._is_dirty = False  # totals changed since
-
-    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
-        """The owner's: the bytes of a batch, as a Ledger gives them."""
-        raise NotImplementedError
-
-    def settle_totals(self) -> None:
-        """The owner's: publish totals that changed since the last publish. Raises SpoolFull where that cannot be."""
-        raise NotImplementedError
+        self.settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
+        self.skips: dict[tuple[bytes, int], Skip] = {}
+        self.counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
+        self.newest: Moment | None = None  # when a batch was published last
+        self.sequence = 0  # of the last table
+        self.is_dirty = False  # totals changed since
 
     def totals(self) -> Counter[str]:
         """Events dropped, by reason: by this Agent, and by the clients of retired rings."""
@@ -84,23 +90,26 @@ class Books:
     @property
     def holds_backlog(self) -> bool:
         """Whether so much of the spool was dropped that its disk does not remove that no more of it is sent before that is done."""
-        return len(self._settling) >= MAX_SETTLING
+        return len(self.settling) >= MAX_SETTLING
 
-    # --- what lanes say (Ledger) ---
+    # --- what lanes say, and ask (Ledger) ---
+
+    def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
+        return self._shelf.read(lane, batch)
 
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
         self.acknowledged_batches += 1
         self.acknowledged_bytes += batch.length
         if not lane.retained:
-            self.schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
+            self._schedule.watch(lane, now + RETAIN_SECONDS + PROBE_SLACK_SECONDS)
         if batch.group is None:
             self.unreadable.pop(id_of(lane, batch), None)  # its mark tells that the store has it: it is read no more
-            self._spool_retained.append((lane, batch))
+            self.spool_retained.append((lane, batch))
         else:
             batch.group.unacknowledged -= 1
             batch.group.retained += batch.length
-            self._pending_bytes -= batch.length
-            self._pending_batches -= 1
+            self.pending_bytes -= batch.length
+            self.pending_batches -= 1
         self.retained_bytes += batch.length
         self.retained_batches += 1
 
@@ -108,8 +117,8 @@ class Books:
         if batch.group is not None:
             batch.group.unacknowledged += 1
             batch.group.retained -= batch.length
-            self._pending_bytes += batch.length
-            self._pending_batches += 1
+            self.pending_bytes += batch.length
+            self.pending_batches += 1
         self.retained_bytes -= batch.length
         self.retained_batches -= 1
 
@@ -117,8 +126,8 @@ class Books:
         self.retained_bytes -= batch.length
         self.retained_batches -= 1
         if batch.group is None:
-            self.history.note(id_of(lane, batch), batch.events)
-            self._to_forget[lane.stream, lane.bucket] = batch.number
+            self._history.note(id_of(lane, batch), batch.events)
+            self.to_forget[lane.stream, lane.bucket] = batch.number
         else:
             batch.group.unforgotten -= 1
             batch.group.retained -= batch.length
@@ -130,53 +139,51 @@ class Books:
         if batch.group is not None:
             batch.group.unacknowledged -= 1
             batch.group.unforgotten -= 1
-            self._pending_bytes -= batch.length
-            self._pending_batches -= 1
+            self.pending_bytes -= batch.length
+            self.pending_batches -= 1
         else:
             self.unreadable.pop(id_of(lane, batch), None)
-            self.history.note(id_of(lane, batch), 0)
+            self._history.note(id_of(lane, batch), 0)
         self.dropped[reason] += batch.events
-        self._settling[id_of(lane, batch)] = batch
-        self._is_dirty = True
-        if len(self._settling) >= MAX_SETTLING:
+        self.settling[id_of(lane, batch)] = batch
+        self.is_dirty = True
+        if len(self.settling) >= MAX_SETTLING:
             with contextlib.suppress(OutboxFull, SpoolFull):  # nothing is sent before it is done: that raises again
-                self.settle_totals()
+                self._shelf.settle_totals()
 
     def _keep_aside(self, lane: Lane, batch: HeldBatch, detail: str) -> None:
         try:
-            content = self.read(lane, batch) or self.spool.torn(id_of(lane, batch))
-            if content is not None:
-                self.spool.keep_aside(id_of(lane, batch), detail[:200], content)
+            self._shelf.keep_aside(id_of(lane, batch), detail[:200], self._shelf.read(lane, batch))
         except (sqlite3.Error, Unreadable) as error:  # its bytes are lost to those who would look at them; it is counted all the same
             self.spool_problem = f"{error}"
 
     def opening(self, lane: Lane) -> None:
         # the table names it before the last of its batches is let go of: until then these name it
         self.openings.open(lane.stream, lane.bucket)
-        self._is_dirty = True
+        self.is_dirty = True
 
     def ending(self, lane: Lane) -> None:
-        self._is_dirty = self.openings.end(lane.stream, lane.bucket) or self._is_dirty
+        self.is_dirty = self.openings.end(lane.stream, lane.bucket) or self.is_dirty
 
     def ended(self, lane: Lane) -> None:
         self.openings.ended(lane.stream, lane.bucket)
-        self._is_dirty = True
+        self.is_dirty = True
 
     def recall(self, lane: Lane, numbers: Sequence[int]) -> Mapping[int, int]:
         try:
-            found = self.history.find(lane.stream, lane.bucket, numbers)
+            found = self._history.find(lane.stream, lane.bucket, numbers)
             # counted already, and noted when that is published
-            return {**found, **{id.number: 0 for id in self._counted if id.stream == lane.stream and id.bucket == lane.bucket}}
+            return {**found, **{id.number: 0 for id in self.counted if id.stream == lane.stream and id.bucket == lane.bucket}}
         except OSError as error:  # the batches are counted as lost; how many events they held nobody knows
             self.spool_problem = f"{error}"
             return {}
 
     def skipping(self, lane: Lane, skip: Skip | None) -> None:
         if skip is not None:
-            self._skips[lane.stream, lane.bucket] = skip
+            self.skips[lane.stream, lane.bucket] = skip
         else:
-            del self._skips[lane.stream, lane.bucket]
-        self._is_dirty = True
+            del self.skips[lane.stream, lane.bucket]
+        self.is_dirty = True
 
     def lost(self, lane: Lane, skip: Skip, now: float) -> None:
         detail = f"{skip.batches} batches that the store lost and that were not kept"
@@ -184,39 +191,40 @@ class Books:
         self.lost_batches += skip.batches
         if skip.events:
             self.dropped["gap"] += skip.events
-        self._skips.pop((lane.stream, lane.bucket), None)
+        self.skips.pop((lane.stream, lane.bucket), None)
         first = max(skip.follows + 1, skip.number - MAX_HISTORY)
-        self._counted += [BatchId(lane.stream, lane.bucket, number) for number in range(first, skip.number)]
-        self._is_dirty = True
+        self.counted += [BatchId(lane.stream, lane.bucket, number) for number in range(first, skip.number)]
+        self.is_dirty = True
 
     def misses(self, lane: Lane) -> None:
         self.holes += 1
 
     # --- what a table says ---
 
-    def _table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str]) -> Table:
-        skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self._skips.items())
+    def table(self, covered: tuple[Covered, ...], recorded: int, dropped: Counter[str], salvage: str) -> Table:
+        """The next table, with these ranges and totals; `salvage` names the last of the spool's of which the losses are in them."""
+        skipped = tuple(Skipped(BatchId(*key, skip.number), skip.follows, skip.batches, skip.events) for key, skip in self.skips.items())
         retired, totals = tuple(sorted(self.retired)), tuple(sorted((+dropped).items()))
-        newest = None if self._newest is None else self._newest.fields()
-        counts = self._sequence + 1, self.lost_batches, newest, self.spool.salvage
-        settled = tuple(self._settling)
+        newest = None if self.newest is None else self.newest.fields()
+        counts = self.sequence + 1, self.lost_batches, newest, salvage
+        settled = tuple(self.settling)
         return Table(covered, retired, settled, recorded, totals, skipped, self.openings.fields(), *counts)
 
-    def _totals_with(self, dropped: Mapping[str, int] | None) -> Counter[str]:
+    def totals_with(self, dropped: Mapping[str, int] | None) -> Counter[str]:
         totals = self.dropped.copy()
         totals.update(dropped or {})
         return totals
 
     # --- what is retained ---
 
-    def _flush_history(self) -> None:
+    def flush_history(self) -> None:
         try:
-            self.history.flush()
+            self._history.flush()
         except OSError as error:  # should just these batches be lost by the store, nobody knows how many events that are
             self.spool_problem = f"{error}"
 
     @property
-    def _retains_too_much(self) -> bool:
+    def retains_too_much(self) -> bool:
         return self.retained_bytes > MAX_RETAINED_BYTES or self.retained_batches > MAX_RETAINED_BATCHES
 
 

@@ -154,7 +154,7 @@ class Routes:
         keeper = self._pump.keeper
         batches = keeper.unacknowledged + keeper.waiting_on_disk
         age = keeper.oldest(self._clock()[1]) if batches else 0.0
-        content = {"recorded": keeper.recorded + sum(self._pump.live_drops().values()), "batches": batches, "age": age}
+        content = {"recorded": keeper.books.recorded + sum(self._pump.live_drops().values()), "batches": batches, "age": age}
         return Answer(content)
 
     def _begin(self, key: str | None, client: str, digest: bytes) -> PostNaming | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from taba.agent import backlog
 from taba.agent.ages import Moment
 from taba.agent.backlog import SPOOL_ROWS, Backlog
-from taba.agent.books import id_of
+from taba.agent.books import Books, id_of
 from taba.agent.fairness import RESERVE_SHARE, Rest
 from taba.agent.history import History
 from taba.agent.lanes import (
@@ -40,8 +40,10 @@ from taba.agent.outbox import (
     Table,
     TableFull,
     decode_table,
+    encode_table,
     group_bytes,
 )
+from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
 from taba.batch import BATCH_VERSION, BatchId, KeyPart
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
@@ -52,14 +54,18 @@ BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
 
 
-class Keeper(Backlog):
+class Keeper:
     """Outbox, spool and lanes of one Agent. Call `recover` once, before anything else.
 
     `new_stream` gives the random id of a new stream.
     """
 
     def __init__(self, outbox: Outbox, spool: Spool, history: History, new_stream: Callable[[], bytes], now: float, moment: Moment):
-        super().__init__(outbox, spool, history, now)
+        self.outbox, self.spool, self.history = outbox, spool, history
+        self.schedule = Schedule()
+        self.lanes: dict[tuple[bytes, int], Lane] = {}
+        self.books = Books(self, history, self.schedule)
+        self.backlog = Backlog(spool, self.books, self.schedule, self.lanes, self.queue, now)
         self._new_stream = new_stream
         self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
@@ -79,9 +85,9 @@ class Keeper(Backlog):
     def recover(self, now: float) -> None:
         """Take up what an earlier Agent left: its batches go out again under their old identity."""
         table = self._last_table()
-        self.recorded, self.dropped, self.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
-        self.covered, self.retired = table.covered, set(table.retired)
-        self._sequence = table.sequence
+        self.books.recorded, self.books.dropped, self.books.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
+        self.books.covered, self.books.retired = table.covered, set(table.retired)
+        self.books.sequence = table.sequence
         settled = set(table.settled)
         last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
         for found in self.outbox.groups():
@@ -106,39 +112,39 @@ class Keeper(Backlog):
         for key, number in last.items():
             if number and (lane := self.lanes.get(key)) is not None:
                 lane.precede(HeldBatch(row) for row in self.spool.rows(*key, 0, number))
-        self._salvage = table.salvage
-        self._count_lost(settled)
-        self._settling = dict.fromkeys(settled)  # of the spool
+        self.backlog.salvage = table.salvage
+        self.backlog.count_lost(settled)
+        self.books.settling = dict.fromkeys(settled)  # of the spool
         for id in settled:
             self.history.note(id, 0)
-        self._flush_history()
-        self._discard_settled()
+        self.books.flush_history()
+        self.backlog.discard_settled()
         self.keys += [KeyPart.decode(key) for key in self.spool.posted()] if self.spool.batches else []
-        self.openings = Openings(table.opened)
-        self._newest = None if table.newest is None else Moment.of_fields(*table.newest)
+        self.books.openings = Openings(table.opened)
+        self.books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
         last_known = self._last_known()
-        for stream, bucket in self.openings.lanes():
+        for stream, bucket in self.books.openings.lanes():
             if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):  # nothing of it is left: it is ended
                 self._lane(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
         for skip in table.skipped:
             lane = self.lanes.get(skip.id[:2])
             if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
-                lane.skip = self._skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
+                lane.skip = self.books.skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
         for lane in list(self.lanes.values()):
             self.queue(lane, now)
-        self._activate(now)
+        self.backlog.activate(now)
 
     def _last_known(self) -> Mapping[tuple[bytes, int], int]:
         """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
-        if self._newest is None or self._born.since(self._newest) > BATCH_DAYS * DAY:
+        if self.books.newest is None or self._born.since(self.books.newest) > BATCH_DAYS * DAY:
             return {}  # for so long nobody keeps a mark
         if self._is_outbox_new:
             return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
         try:
-            last = self.history.last(self.openings)
-            return {lane: at for lane, at in last.items() if not self.openings.is_ending(*lane)}
+            last = self.history.last(self.books.openings)
+            return {lane: at for lane, at in last.items() if not self.books.openings.is_ending(*lane)}
         except OSError as error:  # should the store have lost the last of them, nobody counts it
-            self.spool_problem = f"{error}"
+            self.books.spool_problem = f"{error}"
             return {}
 
     def _last_table(self) -> Table:
@@ -148,11 +154,18 @@ class Keeper(Backlog):
             try:
                 table = decode_table(kept)
             except ValueError as error:
-                self.spool_problem = f"the table in the spool: {error}"
+                self.books.spool_problem = f"the table in the spool: {error}"
             else:
                 if table.sequence > self.outbox.table.sequence:
                     return table
         return self.outbox.table
+
+    def _lane(self, id: BatchId) -> Lane:
+        stream, bucket, _ = id
+        lane = self.lanes.get((stream, bucket))
+        if lane is None:
+            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books)
+        return lane
 
     def _hold(self, stored: StoredBatch, group: Group, lane: Lane) -> None:
         batch = HeldBatch(stored, group)
@@ -163,8 +176,8 @@ class Keeper(Backlog):
         group.held.append(batch)
         group.unacknowledged += 1
         group.unforgotten += 1
-        self._pending_bytes += batch.length
-        self._pending_batches += 1
+        self.books.pending_bytes += batch.length
+        self.books.pending_batches += 1
 
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
@@ -223,10 +236,10 @@ class Keeper(Backlog):
         passed when this returns; None leaves them. Batches of this keeper's own stream count its numbers.
         """
         self.before_publish()
-        ranges = self.covered if covered is None else tuple(covered)
+        ranges = self.books.covered if covered is None else tuple(covered)
         if batches:
-            self._newest = batches[0].created
-        table = self._table(ranges, self.recorded + recorded, self._totals_with(dropped))
+            self.books.newest = batches[0].created
+        table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.spool.salvage)
         try:
             if self.is_homeless:
                 raise OutboxFull("nobody would find it there")
@@ -239,12 +252,12 @@ class Keeper(Backlog):
             if batches:  # nor for their table, maybe: all goes to the spool, and what is fresh behind it
                 self.spool_all(now, batches[0].created)
                 # the totals again: the spool may have been mended on the way, and what was lost there is in them now
-                table = self._table(ranges, self.recorded + recorded, self._totals_with(dropped))
+                table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.spool.salvage)
                 self._publish_in_spool(table, batches, now)
             else:
-                self._spool((), table)
-        self.recorded += recorded
-        self.dropped, self.covered = self._totals_with(dropped), ranges
+                self._journal(table)
+        self.books.recorded += recorded
+        self.books.dropped, self.books.covered = self.books.totals_with(dropped), ranges
         self._published(table)
 
     def _publish_in_outbox(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
@@ -264,7 +277,7 @@ class Keeper(Backlog):
     def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         if self._groups:
             raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
-        self._spool(batches, table)
+        self._journal(table, batches)
         self._spooled_stream = self.stream
         for stream, bucket, number in (batch.id for batch in batches):
             if stream == self.stream:
@@ -274,32 +287,36 @@ class Keeper(Backlog):
                 lane.more = True
                 self.queue(lane, now)
 
+    def _journal(self, table: Table, batches: Sequence[EncodedBatch] = ()) -> None:
+        """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
+        self.backlog.add(batches, (self.outbox.id, encode_table(table)))
+
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
-        self._sequence = table.sequence
+        self.books.sequence = table.sequence
         # what was lost in a spool that was mended while this table was written is in the next one's totals
-        self._is_dirty = bool(self.spool.salvage) and table.salvage != self.spool.salvage
-        for id in self._counted:
+        self.books.is_dirty = bool(self.spool.salvage) and table.salvage != self.spool.salvage
+        for id in self.books.counted:
             self.history.note(id, 0)
-        self._counted.clear()
+        self.books.counted.clear()
         if self.spool.salvage and table.salvage == self.spool.salvage:
             try:
                 self.spool.counted()
             except sqlite3.Error as error:  # its name keeps it from being counted again
-                self.spool_problem = f"{error}"
+                self.books.spool_problem = f"{error}"
         for id in table.settled:
-            batch = self._settling[id]
+            batch = self.books.settling[id]
             if batch is not None and batch.group is not None:
                 if not batch.is_gone:
                     self.outbox.settle(batch.flag)
-                del self._settling[id]
-        self._discard_settled()
+                del self.books.settling[id]
+        self.backlog.discard_settled()
 
     def older_buckets(self) -> Container[int]:
         """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
         if self.spool.batches:
             return range(MAX_BUCKETS)
-        older = self.openings.buckets_of_others(self.stream)
+        older = self.books.openings.buckets_of_others(self.stream)
         return older.union(lane.bucket for lane in self.lanes.values() if lane.stream != self.stream and not lane.is_idle)
 
     def waiting_buckets(self) -> Container[int]:
@@ -320,19 +337,19 @@ class Keeper(Backlog):
                 if can_ask and self.spool.last(stream, bucket):
                     continue
             except sqlite3.Error as error:  # nobody knows: it stays open until the spool can be read, which is tried each second, …
-                self.spool_problem, can_ask = f"{error}", False
-            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self, not can_ask)
-            if not self.openings.is_open(stream, bucket):
-                self.openings.open(stream, bucket)
-                self._is_dirty = True
+                self.books.spool_problem, can_ask = f"{error}", False
+            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books, not can_ask)
+            if not self.books.openings.is_open(stream, bucket):
+                self.books.openings.open(stream, bucket)
+                self.books.is_dirty = True
             if can_ask:
-                self.queue(lane, self._now)
+                self.queue(lane, self.backlog.now)
             else:
-                self._stuck.append(lane)  # … and what that has of it is sent before it is ended
+                self.backlog.stuck.append(lane)  # … and what that has of it is sent before it is ended
 
     def is_known(self, stream: bytes) -> bool:
         """Whether something of this stream is here, or it may be open somewhere."""
-        if stream == self.stream or stream in self.openings or self.spool.batches:
+        if stream == self.stream or stream in self.books.openings or self.spool.batches:
             return True
         return any(lane.stream == stream for lane in self.lanes.values())
 
@@ -343,21 +360,21 @@ class Keeper(Backlog):
         if lane.queued or lane.sent:
             return
         if not lane.pending and lane.more:
-            self._load(lane)
+            self.backlog.load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
-            if (lane.stream, lane.bucket) in self._to_forget or lane.in_outbox > self.outbox.released:
+            if (lane.stream, lane.bucket) in self.books.to_forget or lane.in_outbox > self.outbox.released:
                 # first outbox and disk let go of what is folded: found there after a kill, once its mark is gone, it would fold again
                 self._over[lane] = None
                 return
-            if self.openings.is_open(lane.stream, lane.bucket):
+            if self.books.openings.is_open(lane.stream, lane.bucket):
                 lane.ending = True
             else:
                 self.lanes.pop((lane.stream, lane.bucket), None)
-                skip = self._skips.get((lane.stream, lane.bucket))
+                skip = self.books.skips.get((lane.stream, lane.bucket))
                 if skip is not None:  # no batch follows any more that would tell the Server of it
-                    self.skipping(lane, None)
+                    self.books.skipping(lane, None)
                     if skip.batches:
-                        self.lost(lane, skip, now)
+                        self.books.lost(lane, skip, now)
                 return
         if lane.has_turn:
             self.schedule.put(lane, now)
@@ -368,16 +385,22 @@ class Keeper(Backlog):
             return self.outbox.read(batch.position, batch.length)
         id = id_of(lane, batch)
         try:
-            content = self._read_spooled(id)
+            content = self.backlog.read(id)
         except sqlite3.Error as error:
-            self.unreadable[id] = f"{error}"
+            self.books.unreadable[id] = f"{error}"
             raise Unreadable(f"{error}") from None
-        self.unreadable.pop(id, None)
+        self.books.unreadable.pop(id, None)
         return content
+
+    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
+        """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
+        content = content or self.spool.torn(id)
+        if content is not None:
+            self.spool.keep_aside(id, reason, content)
 
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
-        self._now = now
+        self.backlog.now = now
         over, self._over = self._over, {}
         for lane in (*over, *self.schedule.wake(now)):
             self.queue(lane, now)
@@ -391,35 +414,40 @@ class Keeper(Backlog):
         self._bound_lanes(now)
         self._bound_retained()
         self._release(0)
-        self._forget_spooled()
+        self.backlog.forget()
         if self._moving > self.outbox.released or self._is_half_full:
             self._move_some(now, moment)
-        is_second = now - self._activated >= 1.0
+        is_second = now - self.backlog.activated >= 1.0
         if is_second:
-            self._activate(now)
+            self.backlog.activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:
             self.begin_stream(moment)
         self.settle_totals()
         if is_second:
-            self._discard_settled()
+            self.backlog.discard_settled()
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""
-        if not self._is_dirty:
+        if not self.books.is_dirty:
             return
         self.before_publish()
-        table = self._table(self.covered, self.recorded, self.dropped)
+        table = self.books.table(self.books.covered, self.books.recorded, self.books.dropped, self.spool.salvage)
         try:
             if self.is_homeless:
                 raise OutboxFull("nobody would find it there")
             self.outbox.append(table, ())
         except OutboxFull:
-            self._spool((), table)
+            self._journal(table)
         self._published(table)
 
     @property
     def _is_half_full(self) -> bool:
-        return self._pending_bytes > self.outbox.limit // 2 or self._pending_batches > MAX_PENDING_BATCHES
+        return self.books.pending_bytes > self.outbox.limit // 2 or self.books.pending_batches > MAX_PENDING_BATCHES
+
+    @property
+    def holds_backlog(self) -> bool:
+        """As the books say it."""
+        return self.books.holds_backlog
 
     @property
     def reserve(self) -> int:
@@ -430,8 +458,8 @@ class Keeper(Backlog):
     def rest(self) -> Rest:
         """What there is for what comes."""
         is_spooling = self._is_half_full or self._spooled_stream == self.stream
-        room = max(0, self.spool.free) + max(0, self.outbox.limit - self._pending_bytes)
-        return Rest(is_spooling, self.spool.free - self._pending_bytes, room, self.reserve, self.acknowledged_bytes)
+        room = max(0, self.spool.free) + max(0, self.outbox.limit - self.books.pending_bytes)
+        return Rest(is_spooling, self.spool.free - self.books.pending_bytes, room, self.reserve, self.books.acknowledged_bytes)
 
     @property
     def is_busy(self) -> bool:
@@ -446,7 +474,7 @@ class Keeper(Backlog):
     @property
     def waiting_on_disk(self) -> int:
         """Batches in the spool that no Server has acknowledged."""
-        return max(0, int(self.spool.batches) - len(self._spool_retained))
+        return max(0, int(self.spool.batches) - len(self.books.spool_retained))
 
     def oldest(self, moment: Moment) -> float | None:
         """Seconds since the oldest batch was made that no Server has acknowledged; None where the disk alone knows it."""
@@ -472,7 +500,7 @@ class Keeper(Backlog):
     def _release_to(self, end: int) -> None:
         if end > self.outbox.released:
             self.settle_totals()
-            self._flush_history()
+            self.books.flush_history()
             self.outbox.release(end)
 
     def _give_up(self, group: Group) -> None:
@@ -481,23 +509,23 @@ class Keeper(Backlog):
                 is_counted = stored.is_settled or (batch is not None and batch.is_dropped)
                 self.history.note(stored.id, 0 if is_counted else stored.events)
         group.released = True
-        self.given_up += group.unforgotten
-        self.retained_bytes -= group.retained
-        self.retained_batches -= group.unforgotten
+        self.books.given_up += group.unforgotten
+        self.books.retained_bytes -= group.retained
+        self.books.retained_batches -= group.unforgotten
 
     def _bound_retained(self) -> None:
         end = self.outbox.released
-        while self._retains_too_much and self._groups and not self._groups[0].unacknowledged:
+        while self.books.retains_too_much and self._groups and not self._groups[0].unacknowledged:
             group = self._groups.popleft()
             self._give_up(group)
             end = group.end
         self._release_to(end)
-        while self._spool_retained:
-            lane, batch = self._spool_retained[0]
-            if lane.retains(batch) and not self._retains_too_much:
+        while self.books.spool_retained:
+            lane, batch = self.books.spool_retained[0]
+            if lane.retains(batch) and not self.books.retains_too_much:
                 break
-            self.given_up += lane.give_up_through(batch)  # with what the outbox has of the lane before it: a lane forgets in order
-            self._spool_retained.popleft()
+            self.books.given_up += lane.give_up_through(batch)  # with what the outbox has of the lane before it: a lane forgets in order
+            self.books.spool_retained.popleft()
 
     def _bound_lanes(self, now: float) -> None:
         if len(self.lanes) < backlog.MAX_LANES:
@@ -506,7 +534,7 @@ class Keeper(Backlog):
             if len(self.lanes) <= backlog.MAX_LANES // 2:
                 break
             if lane.stream != self.stream and not (lane.pending or lane.sent or lane.more or lane.queued):
-                self.given_up += len(lane.retained)
+                self.books.given_up += len(lane.retained)
                 lane.give_up_retained()
                 self.queue(lane, now)
 
@@ -521,7 +549,7 @@ class Keeper(Backlog):
         moving, before = self._next_to_move(), self.outbox.released
         needed = sum(stored.length + ROW_BYTES for stored, _, _ in moving)
         if needed > self.spool.free:
-            self._give_up_spooled()
+            self.backlog.give_up()
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
@@ -530,15 +558,15 @@ class Keeper(Backlog):
         ]
         if batches:
             try:
-                self._spool(batches)
+                self.backlog.add(batches)
             except SpoolFull:
                 return False
         # a kill from here on finds them in both places: the spool's count
         for _, batch, group in moving:
             group.unacknowledged -= 1
             group.unforgotten -= 1
-            self._pending_bytes -= batch.length
-            self._pending_batches -= 1
+            self.books.pending_bytes -= batch.length
+            self.books.pending_batches -= 1
             batch.group, batch.position, batch.flag = None, -1, -1
         end = self.outbox.released
         while self._groups and self._groups[0].start < self._moving and not self._groups[0].unacknowledged:

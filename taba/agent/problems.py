@@ -62,9 +62,9 @@ class Problems:
         self._keeper, self._pump, self._dispatch = keeper, pump, dispatch
         self._shm, self._space = shm, space
         self._began = self._progress = now
-        self._acknowledged = keeper.acknowledged_batches
-        self._lost: Counter[str] = keeper.totals()  # when it was seen last
-        self._lost_batches = keeper.lost_batches
+        self._acknowledged = keeper.books.acknowledged_batches
+        self._lost: Counter[str] = keeper.books.totals()  # when it was seen last
+        self._lost_batches = keeper.books.lost_batches
         self._grew: dict[str, float] = {}
         self._overflowed: dict[str, tuple[str, float]] = {}  # by Client, what was said of it, and when last
         self.found: dict[str, str] = {}
@@ -82,13 +82,13 @@ class Problems:
 
     def _look_at_losses(self, now: float, found: dict[str, str]) -> None:
         live = self._pump.live_drops()
-        totals = self._keeper.totals() + live
+        totals = self._keeper.books.totals() + live
         for reason, events in totals.items():
             if events > self._lost[reason]:
                 self._grew[reason] = now
         self._lost = totals
-        if self._keeper.lost_batches > self._lost_batches:
-            self._grew["gap"], self._lost_batches = now, self._keeper.lost_batches
+        if self._keeper.books.lost_batches > self._lost_batches:
+            self._grew["gap"], self._lost_batches = now, self._keeper.books.lost_batches
         for reason, grew in list(self._grew.items()):
             if now - grew > LOSS_SHOWN_SECONDS:
                 del self._grew[reason]
@@ -119,16 +119,16 @@ class Problems:
 
     def _look_at_spool(self, found: dict[str, str]) -> None:
         keeper, spool = self._keeper, self._keeper.spool
-        if keeper.spool_problem:
+        if keeper.books.spool_problem:
             found["spool"] = (
-                f"the spool {spool.path} cannot be read or written ({keeper.spool_problem}):"
+                f"the spool {spool.path} cannot be read or written ({keeper.books.spool_problem}):"
                 f" {keeper.unacknowledged} batches wait in memory; make room on its disk, or look at that"
             )
-        if keeper.unreadable:
-            reason = next(iter(keeper.unreadable.values()))
+        if keeper.books.unreadable:
+            reason = next(iter(keeper.books.unreadable.values()))
             found["spool unreadable"] = (
-                f"{len(keeper.unreadable)} batches in the spool {spool.path} cannot be read now ({reason}): they stay there, what follows"
-                f" them waits, and they are tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
+                f"{len(keeper.books.unreadable)} batches in the spool {spool.path} cannot be read now ({reason}): they stay there, what"
+                f" follows them waits, and they are tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
             )
         if spool.batches and spool.free < MiB:
             found["spool full"] = (
@@ -203,10 +203,10 @@ class Problems:
             found["buckets"] = (
                 "no Server has told the number of buckets yet: rings are not drained; start one, or give its URL with --server"
             )
-        unread = {id[:2] for id in keeper.unreadable}  # that is not the Servers' doing
+        unread = {id[:2] for id in keeper.books.unreadable}  # that is not the Servers' doing
         waiting = sum(len(lane.pending) for key, lane in keeper.lanes.items() if key not in unread)
-        if keeper.acknowledged_batches != self._acknowledged or not waiting:
-            self._acknowledged, self._progress = keeper.acknowledged_batches, now
+        if keeper.books.acknowledged_batches != self._acknowledged or not waiting:
+            self._acknowledged, self._progress = keeper.books.acknowledged_batches, now
         elif now - self._progress >= STUCK_SECONDS:
             found["stuck"] = (
                 f"{waiting} batches wait, and no Server applied one for {now - self._progress:.0f} s: see what the Servers say of their"

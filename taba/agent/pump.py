@@ -60,7 +60,7 @@ class RingPump:
         self._scratch = Scratch()
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
-        self._orphans: list[Covered] = list(keeper.covered)
+        self._orphans: list[Covered] = list(keeper.books.covered)
 
     @property
     def buckets(self) -> int | None:
@@ -278,7 +278,7 @@ class RingPump:
             # while a ring cannot be opened, any range may be its own
             self._orphans = [found for found in self._orphans if found.ring not in known] if self.rings.has_unread else []
         for name, ring in list(self.rings.open.items()):
-            if ring.key in self.keeper.retired:  # a kill came between its last publish and its removal
+            if ring.key in self.keeper.books.retired:  # a kill came between its last publish and its removal
                 self._remove(ring)
             elif name not in self._dead and is_dead(ring):
                 self._dead.add(name)
@@ -388,13 +388,13 @@ class RingPump:
             if keeper.stream != stream:
                 batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
             self.sums.sending(batches)
-            self.keeper.retired.add(ring.key)
+            self.keeper.books.retired.add(ring.key)
             others = [other for other in self.rings.open.values() if other is not ring]
             covered = [*self._orphans, *(found for other in others for found in other.covered), *self.sums.covered(others)]
             try:
                 self.keeper.publish(batches, now, covered, drops.total() + ending.told, drops)
             except (TableFull, SpoolFull):
-                self.keeper.retired.discard(ring.key)
+                self.keeper.books.retired.discard(ring.key)
                 continue
             self.sums.ended(ring)
             self.sums.spares(drops.total())
@@ -410,5 +410,5 @@ class RingPump:
             self._isolate(ring, str(error))
         else:
             if self.rings.remove(ring):
-                self.keeper.retired.discard(ring.key)
+                self.keeper.books.retired.discard(ring.key)
         self._dead.discard(ring.name)

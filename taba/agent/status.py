@@ -58,8 +58,8 @@ def describe(
         "rings": shown,
         "rings_open": len(rings.open),
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
-        "recorded": keeper.recorded + sum(live.values()),
-        "dropped_by_reason": dict(sorted((keeper.totals() + live).items())),
+        "recorded": keeper.books.recorded + sum(live.values()),
+        "dropped_by_reason": dict(sorted((keeper.books.totals() + live).items())),
         "dropped_by_client": pump.drops_by_client(),
         "batch_version": keeper.version,
         "edge": {"types": dict(pump.edge.allowed), "events": pump.edge.events, "states": pump.edge.states, "failed": pump.edge.failed},
@@ -82,9 +82,9 @@ def describe(
             "bytes": keeper.outbox.capacity,
             "used_bytes": keeper.outbox.used,
             "batches": keeper.unacknowledged,
-            "retained_batches": keeper.retained_batches,
-            "retained_bytes": keeper.retained_bytes,
-            "given_up": keeper.given_up,
+            "retained_batches": keeper.books.retained_batches,
+            "retained_bytes": keeper.books.retained_bytes,
+            "given_up": keeper.books.given_up,
         },
         "spool": {
             "path": keeper.spool.path,
@@ -105,7 +105,7 @@ def describe(
                 "detail": refusal.detail,
                 "time": unix_now - (now - refusal.now),
             }
-            for refusal in keeper.refusals
+            for refusal in keeper.books.refusals
         ],
         "inputs": list(inputs),
         "problems": problems,

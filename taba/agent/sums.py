@@ -89,7 +89,7 @@ class Sums:
         self._resting: dict[SentSum, float] = {}  # it arrived; when it is to be sent once more
         self._repeated: set[SentSum] = set()  # and was
         self._anew: set[SentSum] = set()  # RING_ENDED was published, and may be lost: it is to be sent once more
-        self._told = {found.ring: found.end for found in keeper.covered}
+        self._told = {found.ring: found.end for found in keeper.books.covered}
 
     def pending(
         self, drain: Drain, rings: Iterable[Ring], readings: dict[Ring, Reading], added: Iterable[Added], packed: Packed
@@ -100,7 +100,7 @@ class Sums:
         weights: dict[int, int] = {}
         broken: list[tuple[Ring, str]] = []
         # where events were given up since the last look, or a store lost batches, absolutes may be among them: all are sent again
-        losses = sum(self._keeper.dropped.values()) + self._keeper.holes
+        losses = sum(self._keeper.books.dropped.values()) + self._keeper.books.holes
         is_anew, self._losses = losses != self._losses, losses
         if is_anew:
             self._anew |= self.register.ended - self._going - self._resting.keys()

@@ -73,8 +73,8 @@ class Host(World):
             self.send()
             if self.store.folded >= self.recorded and not [name for name in os.listdir(SHM) if name.startswith("taba.")]:
                 break
-        assert (self.store.folded, self.keeper.recorded) == (self.recorded, self.recorded), (self.store.folded, self.recorded)
-        assert not +self.keeper.totals(), self.keeper.totals()
+        assert (self.store.folded, self.keeper.books.recorded) == (self.recorded, self.recorded), (self.store.folded, self.recorded)
+        assert not +self.keeper.books.totals(), self.keeper.books.totals()
 
 
 def defaults() -> None:
@@ -141,18 +141,18 @@ def table() -> None:
     os.posix_fallocate(filler, 0, host.free())
     assert host.free() == 0
     host.tick()
-    covered = host.keeper.covered
+    covered = host.keeper.books.covered
     kept = host.spool.journal(None)
     assert kept is not None and len(kept) > TABLE_BYTES, kept and len(kept)
-    assert (len(covered), host.keeper.recorded) == (30 * (MAX_COVERED - 4), host.recorded), (len(covered), host.keeper.recorded)
+    assert (len(covered), host.keeper.books.recorded) == (30 * (MAX_COVERED - 4), host.recorded), (len(covered), host.keeper.books.recorded)
     host.producers[0].die()
     for _ in range(3):  # a table alone, that a ring is no more
         host.tick()
     assert host.spool.journal(None) != kept and not os.path.exists(host.producers[0].path)
     for _ in range(2):  # whoever comes next reads none of it again
         host.begin_anew()
-        assert set(host.keeper.covered) == set(covered)
-        assert (host.keeper.recorded, +host.keeper.totals()) == (host.recorded, {}), host.keeper.totals()
+        assert set(host.keeper.books.covered) == set(covered)
+        assert (host.keeper.books.recorded, +host.keeper.books.totals()) == (host.recorded, {}), host.keeper.books.totals()
     os.ftruncate(filler, 0)
     holed[0].record(holed[0].tab("bids_won"), 0.0)
     host.recorded += 1

@@ -261,7 +261,7 @@ class Flooding(Hosted):
         over = self.world.store.events["web/flood", OVER]
         self.assertEqual(over, [*[float(number) for number in range(5, 50)], *[float(number) for number in range(55, 100)], "no number"])
         self.assertEqual(self.sums()["clicks" + '{user="4"}'], 20.0)
-        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (201, {}))
+        self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (201, {}))
         (sentence,) = self.problems()
         self.assertIn("Client web/flood names more than 10 Tabs at once (--max-client-tabs): 45 Tabs do not go under their own", sentence)
         self.assertIn(f"names, 45 are summed up, most of them in {OVER}; look", sentence)
@@ -288,7 +288,7 @@ class Flooding(Hosted):
         # what heals is decided on by its ring alone: the next Agent must decide likewise
         self.assertEqual({client for client, tab in world.store.events if tab == "busy"}, {f"job/{number}" for number in range(5)})
         self.assertEqual(world.pump.living(), own)
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (20, {}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (20, {}))
         said = [said for said in self.problems() if "(--max-new-clients)" in said or "(--max-agent-clients)" in said]
         under = '1 are summed up under the Client _overflow (but for what goes up and down), most of them in hits{overflow="true"}; have'
         self.assertEqual([under in one for one in said], [True] * 3)
@@ -310,7 +310,7 @@ class Flooding(Hosted):
                 world.born()
                 self.cap(10, 1000, 1)
         self.drain()
-        self.assertEqual((sum(self.sums().values()), world.keeper.recorded, world.keeper.totals()), (60.0, 60, {}))
+        self.assertEqual((sum(self.sums().values()), world.keeper.books.recorded, world.keeper.books.totals()), (60.0, 60, {}))
 
     def test_tabs_that_go_up_and_down_are_summed_up_as_one_that_heals(self) -> None:
         self.patch(admission, "MAX_HEALING", 2)
@@ -339,7 +339,7 @@ class Flooding(Hosted):
         rows = world.store.events["web/flood", over]
         self.assertEqual(rows[-1][2], 11_108.0)
         self.assertGreater(rows[-1][1], rows[1][1])
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (9, {}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (9, {}))
         producer.die()
         self.drain()
         self.assertEqual({row[2] for row in world.store.events["web/flood", over][-2:]}, {0.0})
@@ -353,7 +353,7 @@ class Flooding(Hosted):
             producer.record(producer.tab(f"word{number}", "Buffer"), "text")
         self.drain()
         folded = sum(len(values) for (who, _), values in self.world.store.events.items() if who == "web/flood")
-        self.assertEqual((folded, self.world.keeper.recorded, self.world.keeper.totals()), (5, 20, {"too_many_tabs": 15}))
+        self.assertEqual((folded, self.world.keeper.books.recorded, self.world.keeper.books.totals()), (5, 20, {"too_many_tabs": 15}))
         (one,) = self.world.rings.admission.overflowing()
         self.assertEqual((one.tabs, one.dropped), (18, 15))
         self.assertTrue(any("18 Tabs do not go under their own names, 3 are summed up" in sentence for sentence in self.problems()))
@@ -371,16 +371,16 @@ class Flooding(Hosted):
         passes = 0
         while sum(self.sums().values()) < 950:
             world.record(2)
-            before = world.keeper.recorded
+            before = world.keeper.books.recorded
             world.now += 2.0
             world.pump.drain(world.now, at(world.now))
             world.keeper.tick(world.now, at(world.now))
             # the others' events, and those of what was named so far: the sums look at the directory, too
-            self.assertTrue(2 <= world.keeper.recorded - before <= 2 + 200, passes)
+            self.assertTrue(2 <= world.keeper.books.recorded - before <= 2 + 200, passes)
             world.send()
             passes += 1
         self.assertTrue(8 <= passes <= 10, passes)
-        self.assertEqual((self.sums()[OVER], world.keeper.totals()), (900.0, {}))
+        self.assertEqual((self.sums()[OVER], world.keeper.books.totals()), (900.0, {}))
         self.assertEqual(world.store.folded, world.recorded + 950)
 
     def test_however_many_name_very_many_each_has_its_turn(self) -> None:
@@ -401,7 +401,7 @@ class Flooding(Hosted):
             self.assertTrue(world.pump.drain(world.now, at(world.now)))
             world.send()
         self.drain()
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (601, {}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (601, {}))
 
     def test_however_many_rings_there_are_one_drain_reads_no_more_names_than_it_may(self) -> None:
         self.patch(directory, "MAX_FRESH_TABS", 10)
@@ -420,7 +420,7 @@ class Flooding(Hosted):
             self.assertLessEqual(known - named, 25)
             named = known
         self.assertEqual(named, 240)
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (6, {}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (6, {}))
 
     def test_what_is_owed_for_tabs_of_which_there_are_too_many_is_counted_when_the_ring_goes(self) -> None:
         self.patch(admission, "MAX_HEALING", 1)
@@ -431,10 +431,10 @@ class Flooding(Hosted):
             for _ in range(events):
                 producer.owe(tab, 1.0)
         self.drain()
-        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (5, {}))
+        self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (5, {}))
         producer.die()
         self.drain()
-        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (14, {"too_many_tabs": 9}))
+        self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (14, {"too_many_tabs": 9}))
         self.assertEqual(self.world.pump.drops_by_client(), {"web/flood": {"too_many_tabs": 9}})
 
     def test_what_is_dropped_for_want_of_room_is_as_much_by_client_as_in_all(self) -> None:
@@ -455,7 +455,7 @@ class Flooding(Hosted):
         with mock.patch.object(world.keeper, "make_room", return_value=False):
             world.tick()
         expected = {"malformed": 5, "spool_full": 25, "too_many_tabs": 5}
-        self.assertEqual(world.keeper.totals(), {**expected, "spool_full": 27})
+        self.assertEqual(world.keeper.books.totals(), {**expected, "spool_full": 27})
         by_client = world.pump.drops_by_client()
         self.assertEqual(by_client, {"web/flood": expected, "web/0": {"spool_full": 1}, "web/1": {"spool_full": 1}})
 
@@ -468,7 +468,7 @@ class Flooding(Hosted):
         producer.owe(tabs[-1], 5.0)
         producer.die()
         self.drain()
-        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (96, {}))
+        self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (96, {}))
         self.assertEqual(sum(value for tab, value in self.sums().items() if tab.startswith("bids")), 95.0)
 
     def test_names_beyond_all_that_are_looked_at_are_too_many_and_not_malformed(self) -> None:
@@ -477,7 +477,7 @@ class Flooding(Hosted):
         for number in range(25):
             producer.record(producer.tab(label(number)), 1.0)
         self.drain()
-        self.assertEqual((self.world.keeper.recorded, self.world.keeper.totals()), (25, {"too_many_tabs": 5}))
+        self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (25, {"too_many_tabs": 5}))
 
     def test_the_usual_bounds_stand_in_proportion(self) -> None:
         self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
@@ -502,8 +502,8 @@ class Full(Hosted):
             recorded += self.record(flood, 1500)
             world.record(4)  # of web/0 and web/1
             world.tick()
-        dropped = world.keeper.totals()
-        self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
+        dropped = world.keeper.books.totals()
+        self.assertEqual((set(dropped), world.keeper.books.recorded), ({"spool_full"}, recorded + world.recorded))
         self.assertTrue(any("dropped as spool_full by Client web/flood: " in sentence for sentence in self.problems()))
         by_client = world.pump.drops_by_client()
         self.assertEqual(by_client, {"web/flood": {"spool_full": dropped["spool_full"]}})
@@ -516,7 +516,7 @@ class Full(Hosted):
         for _ in range(40):  # and when Servers take it again all is as before
             world.tick()
             world.send()
-        before = world.keeper.totals()
+        before = world.keeper.books.totals()
         flood.record(late, 1.0)
         recorded += 1
         world.tick()
@@ -525,7 +525,7 @@ class Full(Hosted):
             recorded += self.record(flood, 1500)
             world.tick()
             world.send()
-        self.assertEqual(world.keeper.totals(), before)
+        self.assertEqual(world.keeper.books.totals(), before)
         self.assertEqual(world.store.folded + before["spool_full"], recorded + world.recorded)
         events = sum(len(found) for (client, _), found in world.store.events.items() if client != "web/flood")
         self.assertEqual(events, world.recorded)
@@ -541,8 +541,8 @@ class Full(Hosted):
             was, is_short = is_short, world.pump._reserve._is_short
             clears += was and not is_short
         self.assertEqual((is_short, clears), (True, 0))
-        dropped = world.keeper.totals()
-        self.assertEqual((set(dropped), world.keeper.recorded), ({"spool_full"}, recorded + world.recorded))
+        dropped = world.keeper.books.totals()
+        self.assertEqual((set(dropped), world.keeper.books.recorded), ({"spool_full"}, recorded + world.recorded))
         self.assertEqual(world.pump.drops_by_client(), {"web/flood": {"spool_full": dropped["spool_full"]}})
         for _ in range(60):
             world.tick()
@@ -559,14 +559,14 @@ class Full(Hosted):
             flood.record(busy, float(number))
             total += number
             world.tick()
-        self.assertGreater(world.keeper.totals()["spool_full"], 0)
+        self.assertGreater(world.keeper.books.totals()["spool_full"], 0)
         for _ in range(40):
             world.tick()
             world.send()
         rows = world.store.events["web/flood", "busy"]
         self.assertEqual((max(rows, key=lambda row: row[1])[2], len(rows)), (total, 60))  # each once, whatever was dropped beside it
         folded = sum(len(found) for (_, tab), found in world.store.events.items() if tab != "busy")
-        self.assertEqual(folded + 60 + world.keeper.totals()["spool_full"], world.keeper.recorded)
+        self.assertEqual(folded + 60 + world.keeper.books.totals()["spool_full"], world.keeper.books.recorded)
 
 
 class Known(SynchronousTestCase):
@@ -619,7 +619,7 @@ class Held(Hosted):
         world.tick()
         self.assertEqual((world.keeper.unacknowledged, world.keeper.moves), (0, 1))
         self.drain()
-        self.assertEqual((world.store.folded, world.keeper.totals()), (world.recorded, {}))
+        self.assertEqual((world.store.folded, world.keeper.books.totals()), (world.recorded, {}))
 
     def test_as_many_thin_batches_as_may_be_retained_are_and_the_oldest_are_given_up_for_more(self) -> None:
         self.patch(books, "MAX_RETAINED_BATCHES", 9)
@@ -629,4 +629,4 @@ class Held(Hosted):
             world.tick()
             world.send()
         world.tick()
-        self.assertEqual((world.keeper.retained_batches, world.keeper.given_up), (9, 9))
+        self.assertEqual((world.keeper.books.retained_batches, world.keeper.books.given_up), (9, 9))

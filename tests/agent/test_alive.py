@@ -24,7 +24,7 @@ from taba.agent.alive import (
     Alive,
     sender_of,
 )
-from taba.agent.keeper import Keeper
+from taba.agent.books import Books
 from taba.agent.pump import RingPump
 from taba.agent.spool import ROW_BYTES
 from taba.batch import Column, decode_batch
@@ -188,7 +188,7 @@ class Sayings(SynchronousTestCase):
         world.tick()
         world.tick()
         self.assertEqual(len(world.said()), 2)
-        self.assertEqual((world.keeper.recorded, dict(world.keeper.dropped)), (1, {}))
+        self.assertEqual((world.keeper.books.recorded, dict(world.keeper.books.dropped)), (1, {}))
         stored = [stored for group in world.keeper.outbox.groups() for stored in group.batches]
         self.assertEqual(sum(one.events for one in stored), 1)
         for one in stored:
@@ -393,7 +393,7 @@ class Backlog(SynchronousTestCase):
         world = self.world
         self.assertEqual((self.said(), self.waiting()), (0, 1))
         world.move()
-        self.patch(Keeper, "holds_backlog", True)  # however long it takes
+        self.patch(Books, "holds_backlog", True)  # however long it takes
         self.tick(2 * HOLDS_SECONDS, events=10, sends=True)
         self.assertGreater(world.spool.batches, 0)
         self.assertGreaterEqual(self.said(), 2 * HOLDS_SECONDS / REFRESH_SECONDS - 1)

@@ -43,7 +43,8 @@ class DamageTests(WorldCase):
             world.send()
             world.tick()
         self.assertEqual(world.store.events["web/0", "bids_won"], [number - 1.0 for number in range(1, 5) if number not in numbers], kill)
-        self.assertEqual((dict(world.keeper.totals()), world.keeper.recorded, world.keeper.lost_batches), ({reason: 2}, 4, 0), kill)
+        books = world.keeper.books
+        self.assertEqual((dict(books.totals()), books.recorded, books.lost_batches), ({reason: 2}, 4, 0), kill)
         return killed
 
     def test_what_is_too_old_and_what_is_torn_is_counted_once_wherever_a_kill_comes(self) -> None:
@@ -62,13 +63,13 @@ class DamageTests(WorldCase):
             file.seek(10 * PAGE)
             file.write(os.urandom(2 * PAGE))
         world.born()
-        counted = world.keeper.totals()["spool_corrupt"]
+        counted = world.keeper.books.totals()["spool_corrupt"]
         self.assertTrue(0 < counted < 1000, world.spool.problem)
         for _ in range(2):
             for _ in range(20):
                 world.tick()
                 world.send()
-            self.assertEqual((dict(world.keeper.totals()), world.keeper.recorded), ({"spool_corrupt": counted}, world.recorded))
+            self.assertEqual((dict(world.keeper.books.totals()), world.keeper.books.recorded), ({"spool_corrupt": counted}, world.recorded))
             self.assertEqual(world.store.folded, world.recorded - counted)
             world.die()
             world.born()
@@ -97,12 +98,12 @@ class DamageTests(WorldCase):
                 world.now += 2.0
                 world.tick()
                 world.send()
-            counted = world.keeper.totals()["spool_corrupt"]
-            self.assertTrue(0 < counted < 1000, (what, counted, world.keeper.spool_problem))
+            counted = world.keeper.books.totals()["spool_corrupt"]
+            self.assertTrue(0 < counted < 1000, (what, counted, world.keeper.books.spool_problem))
             self.assertEqual(
-                (world.store.folded, dict(world.keeper.totals())), (world.recorded - counted, {"spool_corrupt": counted}), what
+                (world.store.folded, dict(world.keeper.books.totals())), (world.recorded - counted, {"spool_corrupt": counted}), what
             )
-            self.assertEqual((world.keeper.recorded, world.keeper._stuck), (world.recorded, []))
+            self.assertEqual((world.keeper.books.recorded, world.keeper.backlog.stuck), (world.recorded, []))
             self.assertIn("was damaged", str(world.spool.problem))
             for _ in range(2):
                 world.die()
@@ -110,7 +111,7 @@ class DamageTests(WorldCase):
                 for _ in range(4):
                     world.tick()
                     world.send()
-                self.assertEqual(world.keeper.totals()["spool_corrupt"], counted)
+                self.assertEqual(world.keeper.books.totals()["spool_corrupt"], counted)
 
     def _salvage(self, world: World, kill: int) -> bool:
         """A spool is damaged between two Agents, of which the second is killed. Whether the kill came."""
@@ -127,7 +128,7 @@ class DamageTests(WorldCase):
         self.assertGreater(lost, 0)
         world.memory.steps = kill
         killed = world.outlive(6, world.tick, world.send)
-        self.assertEqual((dict(world.keeper.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), kill)
+        self.assertEqual((dict(world.keeper.books.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), kill)
         return killed
 
     def test_what_a_salvage_could_not_read_is_counted_once_wherever_a_kill_comes_before_its_count_is_published(self) -> None:
@@ -165,22 +166,22 @@ class DamageTests(WorldCase):
                 world.tick()
                 world.send()
                 told |= problems.look(world.now, {}).keys()
-                self.assertEqual(world.keeper.totals(), {})
-                if world.keeper.unreadable:
+                self.assertEqual(world.keeper.books.totals(), {})
+                if world.keeper.books.unreadable:
                     self.assertEqual(world.store.events["web/0", "bids_won"], [0.0])
                     sentence = problems.found["spool unreadable"]
                     self.assertIn(f"1 batches in the spool {world.spool.path} cannot be read now ({error})", sentence)
             self.assertEqual(world.store.events["web/0", "bids_won"], [0.0, 1.0, 2.0])
-            self.assertEqual((told, world.keeper.unreadable, problems.found), ({"spool unreadable"}, {}, {}))
+            self.assertEqual((told, world.keeper.books.unreadable, problems.found), ({"spool unreadable"}, {}, {}))
 
     def test_a_damaged_row_that_cannot_be_mended_yet_is_not_dropped_either(self) -> None:
         damage = [sqlite3.DatabaseError("database disk image is malformed") for _ in range(4)]
         world = self._unreadable([*damage])
-        world.keeper._healed = 0.0  # it was tried just now
+        world.keeper.backlog.healed = 0.0  # it was tried just now
         for _ in range(30):
             world.tick()
             world.send()
-        self.assertEqual((world.store.events["web/0", "bids_won"], world.keeper.totals()), ([0.0, 1.0, 2.0], {}))
+        self.assertEqual((world.store.events["web/0", "bids_won"], world.keeper.books.totals()), ([0.0, 1.0, 2.0], {}))
 
     def test_a_row_with_bad_bytes_is_dropped_counted_and_kept_to_be_looked_at(self) -> None:
         world = self._unreadable([])
@@ -190,7 +191,7 @@ class DamageTests(WorldCase):
         for _ in range(6):
             world.tick()
             world.send()
-        self.assertEqual((world.store.events["web/0", "bids_won"], world.keeper.totals()), ([0.0, 2.0], {"spool_corrupt": 1}))
+        self.assertEqual((world.store.events["web/0", "bids_won"], world.keeper.books.totals()), ([0.0, 2.0], {"spool_corrupt": 1}))
         ((_, number, _, content),) = world.spool.aside()
         self.assertEqual((number, content[:2]), (2, b"\0\x11"))
 
@@ -207,9 +208,9 @@ class DamageTests(WorldCase):
             with sqlite3.connect(world.spool.path) as other:
                 other.execute("UPDATE batches SET crc = crc + 1 WHERE number > 1")
             other.close()
-            self.assertTrue(world.keeper._heal(sqlite3.DatabaseError("malformed")))
+            self.assertTrue(world.keeper.backlog.heal(sqlite3.DatabaseError("malformed")))
             lost = 0 if is_under_way else 2
-            self.assertEqual((world.keeper.totals()["spool_corrupt"], sum(world.spool.lost.values())), (lost, lost))
+            self.assertEqual((world.keeper.books.totals()["spool_corrupt"], sum(world.spool.lost.values())), (lost, lost))
             world.keeper.settle_totals()
             for parcel in parcels:
                 world.dispatch.failed(parcel, "no answer in time", False, world.now)
@@ -220,7 +221,7 @@ class DamageTests(WorldCase):
                 world.tick()
                 world.send()
             self.assertEqual(world.store.events["web/0", "bids_won"], [0.0, 1.0, 2.0] if is_under_way else [0.0])
-            self.assertEqual((+world.keeper.totals(), world.keeper.lost_batches), ({"spool_corrupt": 2} if lost else {}, 0))
+            self.assertEqual((+world.keeper.books.totals(), world.keeper.books.lost_batches), ({"spool_corrupt": 2} if lost else {}, 0))
 
     def test_what_could_not_be_read_is_no_problem_once_it_turns_out_to_be_applied_or_is_counted_as_lost(self) -> None:
         for is_lost in (False, True):
@@ -228,13 +229,13 @@ class DamageTests(WorldCase):
             for _ in range(3):
                 world.tick()
                 world.send()
-            ((stream, bucket, number),) = world.keeper.unreadable
+            ((stream, bucket, number),) = world.keeper.books.unreadable
             if is_lost:
                 with sqlite3.connect(world.spool.path) as other:
                     other.execute("UPDATE batches SET crc = crc + 1 WHERE number = ?", (number,))
                 other.close()
-                self.assertTrue(world.keeper._heal(sqlite3.DatabaseError("malformed")))
-                self.assertEqual(world.keeper.totals(), {"spool_corrupt": 1})
+                self.assertTrue(world.keeper.backlog.heal(sqlite3.DatabaseError("malformed")))
+                self.assertEqual(world.keeper.books.totals(), {"spool_corrupt": 1})
             else:
                 world.store.set_mark(stream, bucket, number)  # it was sent before, and no answer came
                 lane = world.keeper.lanes[stream, bucket]
@@ -243,7 +244,7 @@ class DamageTests(WorldCase):
                     world.tick()
                     world.send()
                     self.assertLess(world.now, 1000.0)
-            self.assertEqual(world.keeper.unreadable, {}, is_lost)
+            self.assertEqual(world.keeper.books.unreadable, {}, is_lost)
             problems = Problems(world.keeper, world.pump, world.dispatch, world.shm, lambda: Space(0, 0), world.now)
             self.assertNotIn("spool unreadable", problems.look(world.now, {}))
 
@@ -252,12 +253,12 @@ class DamageTests(WorldCase):
         for _ in range(3):
             world.tick()
             world.send()
-        self.assertEqual(len(world.keeper.unreadable), 1)
+        self.assertEqual(len(world.keeper.books.unreadable), 1)
         world.now += 8 * DAY
         for _ in range(6):
             world.tick()
             world.send()
-        self.assertEqual((world.keeper.totals(), world.keeper.unreadable), ({"too_old": 2}, {}))
+        self.assertEqual((world.keeper.books.totals(), world.keeper.books.unreadable), ({"too_old": 2}, {}))
 
     def test_where_the_disk_removes_nothing_so_many_of_the_spool_are_dropped_and_the_fresh_ones_go_on(self) -> None:
         self.patch(books, "MAX_SETTLING", 8)
@@ -277,18 +278,18 @@ class DamageTests(WorldCase):
             world.record(10)
             world.tick()
             world.send()
-            self.assertLessEqual(len(world.keeper._settling), 8 + MAX_RUN_BATCHES * BUCKETS)
+            self.assertLessEqual(len(world.keeper.books.settling), 8 + MAX_RUN_BATCHES * BUCKETS)
         self.assertEqual(world.keeper.stream, old)
-        self.assertTrue(world.keeper.holds_backlog)
-        self.assertIn("disk I/O error", str(world.keeper.spool_problem))
+        self.assertTrue(world.keeper.books.holds_backlog)
+        self.assertIn("disk I/O error", str(world.keeper.books.spool_problem))
         self.assertEqual(world.store.folded, 200)
         del world.spool.discard
         world.refuse = lambda id: False
-        before = world.keeper.totals()["refused"]
+        before = world.keeper.books.totals()["refused"]
         for _ in range(20):
             world.tick()
             world.send()
-        self.assertEqual((world.store.folded, world.keeper.totals()["refused"]), (world.recorded - before, before))
+        self.assertEqual((world.store.folded, world.keeper.books.totals()["refused"]), (world.recorded - before, before))
 
     def test_what_is_folded_and_the_disk_does_not_let_go_of_is_not_sent_again_and_its_streams_end_once_it_does(self) -> None:
         world = self.world()
@@ -306,7 +307,7 @@ class DamageTests(WorldCase):
             world.send()
             world.now += 10.0  # beyond the time for which they are retained
         self.assertEqual((world.store.folded, world.spool.batches > 0), (40, True))
-        self.assertTrue(world.keeper._to_forget)
+        self.assertTrue(world.keeper.books.to_forget)
         del world.spool.forget
         for _ in range(12):
             world.tick()

@@ -206,7 +206,7 @@ class Draining(SynchronousTestCase):
         self.assertEqual(one_way.keys(), other.keys())
         for key in one_way:
             self.assertEqual(one_way[key], other[key], key)
-        self.assertEqual(worlds[0].keeper.recorded, worlds[1].keeper.recorded)
+        self.assertEqual(worlds[0].keeper.books.recorded, worlds[1].keeper.books.recorded)
         sums = [self.sums(world) for world in worlds]
         self.assertEqual(sums[0].keys(), sums[1].keys())
         for key in sums[0]:
@@ -235,7 +235,7 @@ class Draining(SynchronousTestCase):
         )
         self.assertEqual(np.frombuffer(columns["web/0", "cold"].made()).tolist(), [20.0 * place for place in range(15)])  # type: ignore[arg-type]
         self.assertEqual(columns["web/1", "words"].made(), [f"word {20 * place}" for place in range(15)])
-        self.assertEqual((world.pump.edge.events, world.pump.edge.states, world.keeper.recorded), (300, 1, 345))
+        self.assertEqual((world.pump.edge.events, world.pump.edge.states, world.keeper.books.recorded), (300, 1, 345))
         self.assertEqual(world.keeper.unacknowledged, len({bucket_of(tab, BUCKETS) for tab in ("hot", "cold", "words")}))
 
     def test_a_column_with_a_value_that_is_no_float_goes_whole_as_a_list(self) -> None:

@@ -254,7 +254,7 @@ class ForwarderTests(SynchronousTestCase):
             self.publish(bucket, 1)
         self.forwarder.pump()
         self.http.flush()
-        self.assertEqual((self.server.store.folded, self.keeper.unacknowledged, dict(self.keeper.dropped)), (1, 1, {"refused": 1}))
+        self.assertEqual((self.server.store.folded, self.keeper.unacknowledged, dict(self.keeper.books.dropped)), (1, 1, {"refused": 1}))
         self.server.verdict = None
         self.pass_time(2.9)
         self.assertEqual(self.server.store.folded, 1)

@@ -35,7 +35,7 @@ class GapTests(WorldCase):
         world.memory.steps = kill
         killed = world.outlive(6, world.send, world.tick)
         self.assertEqual(len(world.store.events["web/0", "bids_won"]), 1 + 2 + 6)
-        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (21, {"gap": 3 + 4 + 5}), kill)
+        self.assertEqual((world.keeper.books.recorded, dict(world.keeper.books.totals())), (21, {"gap": 3 + 4 + 5}), kill)
         return killed
 
     def test_what_a_store_lost_and_was_forgotten_before_a_restart_is_counted_once_wherever_a_kill_comes(self) -> None:
@@ -66,7 +66,7 @@ class GapTests(WorldCase):
         world.keeper._release(1 << 30)
         for lane in lanes:
             lane.give_up_retained()
-        world.keeper._forget_spooled()
+        world.keeper.backlog.forget()
         self.assertEqual((world.store.folded, world.keeper.holds_any, world.spool.batches), (10, False, 0))
         world.store.set_mark(*key, 2)
         world.store.events["web/0", "bids_won"] = [1.0, 2.0, 2.0]
@@ -75,7 +75,7 @@ class GapTests(WorldCase):
             if is_found_before:
                 for parcel in parcels:
                     world.dispatch.answered(parcel, [world._verdict(send) for send in parcel.sends], world.now)
-                self.assertEqual(world.keeper.totals(), {"gap": 7})
+                self.assertEqual(world.keeper.books.totals(), {"gap": 7})
                 world.tick()
         except Killed:
             killed = True
@@ -92,11 +92,12 @@ class GapTests(WorldCase):
                 killed = True
                 world.die()
                 world.born()
-        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals()), world.keeper.lost_batches), (11, {"gap": 7}, 2), kill)
+        books = world.keeper.books
+        self.assertEqual((books.recorded, dict(books.totals()), books.lost_batches), (11, {"gap": 7}, 2), kill)
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 2.0, 5.0])
         self.assertNotIn(key, world.store.marks)  # it is ended
-        self.assertNotIn(key[0], world.keeper.openings)
-        self.assertEqual(world.keeper._skips, {})  # it has ended: nothing is left to be told of it
+        self.assertNotIn(key[0], world.keeper.books.openings)
+        self.assertEqual(world.keeper.books.skips, {})  # it has ended: nothing is left to be told of it
         return killed
 
     def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
@@ -111,7 +112,7 @@ class GapTests(WorldCase):
         self.assertEqual(world.store.folded, 4)
         for lane in world.keeper.lanes.values():
             lane.give_up_retained()
-        world.keeper._forget_spooled()
+        world.keeper.backlog.forget()
         world.keeper.tick(world.now, at(world.now))
         self.assertEqual(world.keeper.history.last([key[0]]), {key: 4})
         world.store.marks.pop(key)  # it was ended, and only the outbox that is gone says so
@@ -119,12 +120,12 @@ class GapTests(WorldCase):
         world.memory = Memory(512 * 1024)
         Outbox.format(world.memory, b"n" * 16)
         world.born()
-        self.assertIn(key[0], world.keeper.openings)
+        self.assertIn(key[0], world.keeper.books.openings)
         self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
         for _ in range(6):
             world.send()
             world.tick()
-        self.assertEqual((dict(world.keeper.totals()), world.store.folded), ({}, 4))
+        self.assertEqual((dict(world.keeper.books.totals()), world.store.folded), ({}, 4))
 
     def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
         for is_found_before in (False, True):
@@ -151,7 +152,7 @@ class GapTests(WorldCase):
         world.memory.steps = kill
         producer.record(producer.tab("bids_won"), 5.0)
         killed = world.outlive(6, world.tick, world.send)
-        self.assertEqual((world.keeper.recorded, dict(world.keeper.totals())), (5, {"gap": 2}), kill)
+        self.assertEqual((world.keeper.books.recorded, dict(world.keeper.books.totals())), (5, {"gap": 2}), kill)
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 5.0], kill)
         return killed
 
@@ -181,7 +182,7 @@ class GapTests(WorldCase):
         for _ in range(3):
             world.send()
             world.tick()
-        self.assertEqual((world.keeper.totals(), list(world.keeper.openings)), ({}, []))
+        self.assertEqual((world.keeper.books.totals(), list(world.keeper.books.openings)), ({}, []))
         world.record(10)
         world.tick()
         world.send()

@@ -66,7 +66,7 @@ class KeeperTests(WorldCase):
         for _ in range(4):
             world.send()
             world.tick()
-        self.assertEqual((world.keeper.recorded, world.keeper.totals(), world.spool.batches), (40, {"refused": 40}, 0))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals(), world.spool.batches), (40, {"refused": 40}, 0))
 
     def test_bursts_that_nearly_fill_a_byte_ring_are_each_read_before_the_next_look_is_over(self) -> None:
         world = self.world(outbox_bytes=8 << 20)
@@ -81,7 +81,7 @@ class KeeperTests(WorldCase):
                 world.now += TICK_SECONDS
                 world.pump.tick(world.now, at(world.now))
             world.keeper.tick(world.now, at(world.now))
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (20 * 60, {}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (20 * 60, {}))
 
     def test_the_ring_of_a_process_that_died_is_read_and_gone_at_the_look_that_sees_it(self) -> None:
         world = self.world()
@@ -94,7 +94,7 @@ class KeeperTests(WorldCase):
         for _ in range(3):
             world.now += TICK_SECONDS
             world.pump.tick(world.now, at(world.now))
-        self.assertEqual((world.keeper.recorded, os.path.exists(producer.path)), (1, False))
+        self.assertEqual((world.keeper.books.recorded, os.path.exists(producer.path)), (1, False))
 
     def test_what_moves_to_the_spool_is_not_given_up_and_what_was_acknowledged_is(self) -> None:
         world = self.world()
@@ -106,7 +106,7 @@ class KeeperTests(WorldCase):
         moved = world.keeper.unacknowledged
         self.assertTrue(acknowledged and moved)
         world.move()
-        self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.retained_bytes), (acknowledged, moved, 0))
+        self.assertEqual((world.keeper.books.given_up, world.spool.batches, world.keeper.books.retained_bytes), (acknowledged, moved, 0))
 
     def _account(self, world: World, kill: int, refused: set[int], is_spooled: bool) -> bool:
         """Three batches, of which some are refused, and a kill before the write `kill` from their sending on. Whether it came to that."""
@@ -133,8 +133,8 @@ class KeeperTests(WorldCase):
             world.send()
             world.tick()
         folded = len(world.store.events.get(("web/0", "bids_won"), []))
-        counted = dict(world.keeper.totals())
-        self.assertEqual((folded + counted.get("refused", 0), world.keeper.recorded), (3, 3), (kill, refused, counted))
+        counted = dict(world.keeper.books.totals())
+        self.assertEqual((folded + counted.get("refused", 0), world.keeper.books.recorded), (3, 3), (kill, refused, counted))
         self.assertEqual(set(counted) - {"refused"}, set(), (kill, refused, is_spooled))
         self.assertEqual(counted.get("refused", 0), sum(world.refused.values()), (kill, refused))
         return killed
@@ -163,14 +163,14 @@ class KeeperTests(WorldCase):
         for _ in range(3):
             world.record(40)
             world.tick()
-        self.assertEqual((world.keeper.totals(), world.keeper.recorded, world.keeper.holds_any), ({}, 160, False))
+        self.assertEqual((world.keeper.books.totals(), world.keeper.books.recorded, world.keeper.holds_any), ({}, 160, False))
         world.die()
         world.born()
-        self.assertEqual(set(orphans) - set(world.keeper.covered), set())
+        self.assertEqual(set(orphans) - set(world.keeper.books.covered), set())
         for _ in range(6):
             world.tick()
             world.send()
-        self.assertEqual((world.store.folded, world.keeper.recorded, world.keeper.totals()), (160, 160, {}))
+        self.assertEqual((world.store.folded, world.keeper.books.recorded, world.keeper.books.totals()), (160, 160, {}))
 
     @given(PHASES)
     @examples(200)
@@ -222,11 +222,12 @@ class KeeperTests(WorldCase):
             self.assertEqual(len(set(found)), len(found))
             refused = sum(world.refused.values())
             self.assertEqual(len(found) + refused, world.recorded)
-            self.assertEqual((world.keeper.recorded, world.keeper.totals()["refused"]), (world.recorded, refused))
-            self.assertEqual(sum(world.keeper.totals().values()), refused)
+            self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()["refused"]), (world.recorded, refused))
+            self.assertEqual(sum(world.keeper.books.totals().values()), refused)
             retained = [batch for lane in world.keeper.lanes.values() for batch in lane.retained if not batch.is_gone]
-            self.assertEqual((world.keeper.retained_batches, world.keeper.retained_bytes), (len(retained), sum(b.length for b in retained)))
-            self.assertEqual(world.keeper._pending_batches, world.keeper.unacknowledged)
+            books = world.keeper.books
+            self.assertEqual((books.retained_batches, books.retained_bytes), (len(retained), sum(b.length for b in retained)))
+            self.assertEqual(world.keeper.books.pending_batches, world.keeper.unacknowledged)
         finally:
             world.die()
             for producer in world.producers:
@@ -239,11 +240,11 @@ class KeeperTests(WorldCase):
         world.tick()
         world.send()
         self.assertEqual((world.store.folded, world.keeper.unacknowledged), (1000, 0))
-        self.assertGreater(world.keeper.retained_bytes, 0)
+        self.assertGreater(world.keeper.books.retained_bytes, 0)
         while not world.keeper.moves:
             world.record(2000)
             world.tick()
-        self.assertGreater(world.keeper.given_up, 0)
+        self.assertGreater(world.keeper.books.given_up, 0)
         self.assertGreater(world.spool.batches, 0)
         self.assertEqual(world.store.folded, 1000)
         world.die()
@@ -286,7 +287,7 @@ class KeeperTests(WorldCase):
             world.tick()
             world.send()
         self.assertEqual((world.store.folded, world.spool.batches, world.keeper.outbox.used), (world.recorded, 0, 0))
-        self.assertEqual(world.keeper.retained_bytes, 0)
+        self.assertEqual(world.keeper.books.retained_bytes, 0)
         others = [lane for lane in world.keeper.lanes.values() if lane.stream != world.keeper.stream]
         self.assertEqual(others, [])
 
@@ -298,8 +299,8 @@ class KeeperTests(WorldCase):
             world.tick()
             world.send()
             world.keeper.tick(world.now, at(world.now))
-            self.assertLessEqual(world.keeper.retained_bytes, 20_000)
-        self.assertGreater(world.keeper.given_up, 0)
+            self.assertLessEqual(world.keeper.books.retained_bytes, 20_000)
+        self.assertGreater(world.keeper.books.given_up, 0)
         self.assertEqual(world.store.folded, world.recorded)
 
     def _half_moved(self) -> World:
@@ -327,25 +328,25 @@ class KeeperTests(WorldCase):
         world = self._half_moved()
         self.patch(books, "MAX_RETAINED_BYTES", 0)
         world.keeper.tick(world.now, at(world.now))
-        self.assertEqual((world.keeper.retained_batches, world.keeper.retained_bytes, world.keeper.given_up), (0, 0, 2))
+        self.assertEqual((world.keeper.books.retained_batches, world.keeper.books.retained_bytes, world.keeper.books.given_up), (0, 0, 2))
         self.assertEqual(world.spool.batches, 1)  # what waited
         for _ in range(4):
             world.hold([])
             world.tick()
             world.send()
-        self.assertEqual((world.store.folded, world.keeper.totals(), world.keeper.holds_any), (3, {}, False))
+        self.assertEqual((world.store.folded, world.keeper.books.totals(), world.keeper.holds_any), (3, {}, False))
 
     def test_what_is_within_the_bound_is_retained_there(self) -> None:
         world = self._half_moved()
         world.keeper._bound_retained()
-        self.assertEqual((world.keeper.retained_batches, world.keeper.given_up), (2, 0))
-        self.assertEqual(len(world.keeper._spool_retained), 1)  # and is bounded the next time
+        self.assertEqual((world.keeper.books.retained_batches, world.keeper.books.given_up), (2, 0))
+        self.assertEqual(len(world.keeper.books.spool_retained), 1)  # and is bounded the next time
 
     def test_a_full_spool_gives_up_what_it_retains_behind_what_the_outbox_retains_before_it_says_that_it_is_full(self) -> None:
         world = self._half_moved()
         world.spool.bound = world.spool.used
         self.assertTrue(world.keeper._move_some(world.now, at(world.now)))
-        self.assertEqual((world.keeper.given_up, world.spool.batches, world.keeper.holds_any), (2, 1, False))
+        self.assertEqual((world.keeper.books.given_up, world.spool.batches, world.keeper.holds_any), (2, 1, False))
 
     def test_what_was_brought_back_is_not_given_up_as_if_it_were_retained(self) -> None:
         world = self._half_moved()
@@ -354,16 +355,16 @@ class KeeperTests(WorldCase):
         lane.next(world.now, at(world.now))
         lane.applied(1, world.now)  # the store has the first alone
         self.assertEqual([batch.number for batch in lane.pending], [2])
-        world.keeper._give_up_spooled()
-        self.assertEqual((world.spool.batches, world.keeper.given_up, [batch.number for batch in lane.retained]), (1, 0, [1]))
+        world.keeper.backlog.give_up()
+        self.assertEqual((world.spool.batches, world.keeper.books.given_up, [batch.number for batch in lane.retained]), (1, 0, [1]))
 
     def test_beyond_the_spools_bound_the_newest_are_dropped_and_what_was_kept_is_sent(self) -> None:
         world = self.world(spool_bytes=1000)
-        while not world.keeper.dropped["spool_full"]:
+        while not world.keeper.books.dropped["spool_full"]:
             world.record(2000)
             world.tick()
-        dropped = world.keeper.dropped["spool_full"]
-        self.assertEqual(world.keeper.recorded, world.recorded)
+        dropped = world.keeper.books.dropped["spool_full"]
+        self.assertEqual(world.keeper.books.recorded, world.recorded)
         for _ in range(10):
             world.tick()
             world.send()
@@ -400,7 +401,7 @@ class KeeperTests(WorldCase):
         world.memory.steps = None
         for _ in range(3):
             world.tick()
-        self.assertEqual((world.keeper.totals(), world.keeper.recorded), ({"no_ring": counted}, counted), kill)
+        self.assertEqual((world.keeper.books.totals(), world.keeper.books.recorded), ({"no_ring": counted}, counted), kill)
         self.assertEqual(len([name for name in os.listdir(world.shm) if name.startswith("taba.")]), 2)  # the producers' rings
         return killed
 
@@ -421,7 +422,7 @@ class KeeperTests(WorldCase):
         for _ in range(3):
             world.tick()
         self.assertEqual((set(world.pump.deaths.values()), world.pump.living()), ({"web/1"}, {"web/0"}))
-        self.assertEqual((len(world.rings.open), dict(world.keeper.totals())), (1, {"ring_full": 9}))
+        self.assertEqual((len(world.rings.open), dict(world.keeper.books.totals())), (1, {"ring_full": 9}))
 
     def test_totals_and_drops_of_retired_rings_survive_every_restart(self) -> None:
         world = self.world()
@@ -433,9 +434,9 @@ class KeeperTests(WorldCase):
             world.tick()
             world.die()
             world.born()
-        self.assertEqual(world.keeper.totals(), {"ring_full": 10})
+        self.assertEqual(world.keeper.books.totals(), {"ring_full": 10})
         self.assertEqual([name for name in os.listdir(world.directory) if name.startswith("taba.")], [])
-        self.assertEqual(world.keeper.recorded, 20)  # what clients dropped was recorded, too
+        self.assertEqual(world.keeper.books.recorded, 20)  # what clients dropped was recorded, too
 
     def test_a_stream_takes_new_batches_for_six_days_only(self) -> None:
         world = self.world()
@@ -493,7 +494,7 @@ class HomelessTests(SynchronousTestCase):
         world.memory = Memory(512 * 1024)
         Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
         world.born()
-        self.assertEqual(world.keeper.recorded, 4)
+        self.assertEqual(world.keeper.books.recorded, 4)
         self.assertEqual(world.spool.batches, 2)
         world.die()
 
@@ -513,7 +514,7 @@ class HomelessTests(SynchronousTestCase):
         with open(world.spool.path, "r+b") as file:
             file.seek(8 * PAGE)
             file.write(os.urandom(2 * PAGE))
-        world.keeper._healed = -1e9
+        world.keeper.backlog.healed = -1e9
         damaged, real = [True], world.spool.add
 
         def add(batches: Any, journal: Any = None) -> None:
@@ -530,7 +531,7 @@ class HomelessTests(SynchronousTestCase):
             else:
                 world.keeper.publish((), world.now, recorded=7, dropped={"spool_full": 7})
                 world.recorded += 7
-            self.assertEqual((sum(world.spool.lost.values()), damaged), (world.keeper.totals()["spool_corrupt"], []))
+            self.assertEqual((sum(world.spool.lost.values()), damaged), (world.keeper.books.totals()["spool_corrupt"], []))
             world.keeper.settle_totals()
         except Killed:
             killed = True
@@ -543,10 +544,10 @@ class HomelessTests(SynchronousTestCase):
             world.send()
             if not world.spool.batches and not world.spool.salvage:
                 break
-        totals = world.keeper.totals()
+        totals = world.keeper.books.totals()
         self.assertGreater(totals["spool_corrupt"], 0)
         self.assertEqual((world.spool.batches, world.spool.salvage), (0, ""))
-        self.assertEqual(world.store.folded + sum(totals.values()), world.keeper.recorded, (kill, totals))
+        self.assertEqual(world.store.folded + sum(totals.values()), world.keeper.books.recorded, (kill, totals))
         world.die()
         return killed
 

@@ -80,9 +80,9 @@ class Posting(Hosted):
     def test_where_the_store_has_another_number_of_buckets_by_then_nothing_is_kept_and_the_next_try_is(self) -> None:
         world = self.world
         said = self.refused(lambda: world.pump.set_buckets(BUCKETS * 2, at(world.now)))
-        self.assertEqual((said, world.keeper.unacknowledged, world.keeper.recorded), ((503, "not_ready"), 0, 0))
+        self.assertEqual((said, world.keeper.unacknowledged, world.keeper.books.recorded), ((503, "not_ready"), 0, 0))
         self.post()
-        self.assertEqual((world.keeper.unacknowledged, world.keeper.recorded), (1, 1))
+        self.assertEqual((world.keeper.unacknowledged, world.keeper.books.recorded), (1, 1))
 
     def test_where_the_disk_is_full_before_the_spools_bound_is_reached_it_is_to_be_tried_later(self) -> None:
         with mock.patch.object(self.world.keeper, "publish", side_effect=SpoolFull("the disk is full", True)):
@@ -100,18 +100,18 @@ class Posting(Hosted):
     def test_a_key_stands_for_its_request_also_where_nothing_of_it_was_accepted(self) -> None:
         good, bad = {"tab": "t", "type": "CounterGroup", "value": 1.0}, {"tab": "_t", "type": "CounterGroup", "value": 1.0}
         for key, first in (("empty", []), ("rejected", [bad]), ("both", [bad, good])):
-            recorded = self.world.keeper.recorded
+            recorded = self.world.keeper.books.recorded
             self.assertEqual(self.post_under(key, *first), 200)
             self.assertEqual(self.post_under(key, good), 422)
             self.assertEqual(self.post_under(key, *first), 200)
-            self.assertEqual(self.world.keeper.recorded - recorded, first.count(good))
+            self.assertEqual(self.world.keeper.books.recorded - recorded, first.count(good))
 
     def test_where_the_disk_does_not_take_the_key_the_events_are_accepted_and_count_once(self) -> None:
         good = {"tab": "t", "type": "CounterGroup", "value": 1.0}
         with mock.patch.object(Keys, "_write", side_effect=sqlite3.OperationalError("database or disk is full")):
             answers = [self.post_under("one", *events) for events in ((good,), (good,), (good, good))]
             self.assertEqual(answers, [200, 200, 422])
-        self.assertEqual([self.post_under("one", good), self.world.keeper.recorded], [200, 1])
+        self.assertEqual([self.post_under("one", good), self.world.keeper.books.recorded], [200, 1])
 
 
 def body(*tabs: str, client: str = "web/1") -> bytes:
@@ -146,7 +146,7 @@ class Capped(Hosted):
         error = self.assertRaises(HTTPError, self.post, body=body("a", "b", "c"), key="once")
         self.assertEqual((error.status, error.error), (429, "too_many_tabs"))
         self.assertIn("none of it was taken: Client web/1 names more than 2 Tabs at once (--max-client-tabs)", error.detail)
-        self.assertEqual((self.sent(), self.world.keeper.recorded), ({}, 0))
+        self.assertEqual((self.sent(), self.world.keeper.books.recorded), ({}, 0))
         self.world.rings.admission.tick(self.world.now + 1.0)  # a second later it may: what was named before costs nothing
         self.cap(client_tabs=3, new_tabs=1)
         self.post(body=body("a", "b", "c"), key="once")

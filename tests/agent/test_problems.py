@@ -84,7 +84,7 @@ class ProblemTests(SynchronousTestCase):
         world.producers[1].die()
         for _ in range(3):
             world.tick()
-        self.assertEqual((self.found(), world.keeper.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
+        self.assertEqual((self.found(), world.keeper.books.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
 
     def test_who_dropped_most_is_told_of_all_that_was_dropped_since_the_agent_began_and_of_no_shorter_time(self) -> None:
         world = self.world()
@@ -127,7 +127,7 @@ class ProblemTests(SynchronousTestCase):
             world.tick()
         self.assertFalse(path.exists())
         self.only("dropped no_ring", "7 events")
-        self.assertEqual((world.keeper.recorded, world.keeper.totals()), (7, {"no_ring": 7}))
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (7, {"no_ring": 7}))
 
     def test_what_was_dropped_before_a_restart_is_history_and_what_while_it_was_away_is_not(self) -> None:
         world = self.world()
@@ -170,7 +170,7 @@ class ProblemTests(SynchronousTestCase):
     def test_a_full_disk_a_full_spool_and_what_is_dropped_then_are_told_and_end_with_it(self) -> None:
         world = self.world()
         world.spool._database.execute("PRAGMA max_page_count=8")
-        while not world.keeper.dropped["spool_full"]:
+        while not world.keeper.books.dropped["spool_full"]:
             world.record(2000)
             world.tick()
         found = self.found()

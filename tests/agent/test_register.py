@@ -277,7 +277,7 @@ class WentBackTests(SynchronousTestCase):
             world.tick()  # there was no room: its event is counted as dropped
         before = self.back()
         world.live_on(2)  # the sum comes all the same, and stands for no event
-        self.assertEqual((world.value, world.keeper.dropped["spool_full"]), (3.0, 1))
+        self.assertEqual((world.value, world.keeper.books.dropped["spool_full"]), (3.0, 1))
         self.go_back(before)
         world.add(world.process(), 1.0)
         world.live_on(5)
@@ -311,7 +311,7 @@ class OwedTests(SynchronousTestCase):
             world.die(producer)
             world.live_on(3)
             self.assertEqual((world.value, dict(world.pump.rings.open)), (0.0, {}))
-            return world.keeper.recorded, world.store.weight, dict(world.keeper.dropped)
+            return world.keeper.books.recorded, world.store.weight, dict(world.keeper.books.dropped)
         finally:
             world.close()
 

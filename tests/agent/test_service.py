@@ -90,7 +90,7 @@ class ServiceTests(TestCase):
             await task.deferLater(reactor, 0.01, lambda: None)
 
     async def recorded(self, service: AgentService, total: int) -> None:
-        await self.until(lambda: service.loop.keeper.recorded == total)
+        await self.until(lambda: service.loop.keeper.books.recorded == total)
 
     async def ask(self, service: AgentService, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, Any]:
         import treq
@@ -159,7 +159,7 @@ class ServiceTests(TestCase):
         await self.until(lambda: self.server.store.folded >= total)
         await task.deferLater(reactor, 0.3, lambda: None)
         self.assertEqual(self.server.store.folded, total)
-        self.assertEqual(service.loop.keeper.recorded, total)
+        self.assertEqual(service.loop.keeper.books.recorded, total)
 
     async def test_a_clock_that_is_set_forward_makes_nothing_too_old_that_came_before(self) -> None:
         producer = self.producer()
@@ -174,7 +174,7 @@ class ServiceTests(TestCase):
         await self.recorded(service, 2)
         later["on"] = False
         await self.until(lambda: self.server.store.folded == 2)
-        self.assertEqual(dict(service.loop.keeper.totals()), {})
+        self.assertEqual(dict(service.loop.keeper.books.totals()), {})
 
     async def test_an_outbox_that_somebody_removed_is_made_anew_with_all_that_it_held(self) -> None:
         producer = self.producer()
@@ -192,7 +192,7 @@ class ServiceTests(TestCase):
         self.server.verdict = None
         service = self.start()
         await self.until(lambda: self.server.store.folded == 2)
-        self.assertEqual((service.loop.keeper.recorded, os.listdir("/dev/shm").count(f"taba-agent.{self.agent}.new")), (2, 0))
+        self.assertEqual((service.loop.keeper.books.recorded, os.listdir("/dev/shm").count(f"taba-agent.{self.agent}.new")), (2, 0))
 
     async def test_a_second_agent_reads_no_ring_of_the_first_and_says_who_holds_them_whatever_a_cleaner_removes(self) -> None:
         producer = self.producer()
@@ -214,14 +214,14 @@ class ServiceTests(TestCase):
         (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         second = self.start()
         await self.until(lambda: second.loop.rings.taken)
-        self.assertEqual((second.loop.rings.taken_by, second.loop.rings.open, second.loop.keeper.recorded), (os.getpid(), {}, 0))
+        self.assertEqual((second.loop.rings.taken_by, second.loop.rings.open, second.loop.keeper.books.recorded), (os.getpid(), {}, 0))
         ended: list[bool] = []
         self.patch(first, "_end", lambda: ended.append(True))
         first.loop.step()
         await self.until(lambda: ended)
         self.assertEqual((first.loop.keeper.holds_any, first.loop.rings.open), (False, {}))
         await self.stop(first)
-        left = 300 - first.loop.keeper.recorded  # on a busy machine its last step was due to read: they are in its spool
+        left = 300 - first.loop.keeper.books.recorded  # on a busy machine its last step was due to read: they are in its spool
         await self.recorded(second, left)
         self.server.verdict = None
         await self.until(lambda: self.server.store.folded == 100 + left)
@@ -280,7 +280,7 @@ class ServiceTests(TestCase):
             self.assertEqual((await self.ask(service, "POST", "/v1/events", event))[0], 200)
             recording.callback(None)
             await stopping
-        self.assertEqual(service.loop.keeper.recorded, 1)
+        self.assertEqual(service.loop.keeper.books.recorded, 1)
 
     async def test_a_full_disk_at_its_end_keeps_it_from_nothing_else_and_the_next_one_starts(self) -> None:
         for fails, where in ((SpoolFull("the disk is full", True), "drain"), (OutboxFull("no room"), "settle_totals")):
@@ -359,17 +359,17 @@ class ServiceTests(TestCase):
         self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] and b"bids_won" in sent.batch else None
         service = self.start()
         producer.record(tab, 1.0)
-        await self.until(lambda: service.loop.keeper.dropped["refused"] == 1)
+        await self.until(lambda: service.loop.keeper.books.dropped["refused"] == 1)
         refusing["on"] = False
         producer.record(tab, 2.0)
         await self.until(lambda: self.server.store.folded == 1)
         self.assertEqual(self.server.store.events["web/1", "bids_won"], [2.0])
-        self.assertEqual(service.loop.keeper.dropped["gap"], 0)
+        self.assertEqual(service.loop.keeper.books.dropped["gap"], 0)
         self.assertEqual(len(service.loop.keeper.spool.aside()), 1)
         self.kill(service)
         service = self.start()
         await task.deferLater(reactor, 0.5, lambda: None)
-        self.assertEqual(dict(service.loop.keeper.totals()), {"refused": 1})
+        self.assertEqual(dict(service.loop.keeper.books.totals()), {"refused": 1})
 
     async def test_its_log_tells_its_life_and_what_needs_a_person(self) -> None:
         said: list[str] = []
@@ -442,7 +442,7 @@ class ServiceTests(TestCase):
         service = self.start(outbox_bytes=4 << 20)
         await self.until(lambda: self.server.store.folded >= total + 1)
         self.assertEqual(self.server.store.folded, total + 1)
-        self.assertEqual(dict(service.loop.keeper.totals()), {})
+        self.assertEqual(dict(service.loop.keeper.books.totals()), {})
 
     async def test_beyond_the_spools_bound_the_newest_events_are_dropped_and_counted(self) -> None:
         producer = self.producer(size=1 << 20)
@@ -451,14 +451,14 @@ class ServiceTests(TestCase):
         self.server.answer = lambda request, envelope: (request.setResponseCode(503), b"away")[1]
         service = self.start(outbox_bytes=4 << 20, spool_bytes=1 << 20)
         total = 0
-        while not service.loop.keeper.dropped["spool_full"]:
+        while not service.loop.keeper.books.dropped["spool_full"]:
             for _ in range(20_000):
                 producer.record(tab, 1.0)
             total += 20_000
             await self.recorded(service, total)
         self.assertLessEqual(service.loop.keeper.spool.used, 1 << 20)
         self.server.answer = None
-        await self.until(lambda: self.server.store.folded + service.loop.keeper.dropped["spool_full"] == total)
+        await self.until(lambda: self.server.store.folded + service.loop.keeper.books.dropped["spool_full"] == total)
 
     async def test_a_store_that_went_back_in_time_gets_what_is_retained_again(self) -> None:
         producer = self.producer()
@@ -477,7 +477,7 @@ class ServiceTests(TestCase):
         producer.record(tab, 5.0)
         await self.until(lambda: store.marks[key] == 6)
         self.assertEqual(store.events["web/1", "bids_won"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-        self.assertEqual(service.loop.keeper.dropped["gap"], 0)
+        self.assertEqual(service.loop.keeper.books.dropped["gap"], 0)
 
     async def test_posted_events_are_in_the_outbox_before_the_answer_and_count_once_by_their_key(self) -> None:
         service = self.start()

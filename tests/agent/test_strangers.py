@@ -198,7 +198,7 @@ class StrangerTests(SynchronousTestCase):
         for _ in range(3):
             world.tick()
             world.send()
-        self.assertEqual((world.keeper.recorded, world.store.folded), (10, 10))
+        self.assertEqual((world.keeper.books.recorded, world.store.folded), (10, 10))
         told = "\n".join(self.found(world).values())
         self.assertIn(f"belongs to user {NOBODY}, and this Agent runs as user 0: it is not read", told)
         self.assertIn("may be opened by every user (mode 0666)", told)
@@ -248,7 +248,7 @@ class StrangerTests(SynchronousTestCase):
         world.tick()
         while world.rings._new:
             world.tick()
-        self.assertEqual((world.keeper.recorded, len(world.rings.open)), (10, 2))
+        self.assertEqual((world.keeper.books.recorded, len(world.rings.open)), (10, 2))
         told = "\n".join(self.found(world).values())
         self.assertIn(f"4096 rings, such as taba.{AGENT}.", told)
         self.assertIn("904 further segments of this Agent's name", told)

@@ -199,7 +199,7 @@ class SumTests(SynchronousTestCase):
         world.die(producer)
         world.tick()
         self.assertEqual(sum(column.weight for column in world.columns()), world.recorded)
-        self.assertEqual(world.keeper.recorded, world.recorded)
+        self.assertEqual(world.keeper.books.recorded, world.recorded)
 
     def test_a_process_and_its_segment_that_are_gone_at_the_agents_return_are_ended_by_the_register(self) -> None:
         world = self.world()
@@ -235,7 +235,7 @@ class SumTests(SynchronousTestCase):
             world.born()
             for _ in range(number % 3):
                 world.tick()
-        world.keeper.openings = Openings()  # the streams of the lost outboxes are ended
+        world.keeper.books.openings = Openings()  # the streams of the lost outboxes are ended
         world.tick()
         state, value = fold(arrived + world.columns())
         self.assertEqual((value, state[2]), (0.0, {}))
@@ -272,7 +272,7 @@ class SumTests(SynchronousTestCase):
         lost = len(world.columns())
         world.tick()
         self.assertEqual(len(world.columns()), lost)  # nothing new, nothing sent
-        world.keeper.dropped["refused"] += 1
+        world.keeper.books.dropped["refused"] += 1
         world.tick()
         self.assertEqual(fold(world.columns()[lost:])[1], 3.0)
 
@@ -344,14 +344,14 @@ class SumTests(SynchronousTestCase):
             world.tick()
             columns = world.columns()
             self.assertEqual(sum(column.weight for column in columns), world.recorded)
-            self.assertEqual(world.keeper.recorded, world.recorded)
+            self.assertEqual(world.keeper.books.recorded, world.recorded)
             chance = Random(seed)
             gone = [column for column in columns if values_of(column)[0][1] == RING_GONE]
             others = [column for column in columns if column not in gone]
             chance.shuffle(others)
             self.assertEqual(fold([*others, *chance.sample(others, len(others) // 2), *gone])[1], sum(world.nets.values()))
             lost = [column for column in columns if chance.random() < 0.7]
-            world.keeper.dropped["refused"] += 1
+            world.keeper.books.dropped["refused"] += 1
             begin = len(columns)
             world.tick()
             ends = [column for column in columns if isinstance(column.values, list) and column.values[0][1] >= RING_GONE - 1]

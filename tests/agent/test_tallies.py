@@ -402,10 +402,10 @@ class Drained(SynchronousTestCase):
         world.record(100)
         with mock.patch.object(world.pump.tallies, "add", side_effect=FloatingPointError):
             self.assertRaises(FloatingPointError, world.tick)
-        self.assertEqual(world.keeper.recorded, 100)
+        self.assertEqual(world.keeper.books.recorded, 100)
         for _ in range(3):
             world.tick()
-        self.assertEqual(world.keeper.recorded, 100)
+        self.assertEqual(world.keeper.books.recorded, 100)
         world.send()
         self.assertEqual(world.store.folded, 100)
 

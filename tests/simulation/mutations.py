@@ -21,6 +21,7 @@ from simulation.command import prepare
 from simulation.play import play
 from taba import batch, clocks, desk
 from taba.agent import directory, discover, keys, locks, segment
+from taba.agent.books import Books
 from taba.agent.dispatch import ServerPeer
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
@@ -344,8 +345,8 @@ def tails_do_not_move(put: Any) -> None:
 
 @focused(CLIENT)
 def the_table_names_no_covered_ranges(put: Any) -> None:
-    real = Keeper._table
-    put(Keeper, "_table", lambda self, covered, recorded, dropped: real(self, (), recorded, dropped))
+    real = Books.table
+    put(Books, "table", lambda self, covered, *rest: real(self, (), *rest))
 
 
 @focused(CLIENT)
@@ -378,7 +379,7 @@ def totals_begin_anew_with_each_agent(put: Any) -> None:
 
 @focused(BACK)
 def retained_batches_are_forgotten_at_once(put: Any) -> None:
-    real = Keeper.acknowledged
+    real = Books.acknowledged
 
     def acknowledged(self: Any, lane: Any, batch: Any, now: float) -> None:
         real(self, lane, batch, now)
@@ -388,7 +389,7 @@ def retained_batches_are_forgotten_at_once(put: Any) -> None:
             self.retained_bytes -= batch.length
             batch.group.released = batch.group.unforgotten == 0
 
-    put(Keeper, "acknowledged", acknowledged)
+    put(Books, "acknowledged", acknowledged)
 
 
 @focused("store goes back,kill agent", 20.0, 0.3)
