@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from random import Random
 
 from benchmarks import budgets, machine
 from benchmarks.rows import Figure, Row, interleave
@@ -20,12 +20,15 @@ PATIENCE = 60.0
 
 
 def lines() -> list[bytes]:
-    """A thousand different lines, as applications mix them."""
-    kinds = (b"app.requests.%d:1|c", b"app.hits:%d|c|@0.5|#route:r%d", b"app.latency.%d:%d.5|ms", b"app.depth:%d|g|#env:prod,shard:%d")
-    found = []
-    for number, kind in zip(range(1000), itertools.cycle(kinds), strict=False):
-        found.append(kind % ((number % 40, number % 10)[: kind.count(b"%d")]))
-    return found
+    """A thousand different lines, as applications mix them: counters by one, sampled ones with a tag, times that hardly repeat, gauges."""
+    chance = Random(1)
+    made: dict[bytes, None] = {}
+    for number in range(250):
+        made[b"app.requests.%d:1|c" % number] = None
+        made[b"app.hits.%d:%d|c|@0.5|#route:r%d" % (number % 7, 1 + number % 3, number)] = None
+        made[b"app.latency.%d:%.3f|ms" % (number, chance.lognormvariate(3, 1))] = None
+        made[b"app.depth:%d|g|#env:prod,shard:%d" % (chance.randrange(10_000), number)] = None
+    return list(made)
 
 
 def packed(found: list[bytes]) -> Iterator[bytes]:

@@ -2,8 +2,9 @@
 
 1. What an input takes from a socket lies here from the moment that the kernel gives it: of one that is killed, the next one finds what was
    in its hand, and how much of that was recorded.
-2. There are two sheets, used in turn. A sheet is cleared, then `ready` names it, then the kernel writes to it: a killed input had
-   something in its hand if `ready` is one more than `done`, and its sheet is not empty.
+2. There are two sheets, used in turn. A sheet is cleared, then `ready` names it, then the kernel writes one packet behind the other to it:
+   a killed input had something in its hand if `ready` is one more than `done`, and its sheet is not empty. One store (`length`) says how
+   much of a sheet, and how many packets, are accounted for; what lies behind that is a packet of which nobody could say from where it came.
 3. The counts are written to that of two rows which `done` does not name; one store of `done` then says both that the sheet is done
    with and that its counts hold.
 4. One writes, others read, but for the counts of which the Agent has told, and for the notes that it settled, which are its own: nobody
@@ -62,25 +63,32 @@ COUNTS = (
 PLACE = {name: place for place, name in enumerate(COUNTS)}
 NOT_UNDERSTOOD = COUNTS[PLACE["bad_line"] : PLACE["event"]]
 
-MAGIC = int.from_bytes(b"tabadsk2", "little")
+MAGIC = int.from_bytes(b"tabadsk3", "little")
 MAX_COUNTS = 64
-SHEET_BYTES = 1 << 16  # the largest datagram that UDP has
+DATAGRAM_BYTES = 1 << 16  # the largest that UDP has
+SHEET_BYTES = 2 * DATAGRAM_BYTES  # packets are added while there is room for the largest
+MAX_PACKETS = 64  # of a sheet: they wait for each other, and a word has a bit for each
 EXAMPLE_BYTES = 256  # its length in the first eight
 _PAGE = 4096
 MAX_NOTES = 64  # that wait for a Server: those of an hour in which there is none, at the rate at which they may come
 _NOTE_BYTES = 2048  # of one: its time, its length, and MAX_NOTE characters of four bytes
 _NOTES = _PAGE + 2 * SHEET_BYTES
-DESK_BYTES = _NOTES + MAX_NOTES * _NOTE_BYTES
+_PACKETS = _NOTES + MAX_NOTES * _NOTE_BYTES  # of each packet in hand a word: where it ends, and the place of its origin's name
+_ORIGINS, _ORIGIN_BYTES = _PACKETS + 8 * MAX_PACKETS, 64  # names, each with its length first
+MAX_ORIGIN_NAMES = 56  # what the page has room for; with one more they are written anew
+DESK_BYTES = _ORIGINS + MAX_ORIGIN_NAMES * _ORIGIN_BYTES
 
 # words of the page
-_MAGIC, _READY, _DONE, _PROGRESS, _LENGTH, _TRIES, _UNSURE = range(7)
-_ORIGIN, _ORIGIN_BYTES = 8, 64  # the length first
+_MAGIC, _READY, _DONE, _PROGRESS, _LENGTH, _TRIES, _UNSURE, _GIVEN_UP = range(8)
+_BELOW = 8  # bits: of `length`, the number of packets; of a packet's word, the place of a name
+_APART = 32  # bits: of `progress`, the Events; above them, one more than the place of the packet of which they are, or 0: of all in hand
 _ROWS = 16, 16 + MAX_COUNTS
 _EXAMPLE = (16 + 2 * MAX_COUNTS) * 8
 _SEEN = 16 + 2 * MAX_COUNTS + EXAMPLE_BYTES // 8  # the Agent's: the counts of which it has told
 _WRITTEN = _SEEN + MAX_COUNTS  # notes, ever
 _TAKEN, _REFUSED = _WRITTEN + 1, _WRITTEN + 2  # the Agent's: those that are settled, and those of them that no Server wants
 _MOST = 1 << 62  # beyond all counts, so that one more fits its word
+_EVENTS_OF = (1 << _APART) - 1
 _MOST_PROGRESS = 2 * SHEET_BYTES + 2  # an Event takes more than a byte
 _MOST_KILLS = 1 << 32
 
@@ -88,13 +96,15 @@ _ZEROS = memoryview(bytes(SHEET_BYTES))
 
 
 class Held(NamedTuple):
-    """What a killed input had in its hand: from where, what, how many of its Events were begun, and of how many nobody can say."""
+    """What a killed input had in its hand, and how far it had come."""
 
-    origin: bytes
-    content: bytes
-    begun: int
-    unsure: int  # begun, and perhaps not recorded: one for each kill
-    tries: int  # of earlier inputs to record the rest
+    packets: list[tuple[bytes, bytes]]  # from where, and what
+    given_up: int  # a bit for each that is to be passed over
+    at: int  # the place of the packet of which the next is said; those before it are recorded
+    begun: int  # so many of its Events, and of those behind it, were begun
+    is_apart: bool  # an earlier one took them up one by one: where it was killed again and again, it is the packet `at` that does it
+    unsure: int  # Events begun, and perhaps not recorded: one for each kill
+    tries: int  # of earlier inputs to record the packet `at`
 
 
 def desk_path(agent: str, address: str, directory: str = SHM_DIRECTORY) -> str:
@@ -120,7 +130,7 @@ def open_desk(path: str) -> int:
 
 
 class Desk:
-    """A desk, mapped. `sheet()`, `hold()`, `progress` and `done()` are the input's, in this order, once for each packet."""
+    """A desk, mapped. `sheet()`, `hold()` once for each packet, `progress` and `done()` are the input's, in this order."""
 
     def __init__(self, descriptor: int):
         self._mapping = mmap.mmap(descriptor, DESK_BYTES)
@@ -128,15 +138,19 @@ class Desk:
         self._words = self._content.cast("Q")
         self._sheets = tuple(self._content[_PAGE + place * SHEET_BYTES :][:SHEET_BYTES] for place in (0, 1))
         self._number = self._done = self._words[_DONE]
-        self._origin: bytes | None = None  # as it stands there
+        self._rooms = tuple(sheet[:DATAGRAM_BYTES] for sheet in self._sheets)
+        self._table = self._content[_PACKETS:_ORIGINS].cast("Q")
+        self._origins: dict[bytes, int] = {}  # the places of the names that stand there
+        self._packets = self._begin = 0  # in hand, and where the next one begins
         self._is_tried = True  # there may be what an input before left of its tries
         self._dirty = [SHEET_BYTES, SHEET_BYTES]
         self._rows: tuple[memoryview, ...] = ()  # those of the counts, once it is known how many there are
-        self.progress = self._words[_PROGRESS : _PROGRESS + 1]  # 2i + 1: Event i is begun; 2i + 2: it is recorded
+        # 2i + 1: Event i of all that is in hand is begun; 2i + 2: it is recorded. From `apart()` on: of those of one packet
+        self.progress = self._words[_PROGRESS : _PROGRESS + 1]
 
     def close(self) -> None:
         """Unmap it."""
-        for view in (self.progress, *self._rows, *self._sheets, self._words, self._content):
+        for view in (self.progress, *self._rows, self._table, *self._rooms, *self._sheets, self._words, self._content):
             view.release()
         self._mapping.close()
 
@@ -149,7 +163,8 @@ class Desk:
         if (
             done < _MOST
             and ready - done in (0, 1)
-            and words[_PROGRESS] <= _MOST_PROGRESS
+            and words[_PROGRESS] >> _APART <= MAX_PACKETS + 1
+            and words[_PROGRESS] & _EVENTS_OF <= _MOST_PROGRESS
             and max(words[_TRIES], words[_UNSURE]) < _MOST_KILLS
             and max(words[_ROWS[0] : _ROWS[1] + MAX_COUNTS]) < _MOST
             and words[_REFUSED] <= words[_TAKEN] <= words[_WRITTEN] < _MOST
@@ -158,7 +173,7 @@ class Desk:
             return False
         self._content[8:_PAGE] = bytes(_PAGE - 8)
         self._number = self._done = 0
-        self._origin = None
+        self._origins.clear()
         self._dirty = [SHEET_BYTES, SHEET_BYTES]
         words[_ROWS[0] + PLACE["given_up"]] = 1
         return True
@@ -171,10 +186,8 @@ class Desk:
         done = words[_DONE]
         if words[_READY] != done + 1:
             return None
-        sheet = self._sheets[(done + 1) & 1]
-        length = min(words[_LENGTH], SHEET_BYTES)
-        content = bytes(sheet[:length]) if length else bytes(sheet).rstrip(b"\0")  # killed before it could say how much there is
-        if not content:
+        packets = self._packets_of(self._sheets[(done + 1) & 1])
+        if not packets:
             return None
         self._number, self._dirty[(done + 1) & 1] = done + 1, SHEET_BYTES
         tries = words[_TRIES]
@@ -182,11 +195,43 @@ class Desk:
         if words[_PROGRESS] & 1:
             words[_UNSURE] += 1
             words[_PROGRESS] += 1
-        origin = self._bytes(8 * _ORIGIN, _ORIGIN_BYTES) if length else b""
-        return Held(origin, content, words[_PROGRESS] // 2, words[_UNSURE], tries)
+        apart, begun = words[_PROGRESS] >> _APART, (words[_PROGRESS] & _EVENTS_OF) // 2
+        return Held(packets, words[_GIVEN_UP], max(0, apart - 1), begun, apart > 0, words[_UNSURE], tries)
+
+    def _packets_of(self, sheet: memoryview) -> list[tuple[bytes, bytes]]:
+        """From where each packet of this sheet came, and what it says."""
+        length, number = self._words[_LENGTH] >> _BELOW, self._words[_LENGTH] & ((1 << _BELOW) - 1)
+        found, begin = [], 0
+        for word in self._table[: min(number, MAX_PACKETS)]:
+            end = min(word >> _BELOW, length, SHEET_BYTES)
+            place = word & ((1 << _BELOW) - 1)
+            origin = self._bytes(_ORIGINS + place * _ORIGIN_BYTES, _ORIGIN_BYTES) if place < MAX_ORIGIN_NAMES else b""
+            found.append((origin, bytes(sheet[begin:end])))
+            begin = end + 1
+        last = bytes(sheet[begin : begin + DATAGRAM_BYTES]).rstrip(b"\0")  # the input was killed before it could say how much there is
+        if len(last) == DATAGRAM_BYTES:  # it was longer
+            last = last[: last.rfind(b"\n") + 1]
+        if last and len(found) < MAX_PACKETS:
+            found.append((b"", last))
+        return found
+
+    def apart(self, place: int, begun: int, is_next: bool) -> int:
+        """From now on the packet there is recorded, by itself, but for so many Events; the progress that says so.
+
+        `is_next`: this input is the first that tries to.
+        """
+        if is_next:
+            self._words[_TRIES] = 1
+        self._words[_PROGRESS] = at = ((place + 1) << _APART) + 2 * begun
+        return at
+
+    def give_up(self, place: int) -> None:
+        """No input reads the packet there any more."""
+        self._words[_GIVEN_UP] |= 1 << place
+        self.apart(place + 1, 0, is_next=True)
 
     def sheet(self) -> memoryview:
-        """An empty sheet, to which the kernel may write."""
+        """The room for a first packet, on an empty sheet: the kernel may write there."""
         number = self._number = self._done + 1
         words, place = self._words, number & 1
         sheet, dirty = self._sheets[place], self._dirty[place]
@@ -195,20 +240,42 @@ class Desk:
             self._dirty[place] = 0
         words[_LENGTH] = words[_PROGRESS] = 0
         if self._is_tried:
-            words[_TRIES] = words[_UNSURE] = 0
+            words[_TRIES] = words[_UNSURE] = words[_GIVEN_UP] = 0
             self._is_tried = False
         words[_READY] = number
-        return sheet
+        self._packets = self._begin = 0
+        if len(self._origins) == MAX_ORIGIN_NAMES:
+            self._origins.clear()
+        return self._rooms[place]
 
-    def hold(self, length: int, origin: bytes) -> bytes:
-        """The kernel wrote so much, from there: the content."""
-        place = self._number & 1
-        self._dirty[place] = length
-        if origin != self._origin:
-            self._put(8 * _ORIGIN, _ORIGIN_BYTES, origin)
-            self._origin = origin
-        self._words[_LENGTH] = length
-        return self._sheets[place][:length].tobytes()
+    def hold(self, length: int, origin: bytes) -> memoryview | None:
+        """The kernel wrote so much, from there. The room for one more packet, or None where this was the last one."""
+        number, begin, names = self._packets, self._begin, self._origins
+        end, sheet = begin + length, self._sheets[self._number & 1]
+        place = names.get(origin)
+        if place is None:
+            place = names[origin] = len(names)
+            self._put(_ORIGINS + place * _ORIGIN_BYTES, _ORIGIN_BYTES, origin)
+        if number:
+            sheet[begin - 1] = 10  # the end of the last packet's last line
+        self._table[number] = end << _BELOW | place
+        self._packets = number = number + 1
+        self._words[_LENGTH] = end << _BELOW | number
+        self._begin = begin = end + 1
+        if number == MAX_PACKETS or begin > SHEET_BYTES - DATAGRAM_BYTES or len(names) == MAX_ORIGIN_NAMES:
+            return None
+        return sheet[begin : begin + DATAGRAM_BYTES]
+
+    def cut(self) -> int:
+        """What the kernel wrote last was longer than there is room, and its last line has no end here: the length without that."""
+        room = self._sheets[self._number & 1][self._begin : self._begin + DATAGRAM_BYTES]
+        length = bytes(room).rfind(b"\n") + 1
+        room[length:] = _ZEROS[length : len(room)]
+        return length
+
+    def taken(self, begin: int, end: int) -> bytes:
+        """What was held of the sheet, from here to there: packets are parted by the end of a line."""
+        return self._sheets[self._number & 1][begin:end].tobytes()
 
     def done(self, counts: array[int]) -> None:
         """All of it is recorded, and these are all counts from now on."""
@@ -216,7 +283,10 @@ class Desk:
         if not rows:
             rows = self._rows = tuple(self._words[row : row + len(counts)] for row in _ROWS)
         number = self._number
-        rows[number & 1][:] = counts
+        place = number & 1
+        rows[place][:] = counts
+        if self._begin > self._dirty[place]:
+            self._dirty[place] = min(self._begin, SHEET_BYTES)
         self._words[_DONE] = self._done = number
 
     def count(self, counts: array[int]) -> None:

@@ -11,7 +11,22 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.bounds import MAX_NOTE
-from taba.desk import COUNTS, DESK_BYTES, EXAMPLE_BYTES, MAX_COUNTS, MAX_NOTES, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
+from taba.desk import (
+    COUNTS,
+    DATAGRAM_BYTES,
+    DESK_BYTES,
+    EXAMPLE_BYTES,
+    MAX_COUNTS,
+    MAX_NOTES,
+    MAX_ORIGIN_NAMES,
+    MAX_PACKETS,
+    PLACE,
+    SHEET_BYTES,
+    Desk,
+    Held,
+    desk_path,
+    open_desk,
+)
 
 
 class Killed(Exception):
@@ -31,10 +46,16 @@ class Desks(SynchronousTestCase):
     def receive(self, desk: Desk, content: bytes) -> None:
         desk.sheet()[: len(content)] = content
 
+    def held(self, desk: Desk | None = None) -> Held:
+        found = (desk or self.open()).held()
+        assert found is not None
+        return found
+
     def test_what_is_done_with_is_not_in_hand_and_its_counts_hold(self) -> None:
         desk = self.open()
         self.receive(desk, b"one")
-        self.assertEqual(desk.hold(3, b"1.2.3.4"), b"one")
+        desk.hold(3, b"1.2.3.4")
+        self.assertEqual(desk.taken(0, 3), b"one")
         desk.progress[0] = 2
         desk.done(array("Q", [1, 2, 3]))
         self.assertEqual((self.open().held(), self.open().counts(3)), (None, [1, 2, 3]))
@@ -42,7 +63,7 @@ class Desks(SynchronousTestCase):
     def test_words_that_nobody_wrote_are_found_and_what_may_be_is_left(self) -> None:
         for word in range(1, 16 + 2 * MAX_COUNTS):
             if word in (4, *range(7, 16)):
-                continue  # lengths, which no reader goes beyond, and an origin
+                continue  # lengths, which no reader goes beyond, a bit for each packet, and what is not used
             for value in (1 << 64) - 1, 1 << 63:
                 desk = self.open()
                 desk.count(array("Q", [1, 2, 3]))
@@ -120,13 +141,13 @@ class Desks(SynchronousTestCase):
         desk.hold(19, b"")
         desk.done(array("Q", [1]))
         self.receive(desk, b"a:1|c")
-        self.assertEqual(self.open().held(), (b"", b"a:1|c", 0, 0, 0))  # before anybody could say how much it is
+        # before anybody could say how much it is
+        self.assertEqual(self.open().held(), Held([(b"", b"a:1|c")], 0, 0, 0, False, 0, 0))
         desk.hold(5, b"::1")
         for progress, begun, unsure in ((0, 0, 0), (1, 1, 1), (2, 1, 0), (4, 2, 0)):
             desk.progress[0] = progress
-            held = self.open().held()
-            assert held is not None
-            self.assertEqual((held.origin, held.content, held.begun), (b"::1", b"a:1|c", begun))
+            held = self.held()
+            self.assertEqual((held.packets, held.at, held.begun), ([(b"::1", b"a:1|c")], 0, begun))
             desk._words[6], unsure_now = 0, held.unsure
             self.assertEqual(unsure_now, unsure)
 
@@ -135,17 +156,15 @@ class Desks(SynchronousTestCase):
         self.receive(first, b"a:1|c")
         first.hold(5, b"x")
         second = self.open()
-        held = second.held()
-        assert held is not None
+        self.held(second)
         second.progress[0] = 2
         second.done(array("Q", [7]))
         third = self.open()
         self.assertEqual((third.held(), third.counts(1)), (None, [7]))
         self.receive(third, b"b")
         third.hold(1, b"x")
-        again = self.open().held()
-        assert again is not None
-        self.assertEqual((again.content, again.tries), (b"b", 0))
+        again = self.held()
+        self.assertEqual((again.packets, again.tries), ([(b"x", b"b")], 0))
 
     def test_tries_are_counted_until_somebody_is_done(self) -> None:
         desk = self.open()
@@ -161,13 +180,85 @@ class Desks(SynchronousTestCase):
         desk.sheet()
         self.assertIsNone(self.open().held())
 
-    def test_the_largest_datagram_fits(self) -> None:
+    def test_packets_are_added_while_there_is_room_for_the_largest_one(self) -> None:
         desk = self.open()
-        self.receive(desk, b"x" * SHEET_BYTES)
-        desk.hold(SHEET_BYTES, b"o" * 100)
-        held = self.open().held()
-        assert held is not None
-        self.assertEqual((len(held.content), held.origin), (SHEET_BYTES, b"o" * 56))
+        room: memoryview | None = desk.sheet()
+        for content in (b"x" * DATAGRAM_BYTES, b"never"):
+            assert room is not None
+            self.assertEqual(len(room), DATAGRAM_BYTES)
+            room[: len(content)] = content
+            room = desk.hold(len(content), b"o" * 100)
+            if room is None:
+                break
+        self.assertEqual(self.held().packets, [(b"o" * 56, b"x" * DATAGRAM_BYTES)])
+        desk.done(array("Q", [1]))
+        room, held = desk.sheet(), 0
+        while room:
+            room[:1000] = b"y" * 1000
+            room, held = desk.hold(1000, b"o"), held + 1
+        self.assertEqual((held, len(self.held().packets)), (MAX_PACKETS, MAX_PACKETS))
+        self.assertEqual(desk.taken(0, 64 * 1001 - 1), b"\n".join([b"y" * 1000] * 64))
+        desk.done(array("Q", [1]))
+        room, held = desk.sheet(), 0
+        while room is not None:
+            room, held = desk.hold(3000, b"o"), held + 1
+        self.assertEqual(held, -(-(SHEET_BYTES - DATAGRAM_BYTES + 1) // 3001))
+
+    def test_each_packet_has_its_origin_and_with_as_many_names_as_there_may_be_they_are_written_anew(self) -> None:
+        desk = self.open()
+        for first in (0, 50):
+            room: memoryview | None = desk.sheet()
+            sent: list[tuple[bytes, bytes]] = []
+            for number in range(first, first + MAX_ORIGIN_NAMES + 1):
+                if room is None:
+                    break
+                sent.append((b"origin %d" % number, b"%d" % number))
+                room[: len(sent[-1][1])] = sent[-1][1]
+                room = desk.hold(len(sent[-1][1]), sent[-1][0])
+            self.assertEqual((self.held().packets, len(sent)), (sent, MAX_ORIGIN_NAMES))
+            desk.done(array("Q", [1]))
+
+    def test_what_the_kernel_wrote_behind_what_is_accounted_for_is_a_packet_of_nobody_knows_whom(self) -> None:
+        desk = self.open()
+        for content in (b"a:1|c", b""):
+            desk.sheet()[: len(content)] = content
+            room = desk.hold(len(content), b"o")
+            assert room is not None
+            room[:5] = b"\0:2|c"
+            self.assertEqual(self.held().packets, [(b"o", content), (b"", b"\0:2|c")])
+            room[:] = b"b:2|c\n" + b"x" * (DATAGRAM_BYTES - 6)
+            self.assertEqual(self.held().packets, [(b"o", content), (b"", b"b:2|c\n")])  # its last line has no end here
+            self.assertEqual(desk.cut(), 6)
+            desk.hold(6, b"p")
+            self.assertEqual(self.held().packets, [(b"o", content), (b"p", b"b:2|c\n")])
+            desk.done(array("Q", [1]))
+
+    def test_packets_that_are_taken_up_one_by_one_are_tried_one_by_one(self) -> None:
+        desk = self.open()
+        room: memoryview | None = desk.sheet()
+        for _ in range(3):
+            assert room is not None
+            room[:3] = b"bad"
+            room = desk.hold(3, b"o")
+        desk.progress[0] = 4
+        self.assertEqual(self.held()[1:], (0, 0, 2, False, 0, 0))
+        second = self.open()
+        self.assertEqual(self.held(second)[1:], (0, 0, 2, False, 0, 1))
+        self.assertEqual(second.apart(0, 2, is_next=False) + 1, (1 << 32) + 5)
+        second.progress[0] = (1 << 32) + 5
+        self.assertEqual(self.held()[1:], (0, 0, 3, True, 1, 2))
+        third = self.open()
+        self.held(third)
+        third.apart(1, 0, is_next=True)
+        self.assertEqual(self.held()[1:], (0, 1, 0, True, 1, 1))
+        third.give_up(1)
+        self.assertEqual(self.held()[1:], (0b10, 2, 0, True, 1, 1))
+        third.give_up(2)
+        self.assertEqual((self.held()[1:], self.open().mend()), ((0b110, 3, 0, True, 1, 1), False))
+        third.done(array("Q", [1]))
+        self.receive(third, b"a")
+        third.hold(1, b"o")
+        self.assertEqual(self.held()[1:], (0, 0, 0, False, 0, 0))
 
     def test_an_example_is_cut_at_its_bound(self) -> None:
         desk = self.open()
@@ -191,9 +282,9 @@ class Desks(SynchronousTestCase):
     def test_each_address_of_each_agent_has_its_own(self) -> None:
         self.assertEqual(len({desk_path(agent, text) for agent in ("a", "b") for text in ("udp:1", "udp:2")}), 4)
 
-    @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 12)), max_size=12))
-    def test_wherever_it_is_killed_each_event_is_recorded_once_or_unsure(self, packets: list[tuple[int, int]]) -> None:
-        """Each packet is so many Events; after so many steps of its handling the process is killed."""
+    @given(st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.lists(st.integers(1, 12), max_size=4)), max_size=8))
+    def test_wherever_it_is_killed_each_event_is_recorded_once_or_unsure(self, sheets: list[tuple[list[int], list[int]]]) -> None:
+        """Each packet is so many Events; after so many steps of handling a sheet, and of taking it up then, the process is killed."""
         if os.path.exists(self.path):
             os.unlink(self.path)
         recorded: list[int] = []
@@ -206,35 +297,57 @@ class Desks(SynchronousTestCase):
             if left == 0:
                 raise Killed
 
-        def handle(desk: Desk, content: bytes, begun: int, unsure: int) -> None:
-            for place in range(begun, len(content)):
-                desk.progress[0] = 2 * place + 1
+        def handle(desk: Desk, content: bytes, at: int) -> None:
+            for place in content:
+                desk.progress[0] = at + 1
                 step()
-                recorded.append(content[place])
+                recorded.append(place)
                 step()
-                desk.progress[0] = 2 * place + 2
-            counted[0] += unsure
+                at += 2
+                desk.progress[0] = at
+
+        def take_up(desk: Desk) -> None:
+            held = desk.held()
+            if held is None:
+                return
+            begun = held.begun
+            for place, (_, content) in enumerate(held.packets):
+                if place >= held.at:
+                    at = desk.apart(place, begun, place > held.at)
+                    step()
+                    handle(desk, content[begun:], at)
+                    begun = max(0, begun - len(content))
+            counted[0] += held.unsure
             desk.done(array("Q", counted))
 
         desk = self.open()
-        number = 0
-        for size, kill in packets:
-            content = bytes(range(number + 1, number + size + 1))
-            number += size
-            left = kill
+        first = number = 11  # beyond a line's end
+        for sizes, kills in sheets:
+            coming = iter(kills)
+            left = next(coming, 0)
+            taken = 0
             try:
-                self.receive(desk, content)
-                step()
-                desk.hold(size, b"o")
-                handle(desk, content, 0, 0)
+                room: memoryview | None = desk.sheet()
+                for size in sizes:
+                    assert room is not None
+                    room[:size] = bytes(range(number, number + size))
+                    number += size
+                    taken += size + 1
+                    step()
+                    room = desk.hold(size, b"o")
+                    step()
+                handle(desk, desk.taken(0, taken - 1).replace(b"\n", b""), 0)
+                desk.done(array("Q", counted))
             except Killed:
-                desk, left = self.open(), 0
-                counted = desk.counts(1)
-                held = desk.held()
-                assert held is not None
-                handle(desk, held.content, held.begun, held.unsure)
+                while True:
+                    desk, left = self.open(), next(coming, 0)
+                    counted = desk.counts(1)
+                    try:
+                        take_up(desk)
+                        break
+                    except Killed:
+                        pass
         self.assertEqual(len(recorded), len(set(recorded)))
-        self.assertLessEqual(set(range(1, number + 1)) - set(recorded), set(range(1, number + 1)))
-        missing = number - len(recorded)
+        missing = number - first - len(recorded)
         self.assertLessEqual(missing, desk.counts(1)[0])
-        self.assertLessEqual(desk.counts(1)[0], sum(1 for _, kill in packets if kill))
+        self.assertLessEqual(desk.counts(1)[0], sum(len(kills) for _, kills in sheets))

@@ -47,7 +47,7 @@ PINNED = {
     "store record": (3, "44c16c75e1fe8c4f"),
     "dead letter": (1, "d7ed1669e1dd8fa7"),
     "job record": (1, "5208d7b410684714"),
-    "desk": ("tabadsk2", "a5d0934c29324298"),
+    "desk": ("tabadsk3", "de72d0fdf50bdb15"),
 }
 """By the name of a format its version, and the digest of a sample."""
 

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from taba.agent.lanes import Backoff
 from taba.agent.noting import Noting
 from taba.agent.problems import LOSS_SHOWN_SECONDS
-from taba.desk import COUNTS, NOT_UNDERSTOOD, PLACE, SHEET_BYTES, Desk, desk_path, open_desk
+from taba.desk import COUNTS, DATAGRAM_BYTES, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
 from taba.receiving import Address
 
 STATSD = "statsd"
@@ -398,7 +398,7 @@ def _bound_path(address: Address) -> tuple[socket.socket, tuple[int, int]]:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     beside = f"{path}.{os.getpid()}"
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SHEET_BYTES * 4)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BYTES * 4)
         made.bind(beside)
         os.chmod(beside, address.mode)
         status = os.stat(beside)

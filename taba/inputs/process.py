@@ -29,10 +29,10 @@ from taba.bounds import MiB
 from taba.client import process
 from taba.client.identity import host
 from taba.client.producer import Producer, read_settings
-from taba.desk import COUNTS, PLACE, SHEET_BYTES, Desk
+from taba.desk import COUNTS, DATAGRAM_BYTES, PLACE, Desk
 from taba.inputs.notes import Allowance
 from taba.inputs.origins import OTHERS, Origin, Origins, client_of
-from taba.inputs.statsd import MAX_LINE_BYTES
+from taba.inputs.statsd import MAX_LINE_BYTES, Event
 from taba.receiving import Address, receiving
 
 LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
@@ -42,7 +42,7 @@ SOME_PACKETS = 256  # between two looks at all else
 LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
 LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0
-MAX_TRIES = 3  # to record what lay in a killed process's hand: whatever kills each of them is in it
+MAX_TRIES = 3  # to record a packet that lay in a killed process's hand: whatever kills each of them is in it
 MAX_CONNECTIONS = 256  # beyond that one of the address that has the most goes: who is silent for longest
 CHUNK_BYTES = 1 << 16  # of a connection at once
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # for one more descriptor
@@ -86,30 +86,48 @@ class Input:
     # --- what comes ---
 
     def take_up(self) -> None:
-        """Record the rest of what an input before this one had in its hand when it was killed."""
-        held = self._desk.held()
+        """Record the rest of what an input before this one had in its hand when it was killed: one packet after the other.
+
+        What is known of those that are recorded is learned again, since the killed one's counts are not kept.
+        """
+        held, desk, counts = self._desk.held(), self._desk, self._counts
         if held is None:
             return
-        if held.tries >= MAX_TRIES:
-            self._counts[PLACE["given_up"]] += 1
-            self._desk.count(self._counts)
-            return
-        origin = self._origins.place(held.origin.decode("ascii", "replace") or OTHERS, self._now).origin
-        self._counts[PLACE["unsure"]] += held.unsure
-        self._record(origin, held.content, held.begun)
+        given_up, at, begun = held.given_up, held.at, held.begun
+        if held.is_apart and held.tries >= MAX_TRIES and at < len(held.packets):
+            desk.give_up(at)
+            given_up, at, begun = given_up | 1 << at, at + 1, 0
+        counts[PLACE["unsure"]] += held.unsure
+        for place, (name, content) in enumerate(held.packets):
+            if given_up >> place & 1:
+                counts[PLACE["given_up"]] += 1
+                continue
+            if place >= at:
+                progress = desk.apart(place, begun, place > at)
+            counts[0] += 1
+            origin, _, is_own = self._origins.place(name.decode("ascii", "replace") or OTHERS, self._now)
+            found = origin.reader.read(content)
+            if not is_own:
+                counts[PLACE["beyond_origins"]] += 1
+            if place >= at:
+                self._record(found[begun:], progress)
+                begun = max(0, begun - len(found))
+        self._done()
 
-    def _record(self, origin: Origin, content: bytes, done: int = 0) -> None:
-        """Record what a packet says, but for so many Events of it, and be done with it."""
-        counts, desk, readers = self._counts, self._desk, self._origins.readers
-        counts[0] += 1
-        progress, at = desk.progress, 2 * done
-        found = origin.reader.read(content)
-        for record, value, time in found[done:] if done else found:
+    def _record(self, found: list[Event], at: int) -> int:
+        """Record these Events, the first of which is next after such progress. The progress then."""
+        progress = self._desk.progress
+        for record, value, time in found:
             progress[0] = at + 1
             record(value, time)
             at += 2
             progress[0] = at
-        desk.done(counts)
+        return at
+
+    def _done(self) -> None:
+        """All that is in hand is recorded."""
+        readers, desk = self._origins.readers, self._desk
+        desk.done(self._counts)
         if readers.example:
             desk.show(readers.example)
             readers.example = b""
@@ -117,27 +135,52 @@ class Input:
             self._origins.renew()
 
     def _take_packets(self, most: int) -> bool:
-        """Record up to so many datagrams; whether there may be more."""
-        desk, record, place, counts = self._desk, self._record, self._origins.place, self._counts
-        receive, sheet, hold, flag = self._socket.recvfrom_into, desk.sheet, desk.hold, socket.MSG_TRUNC
-        is_local, now, beyond = self._address.kind == "unix", self._now, PLACE["beyond_origins"]
-        for _ in range(most):
-            try:
-                length, sender = receive(sheet(), SHEET_BYTES, flag)
-            except BlockingIOError:
+        """Record up to so many datagrams, or some more; whether there may be more."""
+        while most > 0:
+            taken, may_be_more = self._take_sheet()
+            most -= taken
+            if not may_be_more:
                 return False
+        return True
+
+    def _take_sheet(self) -> tuple[int, bool]:
+        """Record as many datagrams as there are, or as a sheet has room for; how many, and whether there may be more."""
+        desk, counts, hold = self._desk, self._counts, self._desk.hold
+        receive, flag, is_local = self._socket.recvfrom_into, socket.MSG_TRUNC, self._address.kind == "unix"
+        parts: list[tuple[Origin, int]] = []  # of whom what comes from there on is
+        begin, taken, may_be_more, last, is_own = 0, 0, True, "", True
+        room: memoryview | None = desk.sheet()
+        while room is not None:
+            try:
+                length, sender = receive(room, DATAGRAM_BYTES, flag)
+            except BlockingIOError:
+                may_be_more = False
+                break
             except OSError as error:  # what came of something that was sent to somebody: nothing is lost by it
                 print(f"receiving at {self._address.text}: {error.strerror}", file=sys.stderr)
-                return False
-            origin, name, is_own = place(LOCAL if is_local else sender[0], now)
-            if length > SHEET_BYTES:  # its last line has no end here
+                may_be_more = False
+                break
+            source = LOCAL if is_local else sender[0]
+            if source != last:
+                origin, name, is_own = self._origins.place(source, self._now)
+                last = source
+                parts.append((origin, begin))
+            if length > DATAGRAM_BYTES:
                 counts[PLACE["cut"]] += 1
-                length = hold(SHEET_BYTES, name).rfind(b"\n") + 1
-            content = hold(length, name)
+                length = desk.cut()
+            room = hold(length, name)
+            begin += length + 1
+            taken += 1
             if not is_own:
-                counts[beyond] += 1
-            record(origin, content)
-        return True
+                counts[PLACE["beyond_origins"]] += 1
+        if taken:
+            counts[0] += taken
+            progress = 0
+            ends = [*(begin for _, begin in parts[1:]), begin]
+            for (origin, begin), end in zip(parts, ends, strict=True):
+                progress = self._record(origin.reader.read(desk.taken(begin, end - 1)), progress)
+            self._done()
+        return taken, may_be_more
 
     def _take_connections(self) -> bool:
         """Accept those that wait; whether there may be more."""
@@ -192,8 +235,10 @@ class Input:
             origin, _, is_own = self._origins.place(connection.name, self._now)
             if not is_own:
                 self._counts[PLACE["beyond_origins"]] += 1
+            self._counts[0] += 1
             self._desk.sheet()
-            self._record(origin, lines)
+            self._record(origin.reader.read(lines), 0)
+            self._done()
         if is_over:
             self._hang_up(connection)
         return not is_over

@@ -38,13 +38,15 @@ LEAST_RATE = 1e-9  # one event of this rate stands for a billion, and no pair's 
 EXAMPLE_BYTES = 200
 
 Record = Callable[[Any, "float | None"], object]  # a Tab's record(value, time)
+Event = tuple[Record, Any, "float | None"]
 
 
 def passed_over(value: Any, time: float | None) -> None:
     """The record() of a place where nothing is to be recorded."""
 
 
-_SIMPLE = re.compile(rb"[0-9]{1,15}(?:\.[0-9]{1,30})?").fullmatch
+_SMALL = {b"%d" % number: float(number) for number in range(1000)}  # what most values are: found at once
+_SHORT = 32  # digits of a value that needs no look at whether it is finite
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?").fullmatch
 _TYPES = {
     b"c": "CounterGroup",
@@ -75,6 +77,15 @@ class Meant(NamedTuple):
     divisor: float
     rate: float
     time: float | None
+
+
+class Known(NamedTuple):
+    """What is remembered of a name and its fields: of one number that has no sign, all that is to be done with it."""
+
+    record: Record | None  # None where that takes more
+    divisor: float
+    gauge: Tab | None  # which carries it
+    meant: Meant
 
 
 class Readers:
@@ -131,7 +142,8 @@ class Readers:
             for one in self._readers.values():
                 one.known.clear()
             self.remembered = 0
-        reader.known[key] = meant
+        is_simple = meant.rate == 1.0
+        reader.known[key] = Known(meant.tab.record if is_simple else None, meant.divisor, meant.tab if meant.kind == b"g" else None, meant)
         self.remembered += 1
 
 
@@ -140,40 +152,43 @@ class Reader:
 
     def __init__(self, origin: str, all_readers: Readers):
         self.origin, self._all = origin, all_readers
-        self.known: dict[tuple[bytes, bytes], Meant] = {}
+        self.known: dict[tuple[bytes, bytes], Known] = {}
         self.tabs: dict[tuple[str, str], Tab] = {}
 
-    def read(self, content: bytes) -> list[tuple[Record, Any, float | None]]:
+    def read(self, content: bytes) -> list[Event]:
         """The Events of a packet's lines, in order: whose record() takes which value and time. Never raises."""
         if b"\r" in content:
             content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        found: list[tuple[Record, Any, float | None]] = []
-        add, known, lines, no_events = found.append, self.known, 0, 0
+        found: list[Event] = []
+        add, known, small, lines, no_events = found.append, self.known.get, _SMALL.get, 0, 0
         for line in content.split(b"\n"):
             head, _, fields = line.partition(b"|")
             name, _, text = head.partition(b":")
-            meant = known.get((name, fields))
-            if meant is None:
+            one = known((name, fields))
+            if one is None:
                 if not line:
                     continue
                 lines += 1
                 no_events += self._learn(line, name, text, fields, found)
                 continue
             lines += 1
-            tab, kind, divisor, rate, time = meant
-            if rate == 1.0 and _SIMPLE(text):
-                value = float(text) / divisor
-                if kind == b"g":
-                    tab.carried = value
-                add((tab.record, value, time))
-            else:
+            record, divisor, gauge, meant = one
+            value = small(text)
+            if value is None and len(text) <= _SHORT and text.replace(b".", b"", 1).isdigit():
+                value = float(text)
+            if value is None or record is None:
                 no_events += self._values(meant, line, text, found)
+                continue
+            value /= divisor
+            if gauge is not None:
+                gauge.carried = value
+            add((record, value, None))
         counts = self._all.counts
         counts[_LINES] += lines
         counts[_EVENTS] += len(found) - no_events
         return found
 
-    def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+    def _learn(self, line: bytes, name: bytes, text: bytes, fields: bytes, found: list[Event]) -> int:
         """What a line says whose name and fields are not known; how many of its places are no Events."""
         if len(line) > MAX_LINE_BYTES:
             self._refuse("long_line", line)
@@ -188,7 +203,7 @@ class Reader:
             self._all.remember(self, (name, fields), meant)
         return self._values(meant, line, text, found)
 
-    def _noted(self, line: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+    def _noted(self, line: bytes, found: list[Event]) -> int:
         one = said(line)
         if isinstance(one, str):
             self._refuse(one, line)
@@ -237,7 +252,7 @@ class Reader:
             return Meant(tab, kind, 1.0, 0.0, time)
         return Meant(tab, kind, 1000.0 if kind == b"ms" else 1.0, 1.0 if kind == b"g" else rate, time)
 
-    def _values(self, meant: Meant, line: bytes, text: bytes, found: list[tuple[Record, Any, float | None]]) -> int:
+    def _values(self, meant: Meant, line: bytes, text: bytes, found: list[Event]) -> int:
         """The Events of a line's values; several are parted by colons, but those of a set, which are any text. How many places are none."""
         if len(line) > MAX_LINE_BYTES:  # of a name and fields that are known
             self._refuse("long_line", line)

@@ -8,18 +8,45 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.desk import COUNTS, MAX_NOTES, SHEET_BYTES, Desk, open_desk
+from taba.desk import COUNTS, DATAGRAM_BYTES, MAX_NOTES, MAX_PACKETS, PLACE, Desk, open_desk
 from taba.inputs import process
 from taba.inputs.notes import Allowance
 from taba.inputs.origins import MAX_ORIGINS
 from taba.inputs.process import Input
-from taba.inputs.statsd import MAX_LINE_BYTES
+from taba.inputs.statsd import MAX_LINE_BYTES, Event, Reader
 from taba.receiving import Address, receiving
 from tests.inputs.producers import NotedProducer
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+class Killing:
+    """Makes producers that kill their process before an Event is recorded, or after that, `left` such moments from now; 0: none."""
+
+    def __init__(self, events: list[tuple[str, str, Any]], left: int):
+        self.events, self.left = events, left
+
+    def __call__(self, origin: str) -> Any:
+        return SimpleNamespace(tab=lambda name, *_, **__: SimpleNamespace(record=partial(self.record, origin, name)), stop=lambda: None)
+
+    def record(self, origin: str, name: str, value: Any, time: float | None) -> None:
+        self._moment()
+        self.events.append((origin, name, value))
+        self._moment()
+
+    def _moment(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
 
 
 class AtASocket(SynchronousTestCase):
@@ -39,8 +66,8 @@ class AtASocket(SynchronousTestCase):
         if self.is_agent_alive:
             os.close(self.agent)
 
-    def desk(self) -> Desk:
-        descriptor = open_desk(os.path.join(self.directory, "desk"))
+    def desk(self, name: str = "desk") -> Desk:
+        descriptor = open_desk(os.path.join(self.directory, name))
         self.addCleanup(os.close, descriptor)
         return Desk(descriptor)
 
@@ -49,7 +76,7 @@ class AtASocket(SynchronousTestCase):
         self.sockets.append(made)
         return made
 
-    def input(self, kind: str, kernel: int = 0) -> tuple[Input, Any]:
+    def input(self, kind: str, kernel: int = 0, desk: str = "desk", producer: Callable[[str], Any] | None = None) -> tuple[Input, Any]:
         """An input, and where it is reached."""
         if kind == "unix":
             bound = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -62,7 +89,7 @@ class AtASocket(SynchronousTestCase):
                 bound.listen(200)
             address = receiving(f"{kind}:{bound.getsockname()[1]}")
         where = bound.getsockname()
-        return Input(address, bound, self.desk(), lambda origin: NotedProducer(origin, self.events), kernel), where
+        return Input(address, bound, self.desk(desk), producer or (lambda origin: NotedProducer(origin, self.events)), kernel), where
 
     def end(self, one: Input) -> dict[str, int]:
         """The Agent ends: what the kernel has is recorded. The counts of the desk."""
@@ -239,14 +266,14 @@ class AtASocket(SynchronousTestCase):
 
     def test_a_datagram_that_is_too_long_is_recorded_to_its_last_whole_line(self) -> None:
         one, where = self.input("unix")
-        self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * SHEET_BYTES)
+        self.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * DATAGRAM_BYTES)
         sender = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * SHEET_BYTES)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * DATAGRAM_BYTES)
         sender.connect(where)
-        lines = b"a:1|c\n" * (SHEET_BYTES // 6)
+        lines = b"a:1|c\n" * (DATAGRAM_BYTES // 6)
         sender.send(lines + b"b:123456789|c")
         counts = self.end(one)
-        self.assertEqual((counts["cut"], counts["events"]), (1, SHEET_BYTES // 6))
+        self.assertEqual((counts["cut"], counts["events"]), (1, DATAGRAM_BYTES // 6))
 
     def test_what_a_killed_one_had_in_its_hand_is_recorded_by_the_next(self) -> None:
         desk = self.desk()
@@ -278,15 +305,84 @@ class AtASocket(SynchronousTestCase):
             self.assertEqual(self.events, [("10.0.0.1", "a", 1.0), ("10.0.0.1", "b", 2.0)])
             one._look()
 
-    def test_what_kills_whoever_reads_it_is_given_up(self) -> None:
-        desk = self.desk()
-        desk.sheet()[:5] = b"a:1|c"
-        desk.hold(5, b"10.0.0.1")
-        for _ in range(process.MAX_TRIES):
-            self.desk().held()
-        one, _ = self.input("udp")
-        one.take_up()
-        self.assertEqual((self.events, self.end(one)), ([], {"given_up": 1}))
+    def test_of_what_is_in_hand_the_packet_that_kills_whoever_reads_it_is_given_up_and_no_other(self) -> None:
+        def read(reader: Reader, content: bytes) -> list[Event]:
+            if b"bad" in content:
+                raise Killed
+            return whole(reader, content)
+
+        whole = Reader.read
+        self.patch(Reader, "read", read)
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        for packet in (b"a:1|c\na:2|c", b"bad:3|c", b"a:4|c", b"bad:5|c", b"a:6|c"):
+            sender.sendto(packet, where)
+        self.assertRaises(Killed, one._take_packets, 5)
+        kills = 0
+        while True:
+            one, _ = self.input("udp")
+            try:
+                one.take_up()
+                break
+            except Killed:
+                kills += 1
+        self.assertEqual((kills, [value for _, _, value in self.events]), (2 * process.MAX_TRIES, [1.0, 2.0, 4.0, 6.0]))
+        self.assertEqual(self.end(one), {"packets": 3, "lines": 4, "events": 4, "given_up": 2})
+
+    def test_packets_of_several_origins_are_recorded_in_order_each_under_its_own(self) -> None:
+        one, where = self.input("udp")
+        names = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+        senders = []
+        for name in names:
+            sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sender.bind((name, 0))
+            senders.append((name, sender))
+        expected = []
+        for number in range(2 * MAX_PACKETS + 7):
+            name, sender = senders[(number // 3) % 2 if number < 40 else number % 3]
+            sender.sendto(b"a:%d|c" % number, where)
+            expected.append((name, "a", float(number)))
+            if number % 10 == 0:
+                sender.sendto(b"", where)
+        self.assertFalse(one._take_packets(1000))
+        self.assertEqual(self.events, expected)
+        packets = len(expected) + -(-len(expected) // 10)
+        self.assertEqual(self.end(one), {"packets": packets, "lines": len(expected), "events": len(expected)})
+
+    def test_wherever_it_is_killed_with_packets_of_several_in_its_hand_each_event_is_recorded_once_or_unsure(self) -> None:
+        packets = (
+            ("127.0.0.1", b"a:1|c\na:2|c"),
+            ("127.0.0.2", b"b:3|c\ng:+4|g"),
+            ("127.0.0.1", b"a:5|c"),
+            ("127.0.0.1", b"a:6|c"),
+        )
+        expected = [("127.0.0.1", "a", 1.0), ("127.0.0.1", "a", 2.0), ("127.0.0.1", "a", 5.0), ("127.0.0.1", "a", 6.0)]
+        expected += [("127.0.0.2", "b", 3.0), ("127.0.0.2", "g", 4.0)]
+        for first in range(1, 2 * len(expected) + 2):
+            for later in range(4):
+                self.events.clear()
+                producer = Killing(self.events, first)
+                one, where = self.input("udp", desk=f"desk{first}.{later}", producer=producer)
+                for source, content in packets:
+                    sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                    sender.bind((source, 0))
+                    sender.sendto(content, where)
+                kills = 0
+                try:
+                    one._take_packets(10)
+                except Killed:
+                    kills += 1
+                while kills and one._desk._words[1] != one._desk._words[2]:
+                    producer.left = later if kills < 4 else 0
+                    one, _ = self.input("udp", desk=f"desk{first}.{later}", producer=producer)
+                    try:
+                        one.take_up()
+                    except Killed:
+                        kills += 1
+                unsure = one._counts[PLACE["unsure"]]
+                missing = sorted(set(expected) - set(self.events))
+                self.assertEqual(sorted([*self.events, *missing]), sorted(expected), (first, later))
+                self.assertTrue(len(missing) <= unsure <= kills and one._counts[:3].tolist() == [4, 6, 6], (first, later))
 
     def test_origins_beyond_the_bound_are_counted(self) -> None:
         one, where = self.input("udp")
