@@ -1,4 +1,5 @@
-"""What requests of the worst shapes cost a Server: how long each holds its loop, and how much memory it takes.
+"""What requests of the worst shapes cost a Server: how long each holds its loop, and how much memory it takes. And what rings with very
+many Tabs cost an Agent (`benchmarks.flood`).
 
 The figure is the longest turn of the loop, in processor time, so that it says about the same on a busy machine. Each shape is posted or
 asked for several times at once, as whoever means harm would. Whatever is answered is right here, but for 500.
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import msgpack
 
-from benchmarks import budgets
+from benchmarks import budgets, flood
 from benchmarks.cold import spread
 from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row
@@ -76,6 +77,7 @@ def run(effort: Effort) -> list[Row]:
         found += [_cost(services.agent_url, of_agent, shape) for shape in shapes_of_agent()]
     most = max(found, key=lambda cost: cost.taken)
     return [
+        *flood.rows(effort),
         *(Row(cost.shape.name, Figure.of([cost.longest]), "ms", budgets.WAIT, note=cost.note) for cost in found),
         Row("memory beside the largest body, the most of all", Figure.of([most.taken]), "×", budgets.STRANGERS_TAKE, note=most.shape.name),
     ]

@@ -55,7 +55,7 @@ MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, 
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
-DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 60 ms, of as many rings as name new ones
+DRAIN_TABS = 2 * MAX_FRESH_TABS  # names that one drain reads of directories: 15 ms, of as many rings as name new ones
 LOT_EVENTS = 2**17  # that are sorted as one, of one ring or of several, 5 MiB: 16 rings that are a quarter full. More run out of caches
 NARROW = 2**16  # keys of so many kinds are sorted by their digits
 WIDE = 8  # so many times as many Tabs as events: then only those that there are are looked at
@@ -179,6 +179,7 @@ class Drain:
         is_cut = False
         value_bytes = MAX_DRAIN_VALUE_BYTES
         self._scratch.fresh_tabs = DRAIN_TABS
+        self._edge.begin()
         share = fair_share(waiting, events)
         begin = self._turn % len(rings) if rings else 0
         for ring, dead in (*rings[begin:], *rings[:begin]):

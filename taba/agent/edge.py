@@ -64,7 +64,8 @@ class Edge:
         self.failed: dict[str, str] = {}
         """What Handlers raised, by Type; these fold no more."""
         self.events = self.states = 0
-        """How many were folded, and to how many States, since the start; published or not."""
+        """How many were folded, and to how many States, since the start, of what was published."""
+        self._events = self._states = 0  # of the drain that is under way
 
     def kind(self, type: str) -> int:
         """The number of a Type; 0 for one that is never folded here."""
@@ -85,6 +86,16 @@ class Edge:
         """Whether any Type is folded."""
         return bool(self._allowed.any())
 
+    def begin(self) -> None:
+        """A drain begins; what the one before folded counts no more, unless it was published."""
+        self._events = self._states = 0
+
+    def published(self) -> None:
+        """What this drain folded is published."""
+        self.events += self._events
+        self.states += self._states
+        self.begin()
+
     def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
         """What of the lot goes as States, of at most `most` bytes each: no two of one Type."""
         chosen = self._allowed[lot.kinds] & (lot.counts >= self._fewest)
@@ -102,8 +113,8 @@ class Edge:
                 continue
             if len(states.columns):
                 found.append(states)
-                self.states += len(states.columns)
-                self.events += int(lot.counts[states.columns].sum())
+                self._states += len(states.columns)
+                self._events += int(lot.counts[states.columns].sum())
         return found
 
     def _fold(self, handler: Any, lot: Lot, columns: Ints, most: int) -> States:

@@ -178,6 +178,7 @@ class RingPump:
             self.sums.published(sums, bool(batches))
             if batches:
                 self.meanings.published(told)
+                self.edge.published()
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
             self.tallies.add(drained.tallies)  # no promise rests on these: nothing of what was published waits for them

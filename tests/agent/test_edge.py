@@ -10,13 +10,14 @@ import sys
 import tempfile
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import edge
+from taba.agent import edge, pump
 from taba.agent.drain import encode, unpack
 from taba.agent.edge import MIN_EVENTS, Edge, Lot
 from taba.batch import AtEdge, Column, decode_batch, sections_of
@@ -215,6 +216,24 @@ class Draining(SynchronousTestCase):
     def sums(self, world: World) -> dict[Any, list[float]]:
         """What the Agent shows of Tabs to whoever scrapes it."""
         return {key: [tab.events, tab.total, tab.least] for key, tab in world.pump.tallies._all()}
+
+    def test_what_is_read_again_because_it_was_too_much_for_a_group_or_has_no_room_counts_as_folded_once_or_not_at_all(self) -> None:
+        world = self.world(True)
+        first = world.producers[0]
+        for times in (1, 2):
+            for _ in range(200):
+                first.record(first.tab("hot", "CounterGroup"), 2.0, 1000.0)
+            sizes = iter([2**40])
+            with mock.patch.object(pump, "group_bytes", lambda batches, sizes=sizes: next(sizes, 0)):
+                world.tick()
+            self.assertEqual(
+                (world.keeper.books.recorded, world.pump.edge.events, world.pump.edge.states), (200 * times, 200 * times, times)
+            )
+        for _ in range(200):
+            first.record(first.tab("hot", "CounterGroup"), 2.0, 1000.0)
+        with mock.patch.object(world.keeper, "make_room", return_value=False):
+            world.tick()
+        self.assertEqual((world.keeper.books.totals(), world.pump.edge.events), ({"spool_full": 200}, 400))
 
     def test_a_hot_tab_is_a_state_and_what_is_beside_it_are_events_in_the_order_of_their_rings(self) -> None:
         world = self.world(True)

@@ -33,7 +33,15 @@ from taba.inputs.statsd import Readers
 from taba.ring import MalformedRing
 from taba.routes import Parameter, Route
 from taba.routes import Table as Routes
-from taba.server.fold.deadletters import address_of, dead_letters_of, decode_dead_letter, encode_dead_letter
+from taba.server.fold.deadletters import (
+    address_of,
+    column_of,
+    dead_letters_of,
+    decode_dead_letter,
+    describe,
+    encode_dead_letter,
+    shown_of,
+)
 from taba.server.keys import ABSENT
 from taba.server.prometheus import syntax
 from taba.server.work.child import pack, unpack_answer
@@ -411,6 +419,8 @@ def take_letter(content: bytes) -> None:
     if letter is None:
         return
     assert address is None or address == (letter.reason, letter.detail, letter.client, letter.tab, letter.type)
+    assert len(list(describe(0, letter))) == shown_of(letter)
+    assert column_of(letter) is None or letter.times
 
 
 MERGING: list[Any] = [CounterGroup(), PercentileGroup(), PercentileCounter(), TotalsCounter()]

@@ -7,6 +7,7 @@ was folded at the edge is one, whatever it stands for: its time is that of its f
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,20 @@ def decode_dead_letter(content: bytes) -> DeadLetter | None:
         return None
     if version != _VERSION or len(fields) != len(DeadLetter._fields):
         return None
-    return DeadLetter(*fields)
+    letter = DeadLetter(*fields)
+    return letter if _is_sound(letter) else None
+
+
+def _is_sound(letter: DeadLetter) -> bool:
+    """Whether it has what whoever reads one relies on: what lies in a store may have been written by anybody, or be cut."""
+    is_typed = type(letter.time) in (float, int) and type(letter.events) is int and type(letter.times) is type(letter.content) is bytes
+    if not is_typed or not all(type(text) is str for text in letter[1:6]) or not math.isfinite(letter.time):
+        return False
+    if not 0 <= letter.events < 2**63 or len(letter.times) % 8 or type(letter.values) not in (bytes, list):
+        return False
+    if letter.content or not letter.times:
+        return len(letter.times) <= 8
+    return 8 * letter.events == len(letter.times) == (len(letter.values) if isinstance(letter.values, bytes) else 8 * len(letter.values))
 
 
 class LetterId(NamedTuple):

@@ -13,7 +13,7 @@ from taba.server.keep.jobs import Job
 from taba.server.router import Command, IsRouter
 from taba.shard import Writes
 
-LOT_LETTERS = 200  # given up in one transaction: some 800 KiB are read for it
+LOT_LETTERS = 200  # given up in one transaction: some 800 KiB are read for it, 13 MiB at the most
 _DEAD = b"dead:"
 
 

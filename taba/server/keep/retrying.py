@@ -39,7 +39,7 @@ from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import More, Writes
 
-LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, and at most as many States
+LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, 6 MiB at the most, and at most as many States
 
 ELSEWHERE = Outcome([], [], 0, {}, {}, numpy.empty(0))  # the letter that was meant has moved, or is gone
 _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
