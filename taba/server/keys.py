@@ -190,5 +190,5 @@ def unframe(content: bytes | None) -> Framed:
         return ABSENT
     if len(content) < FRAME_BYTES:
         raise ValueError(f"a State of {len(content)} bytes")
-    version, age = _FRAME.unpack_from(content)
-    return Framed(version, age, content[FRAME_BYTES:])
+    framed: Framed = _new_framed((*_FRAME.unpack_from(content), content[FRAME_BYTES:]))
+    return framed

@@ -309,6 +309,8 @@ def _named(bucket: int, refusal: TransactionRefused) -> TransactionRefused:
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
     """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
     prefix = prefix_of(bucket)
+    if len(reads) == 1 and reads[0][0] in _READS_OF_ONE_KEY and len(reads[0]) > 1 and reads[0][1].startswith(prefix):
+        return [reads[0][1]]
     if _READS_OF_ONE_KEY.issuperset(map(_NAME_OF, reads)) and min(map(len, reads), default=0) > 1:  # nearly all are such
         keys = list(map(_KEY_OF, reads))
         if all(map(bytes.startswith, keys, repeat(prefix))):

@@ -28,7 +28,7 @@ from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.cycle import bucket_of
-from taba.server.keys import ABSENT, unframe
+from taba.server.keys import ABSENT, state_fields, unframe
 from taba.server.router import IsReader, IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.folding import further_parts
@@ -63,11 +63,12 @@ Take: TypeAlias = Callable[[Lot], Awaitable[Any]]  # what is to be made of one s
 
 
 class _Part(NamedTuple):
-    """Some Clients of a Tab; whether those are the last."""
+    """Some Clients of a Tab; whether those are the last, and whether they are all."""
 
     tab: str
     clients: list[str]
     is_last: bool
+    is_all: bool
 
 
 class Query:
@@ -365,7 +366,8 @@ class Query:
             step = len(clients) if is_whole or len(clients) < most else most
             for start in range(0, len(clients) or 1, step or 1):
                 some = clients[start : start + step] if step < len(clients) else clients
-                lot.append(_Part(tab, some, start + len(some) >= len(clients)))
+                is_last = start + len(some) >= len(clients)
+                lot.append(_Part(tab, some, is_last, is_last and not start))
                 size += len(some) + 1
                 if size >= most:
                     yield lot
@@ -442,7 +444,7 @@ class Query:
             merged: Any = None
             for start in range(0, len(clients), SLICE_STATES):
                 some = clients[start : start + SLICE_STATES]
-                found, by_type = await self._read_lot([_Part(part.tab, some, True)], chosen, wanted)
+                found, by_type = await self._read_lot([_Part(part.tab, some, True, False)], chosen, wanted)
                 if self.why_away(part.tab) is not None:
                     return []
                 if not wanted.is_about_clients:
@@ -512,16 +514,38 @@ class Query:
         return dict(zip(tabs, pasts(history, groups, len(tabs)), strict=True))
 
     async def _read_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> tuple[dict[str, dict[str, Any]], _ByType]:
-        """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others."""
-        fields: dict[int, list[bytes]] = {}
-        places: list[tuple[str, str, list[str], int, int, int]] = []  # Tab, Type, Clients, bucket, first field, parts of each
+        """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others.
+
+        Who is not there any more may have been merged into `_retired` since the Clients were read. So that is read with the last of a Tab's
+        Clients, in one command; of a Tab that is read at one stroke, only where one of them is gone: then once more, with it.
+        """
         found: dict[str, dict[str, Any]] = {}
+        by_type: _ByType = {}
+        again = await self._read_parts(lot, chosen, wanted, found, by_type)
+        if again:
+            await self._read_parts([part._replace(is_all=False) for part in again], chosen, wanted, found, by_type)
+        return found, {type: of_type for type, of_type in by_type.items() if of_type[1]}
+
+    async def _read_parts(
+        self,
+        lot: Sequence[_Part],
+        chosen: Chosen,
+        wanted: Filter,
+        found: dict[str, dict[str, Any]],
+        by_type: _ByType,
+    ) -> list[_Part]:
+        """Put what is read in `found` and `by_type`, but nothing of those that it returns: Tabs at one stroke of which Clients are gone."""
+        fields: dict[int, list[bytes]] = {}
+        places: list[tuple[_Part, str, list[str], int, int, int]] = []  # part, Type, Clients, bucket, first field, parts of each
         buckets = self._router.buckets
         known: dict[str, int] = {}  # Type → its further parts; −1: it has no Handler
-        for tab, clients, is_last in lot:
-            if tab in chosen.dead:
+        dead, type_of, states_read = chosen.dead, chosen.type_of, 0
+        may_be_retired = not wanted.is_about_clients
+        for part in lot:
+            tab, clients, is_last, is_all = part
+            if tab in dead:
                 continue
-            type = chosen.type_of(tab)
+            type = type_of(tab)
             if type not in known:
                 known[type] = -1 if self._bench.get(type) is None else further_parts(self._bench, type)
             further = known[type]
@@ -529,22 +553,30 @@ class Query:
                 found.setdefault(tab, {}).update(dict.fromkeys(clients, Unanswered(f"no Handler of Type {type}")))
                 continue
             bucket = bucket_of(tab, buckets)
-            if is_last and not wanted.is_about_clients and RETIRED_CLIENT not in clients:
+            if is_last and not is_all and may_be_retired and RETIRED_CLIENT not in clients:
                 # what was merged since the Clients were read is there, in the same command that no longer finds the others
                 clients = [*clients, RETIRED_CLIENT]
             if not clients:
                 continue  # none of those that are meant has it, and nothing is read of its bucket for it
             of_bucket = fields.setdefault(bucket, [])
-            places.append((tab, type, clients, bucket, len(of_bucket), 1 + further))
-            of_bucket += keys.state_fields(tab, clients, further)
-            self.read["states"] += len(clients)
+            places.append((part, type, clients, bucket, len(of_bucket), 1 + further))
+            of_bucket += state_fields(tab, clients, further)
+            states_read += len(clients)
+        self.read["states"] += states_read
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
-        by_type: _ByType = {}
-        for tab, type, clients, bucket, start, count in places:
+        again: list[_Part] = []
+        for part, type, clients, bucket, start, count in places:
             owners, states = by_type.setdefault(type, ([], []))
-            contents = replies[bucket][0]
-            for place, client in enumerate(clients):
-                first = start + place * count
+            contents, tab = replies[bucket][0], part.tab
+            if (
+                part.is_all
+                and may_be_retired
+                and RETIRED_CLIENT not in clients
+                and None in contents[start : start + len(clients) * count : count]
+            ):
+                again.append(part)
+                continue
+            for first, client in zip(range(start, start + len(clients) * count, count), clients, strict=True):
                 if contents[first] is None:
                     continue  # deleted between the two reads
                 try:
@@ -554,7 +586,7 @@ class Query:
                     found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
                     continue
                 owners.append((tab, client))
-        return found, {type: of_type for type, of_type in by_type.items() if of_type[1]}
+        return again
 
     async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
         """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""

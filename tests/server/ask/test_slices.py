@@ -75,6 +75,27 @@ class Slices(ServerCase):
             before -= 1  # `merge` keeps what the last one had
 
     @asynchronous
+    async def test_of_a_tab_at_one_stroke_retired_is_read_only_where_somebody_has_gone_and_then_counted(self) -> None:
+        server = await self.start()
+        for number, client in enumerate(CLIENTS[:3]):
+            await self.post(server, [{"tab": tab, "type": type, "value": number} for tab, type in TABS.items()], client=client)
+        asked: list[int] = []
+
+        async def read(path: str) -> Any:
+            before = server.query.read["states"]
+            answer = await self.get(server, path)
+            asked.append(server.query.read["states"] - before)
+            return answer
+
+        self.assertEqual(self.counted(await read("/v1/aggregates")), [3, 3])
+        self.assertEqual(asked, [6])
+        self.watch(server, {0: [CLIENTS[1]]})  # its Clients are read by then
+        self.assertEqual(self.counted(await read("/v1/aggregates")), [3, 3])
+        self.assertEqual(asked, [6, 6 + 4])  # of the one Tab alone once more
+        some = await read("/v1/projections?name=sums&client_match=web/.*")
+        self.assertEqual(sorted(some["sums"]), [CLIENTS[0], CLIENTS[2]])
+
+    @asynchronous
     async def test_where_clients_are_merged_all_the_time_they_are_read_at_one_stroke(self) -> None:
         server = await self.filled()
         self.patch(query, "MOST_MERGES", 1)
