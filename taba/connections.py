@@ -54,6 +54,7 @@ MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and rea
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
+CHUNKS_BYTES = 4 * KiB  # of a chunked body, taken at once: where each chunk is a byte, some 15 ms
 TLS_HANDSHAKE = b"\x16"  # the first byte of one
 LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
 
@@ -204,6 +205,7 @@ class BoundedChannel(http.HTTPChannel):
     _room = 0  # bytes of a body for which the Site keeps room
     _is_refused = False  # it waits to be told that nobody knows it
     _is_lost = False
+    _unread: bytearray | None = None  # what came of a chunked body and is taken in turns; None where nothing waits
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -325,8 +327,34 @@ class BoundedChannel(http.HTTPChannel):
             self._refuse_headers()
 
     def rawDataReceived(self, data: bytes) -> None:
-        if self._lingering < 0:
+        if self._lingering >= 0:
+            return
+        if self._unread is not None:
+            self._unread += data
+        elif len(data) > CHUNKS_BYTES and not self._handlingRequest and self.length is None:
+            # of chunks that are a byte each, 64 KiB take a quarter of a second: others have their turns
+            self._unread = bytearray(data)
+            cast(Any, self._networkProducer).pauseProducing()
+            ensureDeferred(self._read_on())
+        else:
             super().rawDataReceived(data)
+
+    async def _read_on(self) -> None:
+        """Take what came of a chunked body a piece at a time; what came behind it is for the next request."""
+        while self._unread and self._lingering < 0 and not self._is_lost:
+            await self.site.turns.breathe()
+            if self._lingering >= 0 or self._is_lost:
+                break
+            piece = bytes(self._unread[:CHUNKS_BYTES])
+            del self._unread[:CHUNKS_BYTES]
+            super().rawDataReceived(piece)
+            if self._transferDecoder is None:
+                rest, self._unread = bytes(self._unread), None
+                if rest and not self._is_lost:
+                    super().dataReceived(rest)
+        self._unread = None
+        if not self._is_lost and not self._waitingForTransport:
+            cast(Any, self._networkProducer).resumeProducing()
 
     # --- what goes out ---
 

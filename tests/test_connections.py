@@ -16,6 +16,7 @@ from taba import connections
 from taba import turns as turns_module
 from taba.calls import Answer, Call
 from taba.query.questions import unreachable
+from taba.turns import Turns
 from taba.web import Api
 from tests.examples import examples
 from tests.sites import LIMIT, ROUTES, Served, read_all, route
@@ -37,6 +38,38 @@ class Bounds(Served):
         self.assertIn(b" 200 ", good.splitlines()[0])
         bad = await self.say(head, b"3e8\r\n" + b"x" * LIMIT + b"\r\n1\r\nx\r\n")
         self.assertIn(b" 413 ", bad.splitlines()[0])
+
+    async def test_a_body_of_chunks_of_a_byte_each_is_taken_in_turns_with_all_that_stands_behind_it(self) -> None:
+        self.patch(connections, "CHUNKS_BYTES", 64)
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunked = head + b"1\r\nx\r\n" * LIMIT + b"0\r\n\r\n"
+        for turn_seconds in (-1.0, 1e9):
+            self.patch(turns_module, "TURN_SECONDS", turn_seconds)
+            breaths = 0
+            breathe = Turns.breathe
+
+            async def counted(turns: Turns) -> None:
+                nonlocal breaths
+                breaths += 1
+                await breathe(turns)  # noqa: B023  # it is the same each time
+
+            self.patch(Turns, "breathe", counted)
+            for cut in (1, len(head), len(head) + 70, len(chunked) - 2, len(chunked)):
+                answered = await self.say(chunked[:cut], chunked[cut:] + chunked + LAST)
+                self.assertEqual(answered.count(b"HTTP/1.1 200"), 3, (turn_seconds, cut))
+                self.assertEqual(answered.count(b'"size": %d' % LIMIT), 2)
+            self.assertGreaterEqual(breaths, 5 * 2 * (6 * LIMIT // 64 - 10))
+            self.patch(connections, "LINGER_SECONDS", 0.05)
+            for bad, status in ((b"1\r\nx\r\n" * (LIMIT + 1), 413), (b"1\r\nx\r\n" * 100 + b"y\r\n" + b"1\r\nx\r\n" * 100, 400)):
+                answered = await self.say(head + bad)
+                self.assertEqual((answered.count(b"HTTP/1.1"), answered.count(b"HTTP/1.1 %d" % status)), (1, 1))
+            peer = self.connect()
+            peer.sendall(head + b"1\r\nx\r\n" * 900)
+            await self.until(lambda: self.site.connections == 1)
+            peer.close()
+            await self.until(lambda: self.site.connections == 0)
+            self.patch(Turns, "breathe", breathe)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_headers_beyond_the_bound_are_refused_in_words(self) -> None:
         self.patch(connections, "LINGER_SECONDS", 0.1)
