@@ -341,20 +341,24 @@ class BoundedChannel(http.HTTPChannel):
 
     async def _read_on(self) -> None:
         """Take what came of a chunked body a piece at a time; what came behind it is for the next request."""
-        while self._unread and self._lingering < 0 and not self._is_lost:
+        unread, rest = cast(bytearray, self._unread), b""
+        while unread:
             await self.site.turns.breathe()
             if self._lingering >= 0 or self._is_lost:
                 break
-            piece = bytes(self._unread[:CHUNKS_BYTES])
-            del self._unread[:CHUNKS_BYTES]
+            piece = bytes(unread[:CHUNKS_BYTES])
+            del unread[:CHUNKS_BYTES]
             super().rawDataReceived(piece)
             if self._transferDecoder is None:
-                rest, self._unread = bytes(self._unread), None
-                if rest and not self._is_lost:
-                    super().dataReceived(rest)
+                rest = bytes(unread)
+                break
         self._unread = None
-        if not self._is_lost and not self._waitingForTransport:
+        if self._is_lost:
+            return
+        if not self._waitingForTransport:
             cast(Any, self._networkProducer).resumeProducing()
+        if rest:
+            super().dataReceived(rest)
 
     # --- what goes out ---
 
