@@ -70,6 +70,12 @@ class Ledger(ArrayHandler):
         return {key: sum(projection[key] for projection in projections) for key in ("count", "again")}
 
 
+class OlderLedger(Ledger):
+    """The same as a Server has it that merges nothing of what Agents fold."""
+
+    edge = None  # type: ignore[assignment]
+
+
 CENSUSES = (Census.type, Ledger.type)
 RECORDED = (Census.type, Census.type, "UpDown")  # in most worlds
 FOLDING = (Ledger.type, Ledger.type, "UpDown")  # in those whose Agents fold

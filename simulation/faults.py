@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from simulation.ground import Part
 from simulation.names import AGENT, part_of
+from simulation.parts import Server
 from simulation.store import REPLICA_SECONDS
 from simulation.world import BACK, MOVES, World
 
@@ -21,6 +22,7 @@ MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or tw
 NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
 # of a move, before which somebody may be stopped: those after which a bucket's owner is another, or what was copied counts
 STEPS = ("begin", "seal", "staged", "open", "open", "leave", "remove", "disown", "disown", "reopen")
+LONG_OUTAGES, LONG = (3, 4), 4.0  # of six draws two: of the first server and of the second
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
@@ -129,6 +131,12 @@ def _kill_store(world: World, fault: Fault) -> None:
     world.fired["killed a store"] += 1
     store.stop()
     world.later(fault.detail["seconds"], None, store.start)
+
+
+def _outage(random: Random) -> dict[str, Any]:
+    """Mostly short; now and then so long that what was applied meanwhile on other servers is not retained any more."""
+    drawn = _which_for(0.1, 8.0)(random)
+    return {**drawn, "seconds": round(drawn["seconds"] * LONG, 3)} if drawn["which"] in LONG_OUTAGES else drawn
 
 
 def _store_for(name: str, value: Any, back: Any) -> Callable[[World, Fault], None]:
@@ -245,8 +253,29 @@ def _spoil_spool(world: World, fault: Fault) -> None:
 
 def _future(world: World, fault: Fault) -> None:
     server = world.servers[fault.detail["which"] % len(world.servers)]
+    if world.is_folding and fault.detail["which"] >= 2:
+        _step_back(world, server, fault.detail["seconds"])
+        return
     server.is_future = True
     world.later(fault.detail["seconds"], None, setattr, server, "is_future", False)
+
+
+def _step_back(world: World, server: Server, seconds: float) -> None:
+    """It is one of a version before, for so long: what Agents have folded by then it cannot merge."""
+
+    def become(is_older: bool) -> None:
+        server.is_older = is_older
+        if server.process is not None:
+            world.kill(server.process)
+
+    def upgrade() -> None:
+        if not world.is_quiet:  # else it was
+            become(False)
+
+    world.may_bury = True
+    world.fired["stepped a server back"] += 1
+    become(True)
+    world.later(seconds, None, upgrade)
 
 
 def _call_mover(world: World, fault: Fault) -> None:
@@ -370,7 +399,7 @@ KINDS: dict[str, Kind] = {
     "agent's fuse": Kind(4.0, _fuse, _burn("agents"), (*_burnt("agent"),)),
     "server's fuse": Kind(2.0, _fuse, _burn("servers"), (*_burnt("server"),)),
     "client's fuse": Kind(2.0, _fuse, _burn("clients"), (*_burnt("client"),)),
-    "store dies": Kind(1.0, _which_for(0.1, 8.0), _kill_store, ("killed a store",)),
+    "store dies": Kind(1.0, _outage, _kill_store, ("killed a store",)),
     "store cut before": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_before", 0.2, 0.0), ("store cut before",)),
     "store cut after": Kind(1.0, _seconds(0.5, 8.0), _store_for("cut_after", 0.2, 0.0), ("store cut after",)),
     "store late": Kind(1.0, _seconds(0.5, 8.0), _store_for("late", 0.1, 0.0), ("store answers late",)),
@@ -388,7 +417,7 @@ KINDS: dict[str, Kind] = {
     "spool spoilt": Kind(0.7, _which, _spoil_spool, ("flipped a bit in the spool",)),
     "outbox removed": Kind(0.5, _nothing, _remove_outbox, ("removed an outbox",)),
     "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent, ("started a second Agent",)),
-    "other version": Kind(0.7, _which_for(0.5, 8.0), _future, ("a batch of another version",)),
+    "other version": Kind(0.7, _which_for(0.5, 8.0), _future, ("a batch of another version", "stepped a server back")),
     "buckets move": Kind(3.0, _aim, _call_mover, ("buckets moved",)),
     "kill mover": Kind(0.5, _which, _on_mover(_kill_at_once("movers")), ("killed a mover",)),
     "mover's fuse": Kind(2.0, _fuse, _on_mover(_burn("movers")), (*_burnt("mover"),)),

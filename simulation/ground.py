@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from random import Random
 
-from simulation.census import Census, Ledger
+from simulation.census import Census, Ledger, OlderLedger
 from simulation.clockwork import Clockwork, Process
 from simulation.machine import Machine
 from simulation.names import part_of
@@ -24,9 +24,9 @@ from taba.server.fold.bounds import DEFAULT_BOUNDS
 STORES = 3  # servers of the store; it begins with one or two
 
 
-def lookup() -> Lookup:
+def lookup(ledger: Ledger) -> Lookup:
     """The Handlers of the world."""
-    made = [Census(), Ledger(), UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
+    made = [Census(), ledger, UpDown(), TotalsCounter(), CounterGroup(), ExpiryGauge()]
     return Lookup({handler.type: Found(handler, "taba", True) for handler in made})
 
 
@@ -80,7 +80,7 @@ class Ground(Clockwork):
         self._boot_base = self.random.uniform(100.0, 100_000.0)
         self.first_stores = shape.choice((1, 1, 2))
         self.stores = [Store(self, f"memory-{number}", changed) for number in range(1, STORES + 1)]
-        self.lookup = lookup()
+        self.lookup, self.older_lookup = lookup(Ledger()), lookup(OlderLedger())
         self.bounds = DEFAULT_BOUNDS  # of its Servers
         self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
@@ -90,6 +90,10 @@ class Ground(Clockwork):
         self.goes_back = False  # what a store has acknowledged it may lose
         self.may_fill = False  # what is written may find no room
         self.errors: list[str] = []
+
+    def edges_of(self, url: str) -> dict[str, int]:
+        """What the Server there merges of what Agents fold, as all Servers tell it."""
+        raise NotImplementedError
 
     def say(self, line: str) -> None:
         """For people, and for the digest: without the folder, whose name is chance."""

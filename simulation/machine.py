@@ -51,6 +51,7 @@ WITH_OS = (
     "taba.agent.sums",
     "taba.client.producer",
     "taba.client.segment",
+    "taba.server.keep.jobs",
     "taba.shard.atlas",
     "taba.shard.lock",
     "taba.shard.moving.mover",

@@ -38,6 +38,7 @@ from taba.caps import Caps
 from taba.client import pure
 from taba.client.producer import Producer
 from taba.errors import MalformedBatch, StoreUnavailable, TabaError
+from taba.handlers.lookup import Lookup
 from taba.server.aging import LOOK_SECONDS as AGE_SECONDS
 from taba.server.aging import StoreAge
 from taba.server.ask.filters import Filter
@@ -48,6 +49,7 @@ from taba.server.fold.posts import Posts
 from taba.server.health import Health
 from taba.server.http import Routes as ServerRoutes
 from taba.server.keep.jobs import Jobs
+from taba.server.keep.retrying import Retry
 from taba.server.starts import Starts
 from taba.server.status import Status
 from taba.server.steady import SteadyClock
@@ -361,8 +363,8 @@ def router_of(world: Ground, process: Process, buckets: int | None, may_make: bo
 class WatchedBench(Bench):
     """The real one, which counts the folds of States, and whose `now` is steady: only a step that others agree with is followed."""
 
-    def __init__(self, world: Ground, process: Process, sandbox: Any):
-        super().__init__(world.lookup, sandbox)
+    def __init__(self, world: Ground, process: Process, lookup: Lookup, sandbox: Any):
+        super().__init__(lookup, sandbox)
         self._world, self._process = world, process
         self._offset: float | None = None  # of `now` from the monotonic clock
         self._may_begin = True  # it may find once that Servers have recorded a later time
@@ -398,6 +400,8 @@ class Server(Part):
         super().__init__(world, name)
         self.url, self.buckets = url, buckets
         self.is_future = False  # it reads the next version of batches alone
+        self.is_older = False  # from its next start on it merges nothing of what Agents fold
+        self.lookup: Lookup = world.lookup
         self.problems: list[str] | None = None  # that its status said when it was asked last; None: it has not answered
 
     def live(self) -> None:
@@ -405,8 +409,9 @@ class Server(Part):
         assert process is not None
         reactor: Any = process.reactor
         self.router = router_of(world, process, self.buckets)
-        sandbox = Sandbox(world.lookup, reactor, {})  # all Handlers here are Taba's own: no child is started
-        bench = WatchedBench(world, process, sandbox)
+        self.lookup = world.older_lookup if self.is_older else world.lookup
+        sandbox = Sandbox(self.lookup, reactor, {})  # all Handlers here are Taba's own: no child is started
+        bench = WatchedBench(world, process, self.lookup, sandbox)
         self.now = SteadyClock(process.wall, process.seconds)
         self.age = StoreAge(self.router, process.seconds, process.wall)
         self.ingest = Ingest(self.router, bench, reactor, self.now, self.age, world.bounds)
@@ -415,12 +420,13 @@ class Server(Part):
         self.envelopes = Envelopes(self.router, self.ingest, self.posts, process.random.randbytes, process.seconds, self.now.heard, served)
         self.query = Query(self.router, bench, reactor, self.now, sandbox.match, lambda: self.ingest.tab_changes)
         self.health = Health(self.router, reactor)
-        jobs = Jobs(self.router, self.now, self.age, reactor)
+        self.jobs = Jobs(self.router, self.now, self.age, reactor)
+        self.jobs.register("retry", Retry(self.router, bench, self.now, self.age, reactor, world.bounds, self.ingest.in_all))
         site: Any = Nowhere()
-        about = self.now, 1, "memory:", reactor, self.health, jobs, Starts(None, 0), world.bounds, Caps(), lambda: site
-        self.status = Status(self.router, world.lookup, self.ingest, self.envelopes, self.query, sandbox, self.age, *about)
+        about = self.now, 1, "memory:", reactor, self.health, self.jobs, Starts(None, 0), world.bounds, Caps(), lambda: site
+        self.status = Status(self.router, self.lookup, self.ingest, self.envelopes, self.query, sandbox, self.age, *about)
         nobody: Any = None  # these routes are not asked here
-        rooms = self.router, world.lookup, self.ingest, self.envelopes, self.posts, self.query
+        rooms = self.router, self.lookup, self.ingest, self.envelopes, self.posts, self.query
         self.routes = ServerRoutes(*rooms, nobody, nobody, nobody, nobody, nobody, nobody, nobody, self.now, self.age, ())
         ensureDeferred(self._connect()).addErrback(self._failed)
 
@@ -453,6 +459,12 @@ class Server(Part):
         self.world.network.listening.pop(self.url, None)
         super().died()
 
+    def retry(self) -> None:
+        """Somebody asks it to fold dead letters again."""
+        if self.process is not None and self.url in self.world.network.listening:
+            self.world.fired["asked for a retry"] += 1
+            self.world.run(self.process, lambda: ensureDeferred(self.jobs.start("retry")).addErrback(self._failed))
+
     def ask_for_problems(self) -> None:
         """Have `problems` say what its status says now; as this Server's process, as soon as its store answers."""
 
@@ -475,11 +487,11 @@ class Server(Part):
                 answer = await self.routes.envelopes(call)
                 return 200, {name: value for name, value in answer.headers.items() if isinstance(value, str)}, answer.content
             if name == "status":
-                handlers = {type: {"edge": edge} for type, edge in self.world.lookup.edges.items()}
+                handlers = {type: {"edge": edge} for type, edge in self.lookup.edges.items()}
                 return 200, {}, json.dumps({"store": self.router.describe(), "handlers": handlers}).encode()
             if name == "servers":
-                told = {"roles": [], "started": 0, "edges": self.world.lookup.edges}
-                return 200, {}, json.dumps([{"url": url, **told} for url in self.world.urls]).encode()
+                told = [{"url": url, "roles": [], "started": 0, "edges": self.world.edges_of(url)} for url in self.world.urls]
+                return 200, {}, json.dumps(told).encode()
             if name == "count":
                 return 200, {}, json.dumps(await self._count(key)).encode()
             if name == "events":

@@ -22,6 +22,7 @@ from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECO
 from taba.shard import transaction
 
 ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
+RETRY_SECONDS = 3.0  # in which a Server folds its dead letters again
 
 
 class Result(NamedTuple):
@@ -152,6 +153,10 @@ class Run(World):
         end, most = self.now + CALM_SECONDS, self.steps + CALM_STEPS
         while not self.is_settled() and self.now < end:
             self._pass(self.now + LOOK_SECONDS)
+        while self.may_bury and self.letters() and self.now < end:
+            for server in self.servers:
+                server.retry()
+            self._pass(self.now + RETRY_SECONDS)
         self.check()
         left = self._ask_for_problems()
         while left and self.now < end:
@@ -184,6 +189,9 @@ class Run(World):
             process.skew = 0.0
         for server in self.servers:
             server.is_future = False
+            if self.may_bury and server.is_older and server.process is not None:
+                self.kill(server.process)  # it starts again as it was before it was stepped back
+            server.is_older = server.is_older and not self.may_bury
         for part in (*self.servers, self.agents[0], *self.clients, *self.posters):
             part.may_start = True
             if part.process is not None:

@@ -45,6 +45,8 @@ CALM_SECONDS = 240.0  # after the last fault: by then all is folded, and no prob
 # How long an Agent's host is busy with others between two of its turns: it looks at its rings twenty times a second, or four times
 PACES = (0.0, 0.25, 0.25)
 NARROW_SHARE = 0.3  # of the worlds in which no store goes back: there bounds are so small that they are met
+OLDER_SHARE = 0.2  # of the worlds whose Agents fold: one of two Servers merges nothing of that
+UNKNOWN_TYPE = b"dead:unknown_type"  # the count of dead letters of ODD
 ODD, ODD_SHARE = "odd", 0.2  # a Tab of a Type that no Server has, in so many worlds: what is recorded there becomes dead letters
 RETAIN = (None, None, 6.0)  # seconds that Agents retain what is acknowledged, where no store goes back; None: as long as they do
 RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
@@ -114,6 +116,10 @@ class World(Ground):
         self.may_move = bool(set(kinds) & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(set(kinds) & FILLING)
+        self.is_folding = Ledger.type in types
+        self.may_bury = False  # a fault made it right that what an Agent folded becomes dead letters
+        # Servers are upgraded one after another: one of two may be older all the time, and then nobody sends what it does not merge
+        self.servers[-1].is_older = len(self.servers) > 1 and self.is_folding and Random(f"older {seed}").random() < OLDER_SHARE
         self.is_narrow = shape.random() < NARROW_SHARE and not self.goes_back
         # the streams of an outbox that is lost stay open in buckets of which nothing else tells: their marks go with age alone
         if self.is_narrow and not set(kinds) & LOST_OUTBOX:
@@ -123,6 +129,9 @@ class World(Ground):
         self.has_an_hour = shape.random() < HOUR_SHARE
         self.bound_seconds, self._looks = BOUND_SECONDS, 0
         self.fullest: dict[str, float] = {}  # bound → the most of it that was ever held, as a share
+
+    def edges_of(self, url: str) -> dict[str, int]:
+        return next(server.lookup.edges for server in self.servers if server.url == url)
 
     def boots_anew(self) -> None:
         """The host of Agent and applications loses power: its processes end, its shared memory is gone, its disk is as it was."""
@@ -365,6 +374,14 @@ class World(Ground):
                 counts["dead" if word.startswith("dead") else word] += int(number)
         return counts
 
+    def letters(self) -> int:
+        """Events that are dead letters, and not for their Type."""
+        found = 0
+        for bucket, store in self._holders():
+            counts = store.server._values.get(keys.counts(bucket)) or {}
+            found += sum(int(number) for name, number in counts.items() if name.startswith(b"dead:") and name != UNKNOWN_TYPE)
+        return found
+
     def _holders(self) -> list[tuple[int, Store]]:
         """(bucket, store that has it open)"""
         stores = {store.name: store for store in self.stores}
@@ -418,6 +435,8 @@ class World(Ground):
         assert loop is not None
         recorded = loop.keeper.books.recorded + sum(loop.pump.live_drops().values())
         figures, dropped = self.figures(), self.dropped()
+        if letters := self.letters():
+            raise Broken(f"{letters} events are dead letters, and nobody sent what cannot be folded")
         accounted = figures["folded"] + figures["dead"] + sum(dropped.values())
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"
         recorded -= figures["known_key"]  # posted again after the Agent had lost their key: they count there, and were folded once

@@ -104,7 +104,7 @@ def commands() -> st.SearchStrategy[tuple[bytes, ...]]:
                 else st.tuples(KEYS, ends, ends, limit).map(lambda parts: (b"ZRANGEBYLEX", *parts[:3], *parts[3]))
             )
             continue
-        second = INDICES if name in (b"LRANGE", b"LTRIM", b"LINDEX", b"GETRANGE") else WORDS
+        second = INDICES if name in (b"LRANGE", b"LTRIM", b"LINDEX", b"LSET", b"LREM", b"GETRANGE") else WORDS
         if name == b"SET":
             kinds.append(st.tuples(st.just(name), KEYS, WORDS))
             kinds.append(st.tuples(st.just(name), KEYS, WORDS, st.sampled_from([b"NX", b"xx"])))

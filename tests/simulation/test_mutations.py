@@ -11,7 +11,7 @@ import sys
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.simulation.mutations import ALL, PINNED
+from tests.simulation.mutations import ALL, BESIDE, FOCUS
 from tests.simulation.test_simulation import ROOT
 
 FEWEST = 25
@@ -68,4 +68,5 @@ class ReportTests(SynchronousTestCase):
 class ListTests(SynchronousTestCase):
     def test_there_are_enough_and_each_has_its_seed(self) -> None:
         self.assertGreaterEqual(len(ALL), FEWEST)
-        self.assertEqual(set(PINNED), set(ALL))
+        self.assertEqual(FOCUS.keys() | BESIDE.keys(), ALL.keys())
+        self.assertEqual(FOCUS.keys() & BESIDE.keys(), set())

@@ -33,7 +33,6 @@ UNTOUCHED = {
     "taba.directories": "the directory of the disk is there",
     "taba.handlers.lookup": "Handlers come from the world",
     "taba.options": "no options are read",
-    "taba.server.keep.jobs": "no jobs run",
     "taba.server.starts": "no workers",
     "taba.server.work.boxing": "no child processes",
     "taba.server.work.child": "no child processes",

@@ -316,6 +316,28 @@ class MemoryServer:
         position = as_integer(index)
         return held[position] if -len(held) <= position < len(held) else None
 
+    def _lset(self, key: bytes, index: bytes, member: bytes) -> Reply:
+        held: list[bytes] | None = self._get(key, list)
+        if held is None:
+            raise ErrorReply("ERR no such key")
+        position = as_integer(index)
+        if not -len(held) <= position < len(held):
+            raise ErrorReply("ERR index out of range")
+        held[position] = member
+        self._changed(key)
+        return b"OK"
+
+    def _lrem(self, key: bytes, count: bytes, member: bytes) -> Reply:
+        most = as_integer(count)
+        held: list[bytes] = self._get(key, list) or []
+        places = [place for place, one in enumerate(held) if one == member]
+        places = places[most:] if most < 0 else places[:most] if most else places
+        for place in reversed(places):
+            del held[place]
+        if places:
+            self._changed(key)
+        return len(places)
+
     def _ping(self, *text: bytes) -> Reply:
         if len(text) > 1:
             raise ErrorReply("ERR wrong number of arguments for 'ping' command")
@@ -504,4 +526,6 @@ COMMANDS: dict[bytes, tuple[int, int | None, Callable[..., Reply]]] = {
     b"LTRIM": (3, 3, _S._ltrim),
     b"LLEN": (1, 1, lambda s, key: len(s._get(key, list) or [])),
     b"LINDEX": (2, 2, _S._lindex),
+    b"LSET": (3, 3, _S._lset),
+    b"LREM": (3, 3, _S._lrem),
 }

@@ -1,0 +1,34 @@
+"""PYTHONHASHSEED=0 python -m tests.simulation.mutations [NAME …] [--seed N] [--seeds K]: looks for the first seed that finds each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from simulation.command import prepare
+from tests.simulation.mutations import ALL, FOCUS, find
+
+
+def main(arguments: list[str]) -> int:
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("names", nargs="*", metavar="NAME")
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--seeds", type=int, default=10_000)
+    made.add_argument("--pinned", action="store_true", help="from the seed on that found it before")
+    options = made.parse_args(arguments)
+    prepare()
+    missed = 0
+    for name in options.names or ALL:
+        began = time.process_time()
+        found = find(name, FOCUS[name].seed if options.pinned and name in FOCUS else options.seed, options.seeds)
+        missed += found is None
+        how = "NOT FOUND" if found is None else f"seed {found[0]}: {' '.join(found[1].split())[:110]}"
+        print(f"{name}: {how} ({time.process_time() - began:.1f} s)", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    assert os.environ.get("PYTHONHASHSEED") == "0", "worlds follow from their seeds with PYTHONHASHSEED=0"
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,252 @@
+"""Mutations of the Agent, of what goes up and down, and of the client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from taba.agent import discover, locks, segment
+from taba.agent.books import Books
+from taba.agent.drain import Drain
+from taba.agent.keeper import Keeper
+from taba.agent.lanes import Lane
+from taba.agent.outbox import PAGE, PUBLISHED
+from taba.agent.pump import RingPump
+from taba.agent.reader import Ring
+from taba.agent.sums import Ending, Sums
+from taba.batch import MARK, NUMBER, RING_ENDED, Header
+from taba.client.own_ring import OwnRing
+from taba.handlers import updown
+from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, focused
+
+# --- the Agent
+
+
+@focused("spool spoilt,memory full,disk full,server cut off,kill agent,agent's fuse", 30.0, 1.0, seed=44)
+def totals_are_published_late(put: Any) -> None:
+    put(Keeper, "settle_totals", lambda self: None)
+
+
+@focused(AGENT, seed=1)
+def tails_move_before_the_outbox_has_it(put: Any) -> None:
+    real = Drain.run
+
+    def run(self: Any, *arguments: Any) -> Any:
+        drained = real(self, *arguments)
+        for ring, reading in drained.readings:
+            ring.settle(reading)
+        return drained
+
+    put(Drain, "run", run)
+    put(RingPump, "_settle", lambda self, ring, reading: None)
+
+
+@focused(AGENT, seed=1)
+def tails_do_not_move(put: Any) -> None:
+    real = Ring._advance
+
+    def advance(self: Any) -> None:
+        held, self.fd = self.fd, os.open("/dev/null", os.O_WRONLY)
+        try:
+            real(self)
+        finally:
+            os.close(self.fd)
+            self.fd = held
+
+    put(Ring, "_advance", advance)
+
+
+@focused(CLIENT, seed=15)
+def the_table_names_no_covered_ranges(put: Any) -> None:
+    real = Books.table
+    put(Books, "table", lambda self, covered, *rest: real(self, (), *rest))
+
+
+@focused(CLIENT, seed=61)
+def the_table_is_written_after_it_counts(put: Any) -> None:
+    write, store = segment.Segment.write, segment.Segment.store
+
+    def hold(self: Any, offset: int, content: bytes) -> None:
+        if PAGE <= offset < PAGE + self.size // 8 and getattr(self, "is_mutant", False):
+            self.held = [*getattr(self, "held", []), (offset, content)]
+        else:
+            write(self, offset, content)
+
+    def publish(self: Any, offset: int, word: int) -> None:
+        self.is_mutant = True
+        store(self, offset, word)
+        if offset == PUBLISHED:
+            held, self.held = getattr(self, "held", []), []
+            for place, content in held:
+                write(self, place, content)
+
+    put(segment.Segment, "write", hold)
+    put(segment.Segment, "store", publish)
+
+
+@focused(AGENT, seed=1)
+def totals_begin_anew_with_each_agent(put: Any) -> None:
+    real = Keeper._last_table
+    put(Keeper, "_last_table", lambda self: real(self)._replace(recorded=0, dropped=()))
+
+
+@focused(BACK, seed=1)
+def retained_batches_are_forgotten_at_once(put: Any) -> None:
+    real = Books.acknowledged
+
+    def acknowledged(self: Any, lane: Any, batch: Any, now: float) -> None:
+        real(self, lane, batch, now)
+        if batch.group is not None:
+            batch.group.unforgotten -= 1
+            batch.group.retained -= batch.length
+            self.retained_bytes -= batch.length
+            batch.group.released = batch.group.unforgotten == 0
+
+    put(Books, "acknowledged", acknowledged)
+
+
+@focused("store goes back,kill agent", 20.0, 0.3, seed=4)
+def a_probe_under_the_wrong_nonce_lets_go_of_what_is_retained(put: Any) -> None:
+    real = Lane.gap
+
+    def gap(self: Any, mark: int, why: str, now: float, backoff: Any) -> None:
+        if why != NUMBER and isinstance(self.sent[0].entry, Header) and self.sent[0].entry.do == MARK:
+            self.give_up_retained()
+        real(self, mark, why, now, backoff)
+
+    put(Lane, "gap", gap)
+
+
+@focused(SPOOL, seed=1)
+def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
+    from taba.agent.spool import Spool
+
+    real = Spool.last
+    put(Spool, "last", lambda self, stream, bucket: 0 if sys._getframe(1).f_code.co_name == "recover" else real(self, stream, bucket))
+
+
+@focused(AGENT, seed=1)
+def a_new_agent_sends_under_new_numbers(put: Any) -> None:
+    real = Keeper.begin_stream
+
+    def begin(self: Any, moment: Any) -> None:
+        real(self, moment)
+        self.stream = b"always the same!"
+
+    put(Keeper, "begin_stream", begin)
+
+
+@focused(HOME, seed=1)
+def two_agents_have_one_name(put: Any) -> None:
+    real = locks.NameLock.__init__
+
+    def lock(self: Any, path: str, name: str) -> None:
+        real(self, f"{path}.{id(self)}", name)
+
+    def take(self: Any) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    put(locks.NameLock, "__init__", lock)
+    put(segment.Segment, "_lock", take)
+    put(discover, "claim_ring", lambda fd: True)
+
+
+@focused(CLIENT, seed=1)
+def a_live_ring_is_removed_when_it_is_empty(put: Any) -> None:
+    put(RingPump, "_scan", _scan_all_dead(RingPump._scan))
+
+
+def _scan_all_dead(real: Any) -> Any:
+    def scan(self: Any, now: float) -> None:
+        real(self, now)
+        self._dead.update(self.rings.open)
+
+    return scan
+
+
+@focused(HOME, seed=1)
+def a_removed_outbox_is_not_noticed(put: Any) -> None:
+    from taba.agent.home import Home
+
+    put(Home, "keep_name", lambda self: False)
+
+
+# --- what goes up and down
+
+
+@focused("spool spoilt,memory full,server cut off,agent's fuse", 20.0, 1.5, seed=1)
+def sums_travel_as_differences(put: Any) -> None:
+    def fold(rings: Any, row: list[Any]) -> None:
+        ring, position, total = row
+        if position >= RING_ENDED:
+            rings[ring] = [position, 0.0]
+        else:
+            before = rings.get(ring, [0, 0.0])
+            rings[ring] = [position, before[1] + total]
+
+    real = Sums._pack
+
+    def pack(drain: Any, packed: Any, weights: Any, entry: Any, time_: float, row: list[Any], events: int) -> None:
+        if row[1] < RING_ENDED:
+            sent = _SENT.get((row[0], entry.tab), 0.0)
+            _SENT[row[0], entry.tab] = row[2]
+            row = [row[0], row[1], row[2] - sent]
+        real(drain, packed, weights, entry, time_, row, events)
+
+    _SENT.clear()
+    put(updown, "_fold_absolute", fold)
+    put(Sums, "_pack", staticmethod(pack))
+
+
+_SENT: dict[tuple[bytes, str], float] = {}
+
+
+@focused("kill client,server cut off,memory full,messages late", seed=12)
+def an_ended_sum_goes_while_older_ones_are_on_their_way(put: Any) -> None:
+    put(Keeper, "older_buckets", lambda self: ())
+
+
+@focused("host boots,process stopped,messages late,messages repeated,server cut off,kill server", 40.0, seed=2)
+def streams_of_a_lost_outbox_stay_open(put: Any) -> None:
+    put(Keeper, "left_open", lambda self, stream, buckets: None)
+
+
+@focused(CLIENT, seed=2)
+def the_end_of_a_process_is_not_told(put: Any) -> None:
+    put(Sums, "ending", lambda self, drain, ring, packed: Ending({}, 0, 0, 0))
+    put(Sums, "overdue", lambda self, drain, rings, directory, now: ([], []))
+
+
+# --- the client
+
+
+@focused(CLIENT, seed=1)
+def a_commit_word_is_stored_before_the_value(put: Any) -> None:
+    real = OwnRing.refill
+
+    def refill(self: Any, guard: Any, is_fast: bool) -> bool:
+        done = real(self, guard, is_fast)
+        # the place of the record before: what a reader sees is committed, and not yet written
+        if done and self.chunk[2] is not None:
+            free, lap, times, values, commits, own = self.chunk
+            self.chunk = (free, lap, times, _Late(values), commits, own)
+        return done
+
+    put(OwnRing, "refill", refill)
+
+
+class _Late:
+    """Values that are stored one record later than they should be."""
+
+    def __init__(self, view: Any):
+        self._view = view
+        self._before: tuple[int, float] | None = None
+
+    def __setitem__(self, index: int, value: float) -> None:
+        if self._before is not None:
+            self._view[self._before[0]] = self._before[1]
+        self._before = (index, value)
+
+    def release(self) -> None:
+        self._view.release()

@@ -1,0 +1,150 @@
+"""Mutations of folding at the edge: of what an Agent folds, and of what a Server makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taba.agent import edge
+from taba.agent.dispatch import Dispatch
+from taba.agent.drain import Gathered
+from taba.agent.keeper import Keeper
+from taba.batch import AtEdge, Column, Section, edges_of
+from taba.handlers.windows import Held, Ladder
+from taba.server.fold import cycle, deadletters, together
+from taba.shard.servers.connection import Transactions
+from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
+
+
+@at_edge(AGENT, seed=1)
+def what_is_folded_goes_as_events_as_well(put: Any) -> None:
+    put(Gathered, "_keep", lambda self, kept, columns: None)
+
+
+@at_edge(AGENT, seed=2)
+def what_was_folded_is_read_again_after_a_kill(put: Any) -> None:
+    real = Keeper.publish
+
+    def publish(self: Any, batches: Any, now: float, covered: Any = None, *arguments: Any, **named: Any) -> None:
+        if any(edges_of(batch.content) for batch in batches):
+            covered = ()
+        real(self, batches, now, covered, *arguments, **named)
+
+    put(Keeper, "publish", publish)
+
+
+@at_edge(AGENT, seed=6)
+def of_what_waits_of_one_tab_the_last_state_counts(put: Any) -> None:
+    real = cycle.dumps_of
+
+    def dumps_of(group: Any, begin: int = 0) -> Any:
+        return list(dict(real(group, begin)).items())
+
+    for where in (cycle, together):
+        put(where, "dumps_of", dumps_of)
+
+
+@at_edge(AGENT, seed=2)
+def a_state_is_left_out_where_events_of_its_row_came_with_it(put: Any) -> None:
+    real = cycle.dumps_of
+
+    def dumps_of(group: Any, begin: int = 0) -> Any:
+        taken = {begin + row for row, _ in group.columns}
+        return [(row, dump) for row, dump in real(group, begin) if row not in taken]
+
+    for where in (cycle, together):
+        put(where, "dumps_of", dumps_of)
+
+
+@at_edge(AGENT, seed=1)
+def an_agent_counts_a_state_as_one_event(put: Any) -> None:
+    put(Section, "weight", property(lambda self: self.columns if self.edge else len(self.times) >> 3))
+
+
+@at_edge(AGENT, seed=1)
+def a_server_counts_a_state_as_one_event(put: Any) -> None:
+    put(cycle.Fold, "_settle", _as_one(cycle.Fold._settle))
+
+
+def _as_one(real: Any) -> Any:
+    def settle(self: Any, group: Any, local: int, column: Column, *arguments: Any) -> None:
+        real(self, group, local, column._replace(stands_for=1) if isinstance(column.values, AtEdge) else column, *arguments)
+
+    return settle
+
+
+@at_edge("kill agent,kill server,store dies", seed=19)
+def servers_are_not_asked_what_they_merge(put: Any) -> None:
+    real = edge.Edge.allow
+    put(edge.Edge, "allow", lambda self, edges: real(self, self.edges))
+    put(Dispatch, "_unmerged", lambda self, server, run: (0, ""))
+
+
+@at_edge("other version,kill agent,kill server", seed=4)
+def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
+    real = cycle.Fold._bury
+
+    def bury(self: Any, column: Any, *arguments: Any) -> None:
+        real(self, column._replace(stands_for=1) if isinstance(column.values, AtEdge) else column, *arguments)
+
+    put(cycle.Fold, "_bury", bury)
+
+
+@at_edge("other version,kill agent,kill server", seed=4)
+def a_state_that_is_not_merged_here_is_left_out(put: Any) -> None:
+    real = cycle.Fold._bury
+
+    def bury(self: Any, column: Any, reason: str, detail: str) -> None:
+        if reason != cycle.UNKNOWN_EDGE:
+            real(self, column, reason, detail)
+
+    put(cycle.Fold, "_bury", bury)
+
+
+@at_edge("other version,kill agent,kill server", seed=4)
+def a_state_that_became_a_dead_letter_is_never_merged(put: Any) -> None:
+    put(deadletters, "_at_edge", lambda letter: None)
+
+
+@at_edge("other version,kill agent,kill server", seed=4)
+def a_dead_letter_that_is_folded_again_stays_where_it_was(put: Any) -> None:
+    real = Transactions.commit
+
+    async def commit(self: Any, commands: Any, seconds: float = 4.0) -> Any:
+        return await real(self, [command for command in commands if command[0] not in (b"LSET", b"LREM")], seconds)
+
+    put(Transactions, "commit", commit)
+
+
+@at_edge(LATE, seed=14)
+def a_batch_with_states_is_merged_whenever_it_comes(put: Any) -> None:
+    real = cycle.Fold._judge
+
+    def judge(self: Any, of: Any) -> Any:
+        verdicts, accepted = real(self, of)
+        again = [place for place, item in enumerate(self.cycle.waiting) if _has_states(item.batch)]
+        return verdicts, sorted({*accepted, *again})
+
+    put(cycle.Fold, "_judge", judge)
+
+
+def _has_states(batch: Any) -> bool:
+    return any(isinstance(column, Column) and isinstance(column.values, AtEdge) for column in getattr(batch, "columns", ()))
+
+
+@beside(
+    "tests.server.fold.test_edge.Merging"
+    ".test_a_state_of_other_events_than_it_is_said_to_be_or_that_is_none_is_a_bad_column_and_harms_none_beside_it"
+)
+def what_a_state_is_said_to_be_of_is_believed(put: Any) -> None:
+    for where in (cycle, together):
+        put(where, "are_good", lambda groups: True)
+
+
+@beside("tests.agent.test_merging.Merging.test_a_state_waits_for_a_server_that_merges_it_and_says_so_and_fresh_events_go_on")
+def a_state_is_sent_to_whoever_is_there(put: Any) -> None:
+    put(Dispatch, "_unmerged", lambda self, server, run: (0, ""))
+
+
+@beside("tests.handlers.test_types.CounterGroupTests.test_states_folded_at_the_edge_and_merged_are_those_folded_at_once")
+def slots_of_a_state_lie_where_its_clients_clock_had_them(put: Any) -> None:
+    put(Ladder, "hold_slots", lambda self, starts, now: Held(starts, starts != starts))

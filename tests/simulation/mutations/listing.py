@@ -1,0 +1,133 @@
+"""The list of mutations: how each is put into the real code, in which worlds or by which test it is found, and from which seed on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import unittest
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from simulation.census import FOLDING, RECORDED
+from simulation.play import play
+
+Patch = Callable[[Callable[[Any, str, Any], None]], None]
+ALL: dict[str, Patch] = {}
+
+AGENT = "kill agent,agent's fuse,server cut off"
+CLIENT = "kill client,client's fuse,kill agent,agent's fuse"
+STORE = "store cut before,store cut after,store late,store dies,server's fuse"
+LATE = "messages late,messages repeated,messages lost,kill agent"
+SPOOL = "memory full,server cut off,kill agent,agent's fuse"
+BACK = "store goes back,messages late,messages repeated"
+MOVING = "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,mover naps"
+HOME = "outbox removed,second Agent,kill agent,memory full"
+
+RATE = 4.0  # a second and Client: more makes worlds longer, not stranger
+
+
+class Focus(NamedTuple):
+    """The worlds that find a mutation, and the first seed of one that does: worlds change with the code, and the search goes on from it."""
+
+    kinds: tuple[str, ...]  # of faults
+    duration: float
+    density: float  # of faults, about so many a second
+    seed: int
+    types: tuple[str, ...]
+
+
+FOCUS: dict[str, Focus] = {}
+BESIDE: dict[str, str] = {}  # which test finds a mutation of what the world does not have
+
+
+def focused(
+    kinds: str, duration: float = 20.0, density: float = 0.5, *, seed: int, types: tuple[str, ...] = RECORDED
+) -> Callable[[Patch], Patch]:
+    """A mutation that these kinds of faults find, in worlds so long, with about so many of them a second."""
+
+    def note(function: Patch) -> Patch:
+        FOCUS[function.__name__] = Focus(tuple(kinds.split(",")), duration, density, seed, types)
+        return _mutation(function)
+
+    return note
+
+
+def at_edge(kinds: str, duration: float = 20.0, density: float = 0.5, *, seed: int) -> Callable[[Patch], Patch]:
+    """The same, in worlds whose Agents fold."""
+    return focused(kinds, duration, density, seed=seed, types=FOLDING)
+
+
+def beside(test: str) -> Callable[[Patch], Patch]:
+    """A mutation of what the world does not have; `test` finds it."""
+
+    def note(function: Patch) -> Patch:
+        BESIDE[function.__name__] = test
+        return _mutation(function)
+
+    return note
+
+
+def _mutation(function: Patch) -> Patch:
+    assert function.__name__ not in ALL, function.__name__
+    ALL[function.__name__] = function
+    return function
+
+
+@contextlib.contextmanager
+def applied(name: str) -> Iterator[None]:
+    """Taba with this fault."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def put(where: Any, attribute: str, instead: Any) -> None:
+        where = next((kind for kind in getattr(where, "__mro__", ()) if attribute in kind.__dict__), where)  # what a class inherits, there
+        undo.append((where, attribute, where.__dict__[attribute]))
+        setattr(where, attribute, instead)
+
+    try:
+        ALL[name](put)
+        yield
+    finally:
+        for where, attribute, before in reversed(undo):
+            setattr(where, attribute, before)
+
+
+@contextlib.contextmanager
+def instead(where: Any, name: str, value: Any) -> Iterator[None]:
+    """Another value for a name, for a while."""
+    before = getattr(where, name)
+    setattr(where, name, value)
+    try:
+        yield
+    finally:
+        setattr(where, name, before)
+
+
+def find(name: str, seed: int, seeds: int) -> tuple[int, str] | None:
+    """The first of these seeds that finds the mutation, and how."""
+    if name in BESIDE:
+        return _find_beside(name)
+    focus = FOCUS[name]
+    options: dict[str, Any] = {"kinds": focus.kinds, "duration": focus.duration, "density": focus.density, "types": focus.types}
+    for number in range(seed, seed + seeds):
+        with applied(name):
+            try:
+                error = play(number, rate=RATE, **options).error
+            except Exception as raised:  # what a mutation breaks may break more than an invariant
+                error = f"{type(raised).__name__}: {raised}"
+        if error is not None:
+            return number, error
+    return None
+
+
+def _find_beside(name: str) -> tuple[int, str] | None:
+    before, result = os.getcwd(), unittest.TestResult()
+    with applied(name), tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)  # what a test makes goes with it
+        try:
+            unittest.defaultTestLoader.loadTestsFromName(BESIDE[name]).run(result)
+        finally:
+            os.chdir(before)
+    assert result.testsRun == 1, BESIDE[name]
+    found = [*result.failures, *result.errors]
+    return (0, found[0][1].strip().splitlines()[-1]) if found else None
