@@ -14,7 +14,7 @@ from taba.shard.moving import move
 from taba.shard.moving.check import check
 from taba.shard.moving.mover import SIGNS_KEY, Mover
 from taba.shard.moving.reshard import current_shards, pools_of
-from taba.shard.moving.steps import Outpaced, Step
+from taba.shard.moving.steps import Outpaced, Publish, Step
 from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
@@ -46,6 +46,13 @@ class SignTests(ReshardCase):
 
         await self.add(new, watch=watch)
         self.assertEqual((len(seen), all(seen)), (BUCKETS // 2, True))
+
+    async def test_where_only_older_maps_answer_a_bucket_is_not_said_to_be_on_a_shard_that_they_lack(self) -> None:
+        router = await self.prepare()
+        mover = Mover(pools_of(router.atlas), reactor)
+        with self.assertRaisesRegex(StoreUnavailable, "no shard that answers has a map with shard s9"):
+            await mover.perform(0, Publish(shard="s9", epoch=router.map.epochs[0] + 1))
+        await mover.perform(0, Publish(shard="s9", epoch=router.map.epochs[0]))  # late: a newer map has it elsewhere
 
 
 class PaceTests(ReshardCase):

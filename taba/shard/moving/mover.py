@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from taba.errors import StoreUnavailable
-from taba.shard.buckets import MalformedMap, decode_owner, owner_key, with_owner
+from taba.shard.buckets import BucketMap, MalformedMap, decode_owner, owner_key, with_owner
 from taba.shard.maps import change_map, newest_map
 from taba.shard.moving.move import Moved, Moving
 from taba.shard.moving.steps import Changed, Done, Everywhere, Look, LookEverywhere, Publish, Scan, Seen, Step
@@ -153,7 +153,7 @@ class Mover:
             seen = dict(zip(self.pools, answers, strict=True))
             return Everywhere(seen, (await newest_map(list(self.pools.values()))).epochs[bucket])
         if isinstance(request, Publish):
-            await change_map(self.pools, lambda map: with_owner(map, bucket, request.shard, request.epoch))
+            await change_map(self.pools, lambda map: _with_owner(map, bucket, request))
             return None
         assert isinstance(request, Step)
         done = await self._step(bucket, request)
@@ -474,3 +474,10 @@ def _told(replies: list[Reply], pool: Pool) -> list[Any]:
         if isinstance(reply, Exception):
             raise_for(reply, pool.address.text)
     return replies
+
+
+def _with_owner(map: BucketMap, bucket: int, request: Publish) -> BucketMap:
+    if request.epoch > map.epochs[bucket] and request.shard not in {shard.name for shard in map.shards}:
+        # the shard that added it, or had it added, does not answer: what others have of the map is older
+        raise StoreUnavailable(f"no shard that answers has a map with shard {request.shard}")
+    return with_owner(map, bucket, request.shard, request.epoch)
