@@ -45,8 +45,14 @@ UNTOUCHED = {
     "taba.shard.servers.pool": "no real connections",
     "taba.tokens": "no tokens",
 }
-# worlds whose Agents fold: one of all kinds of faults, and one in which whoever has States in hand dies
-FOLDED = (("--seed", "168"), ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store dies,messages lost"))
+# worlds whose Agents fold: one of all kinds of faults, one in which whoever has States in hand dies, one whose Server is stepped back; and one
+# of two Servers of which one merges nothing
+FOLDED = (
+    ("--seed", "168"),
+    ("--seed", "8", "--kinds", "kill agent,kill server,kill client,store dies,messages lost"),
+    ("--seed", "4", "--kinds", "other version,kill agent,kill server"),
+)
+UNFOLDED = ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store dies,messages lost")
 # Few worlds of all kinds, and those of the kinds that need each other: together every kind of fault does something in them
 DID_NOTHING = "did nothing, so not tried: "
 WORLDS = (
@@ -179,3 +185,8 @@ class ManyWorldsTests(SynchronousTestCase):
             self.assertTrue(said.endswith("ended with 0"), said[-4000:])
             folded = re.search(r"States folded at the edge (\d+)", said)
             self.assertGreater(int(folded[1]) if folded else 0, 10, said[-4000:])
+
+    def test_where_a_server_merges_nothing_nobody_folds(self) -> None:
+        said = simulate("--folding", *UNFOLDED)
+        self.assertTrue(said.endswith("ended with 0"), said[-4000:])
+        self.assertNotIn("States folded at the edge", said)
