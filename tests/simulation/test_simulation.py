@@ -45,13 +45,13 @@ UNTOUCHED = {
     "taba.shard.servers.pool": "no real connections",
     "taba.tokens": "no tokens",
 }
-# worlds whose Agents fold: one of all kinds of faults, one in which whoever has States in hand dies, one whose Server is stepped back; and one
-# of two Servers of which one merges nothing
+# worlds whose Agents fold: one of all kinds of faults, one in which whoever has States in hand dies, one whose Server is stepped back
 FOLDED = (
     ("--seed", "168"),
     ("--seed", "8", "--kinds", "kill agent,kill server,kill client,store dies,messages lost"),
     ("--seed", "4", "--kinds", "other version,kill agent,kill server"),
 )
+# and one whose second Server merges nothing
 UNFOLDED = ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store dies,messages lost")
 # Few worlds of all kinds, and those of the kinds that need each other: together every kind of fault does something in them
 DID_NOTHING = "did nothing, so not tried: "

@@ -18,7 +18,7 @@ from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
 from taba.client.own_ring import OwnRing
 from taba.handlers import updown
-from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, focused
+from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, beside, focused
 
 # --- the Agent
 
@@ -104,6 +104,18 @@ def retained_batches_are_forgotten_at_once(put: Any) -> None:
             batch.group.released = batch.group.unforgotten == 0
 
     put(Books, "acknowledged", acknowledged)
+
+
+@beside("tests.agent.test_keeper.KeeperTests.test_a_stream_is_ended_once_the_outbox_has_nothing_of_it_also_behind_what_still_waits")
+def a_stream_ends_while_the_outbox_has_a_group_of_it(put: Any) -> None:
+    real = Keeper.queue
+
+    def queue(self: Any, lane: Any, now: float) -> None:
+        if lane.is_idle:
+            lane.in_outbox = 0
+        real(self, lane, now)
+
+    put(Keeper, "queue", queue)
 
 
 @focused("store goes back,kill agent", 20.0, 0.3, seed=4)
