@@ -17,6 +17,7 @@ def part(module: str, *headers: str) -> Extension:
 PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
+    part("taba.agent._drain"),
 ]
 
 # a build without the GIL uses what is written in Python: these parts rely on the GIL

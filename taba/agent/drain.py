@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgpack
 import numpy as np
@@ -22,6 +22,7 @@ from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.edge import Edge, Lot, States
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
+from taba.agent.native import NATIVE
 from taba.agent.outbox import EncodedBatch
 from taba.agent.reader import Reading, Ring, Scratch
 from taba.agent.tallies import Sorted, Tally
@@ -49,7 +50,7 @@ from taba.batch import (
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.counting import unpack_list
 from taba.names import bucket_of
-from taba.ring import MalformedRing
+from taba.ring import RECORD_BYTES, MalformedRing
 
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
@@ -62,6 +63,7 @@ WIDE = 8  # so many times as many Tabs as events: then only those that there are
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
+_RECORD = np.dtype([("time", "<f8"), ("value", "<u8"), ("tab", "<u4"), ("lap", "<u4")])
 SECTION_BYTES = 128  # of a section, beside its columns: the Type, and lengths
 MAX_SECTIONS = 262_144  # pairs of bucket and Type that are known by a number; with more they are numbered anew
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
@@ -83,8 +85,8 @@ class Added(NamedTuple):
 
 
 class Drained(NamedTuple):
-    """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings. `tallies` hold
-    until the next."""
+    """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings. `packed` and
+    `tallies` hold until the next."""
 
     packed: Packed
     added: list[Added]  # to Tabs that heal
@@ -125,15 +127,15 @@ class Drain:
     """Reads rings, fairly: none takes more than its share where not all of it can be had, and where one drain ends, for its limits, the
     next begins. `buckets` is the store's number of them; `edge` folds what goes as States."""
 
-    def __init__(self, buckets: int, edge: Edge | None = None):
+    def __init__(self, buckets: int, edge: Edge | None = None, native: Any = NATIVE):
         self.buckets = buckets
         self._edge = edge or Edge({})
         self._most_dump = MAX_DUMP_BYTES
         self._kinds = np.zeros(HELD_BACK + 1, np.int8)  # by number of a section what the edge knows its Type by
-        self._scratch = Scratch()
+        self._scratch = Scratch(native)
         self._cache: dict[str, int] = {}
         self._turn = 0
-        self._rows = Rows()
+        self._rows = Rows() if native is None else Rows(0)
         self._numbering = object()
         self._numbers: dict[tuple[int, str], int] = {}
         self._sections: list[tuple[int, str]] = [(0, "")] * (HELD_BACK + 1)
@@ -164,7 +166,8 @@ class Drain:
             self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
             self._kinds = self._kinds[: HELD_BACK + 1]
         self._most_dump = min(MAX_DUMP_BYTES, batch_bytes // 2)
-        gathered = Gathered(self._rows)
+        self._rows.lots = 0
+        gathered = self._gather()
         packed: Packed = defaultdict(list)
         added: list[Added] = []
         held_back: Counter[str] = Counter()
@@ -191,6 +194,7 @@ class Drain:
                 is_cut = True  # the next drain begins with another one
                 continue
             try:
+                self._scratch.begin = gathered.begin
                 reading = ring.read(self._scratch, min(share, events - total), value_bytes, dead)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
@@ -204,9 +208,8 @@ class Drain:
                 tellings += self._tellings(ring, reading)
             if gathered.events and gathered.events + len(reading.tabs) > LOT_EVENTS:
                 malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
-                if isinstance(tallies[-1], Sorted):
-                    tallies[-1] = tallies[-1]._replace(values=tallies[-1].values.copy())  # the next lot overwrites them
-                gathered = Gathered(self._rows)
+                gathered = self._gather()
+                gathered.follow(reading)
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
             unread += reading.malformed + reading.refused
@@ -226,6 +229,9 @@ class Drain:
         malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
 
+    def _gather(self) -> Gathered:
+        return Gathered(self._rows) if self._scratch.native is None else Counted(self._rows, self._scratch)
+
     def _give(
         self,
         gathered: Gathered,
@@ -238,13 +244,16 @@ class Drain:
         taken: Counter[str],
     ) -> int:
         """Add what was gathered to what the drain gives, folded or as it stands in order; returns how many events are of no Tab."""
-        for folded in gathered.fold(self._edge, self._kinds_of_sections(), self._most_dump):
-            tallies.append(folded.tally)
-            self._pack_states(folded, packed)
-            for ring, saved in zip(gathered.rings, folded.saved.tolist(), strict=True):
-                taken[ring.client] -= saved
         in_order = gathered.sort()
         if in_order is None:
+            return 0
+        folded, in_order = in_order.fold(self._edge, self._kinds_of_sections(), self._most_dump)
+        for one in folded:
+            tallies.append(one.tally)
+            self._pack_states(one, packed)
+            for ring, saved in zip(gathered.rings, one.saved.tolist(), strict=True):
+                taken[ring.client] -= saved
+        if not len(in_order.keys):
             return 0
         tallies.append(in_order.tally)
         unknown = 0
@@ -329,7 +338,7 @@ class Drain:
             return
         edges = [first, *(np.flatnonzero(np.diff(keys)) + 1 + first).tolist(), len(events.keys)]
         counts = tally.counts.astype("<u4").tobytes()
-        times, values = memoryview(events.times.tobytes()), memoryview(tally.values.tobytes())  # cut without a copy
+        times, values = (memoryview(cast(Any, column.view(np.uint8))) for column in (events.times, tally.values))  # cut without a copy
         fields = events.fields.tolist()
         rows = events.starts
         for start, end in pairwise(edges):
@@ -386,6 +395,37 @@ class InOrder(NamedTuple):
     fields: Any
     starts: Any
 
+    def fold(self, edge: Edge, kinds: Any, most: int) -> tuple[list[Folded], InOrder]:
+        """What goes as States, of at most `most` bytes each, folded, and the rest. `kinds`: by the number of a section what the edge knows
+        its Type by."""
+        if not edge.is_folding:
+            return [], self
+        tally, keys = self.tally, self.keys
+        rings, counts, of = tally.rings, tally.counts, tally.of
+        of_columns = np.where(keys & 1, np.int8(0), kinds[keys >> 1])
+        found = edge.fold(Lot(self.starts, self.times, tally.values, counts, of_columns), most)
+        if not found:
+            return [], self
+        folded: list[Folded] = []
+        kept: Any = np.ones(len(keys), np.bool_)
+        for states in found:
+            mine = states.columns
+            kept[mine] = False
+            saved = EVENT_BYTES * counts[mine] - np.fromiter(map(len, states.dumps), np.int64, len(mine))
+            of_rings = np.bincount(of[mine], weights=saved, minlength=len(rings)).astype(np.int64)
+            its = Tally(rings, of[mine], tally.places[mine], counts[mine], states.totals, states.lows)
+            folded.append(Folded(states, keys[mine] >> 1, self.fields[mine], its, of_rings))
+        return folded, self._of(kept)
+
+    def _of(self, kept: Any) -> InOrder:
+        """These columns alone."""
+        tally = self.tally
+        stay = np.repeat(kept, tally.counts) if kept.any() else np.zeros(0, np.intp)
+        boxed, is_boxed = (None, None) if tally.is_boxed is None else (tally.boxed[stay], tally.is_boxed[stay])
+        counts = tally.counts[kept]
+        left = Sorted(tally.rings, tally.of[kept], tally.places[kept], counts, tally.values[stay], boxed, is_boxed)
+        return InOrder(left, self.times[stay], self.keys[kept], self.fields[kept], np.concatenate(([0], np.cumsum(counts))))
+
     def columns_of(self, number: int) -> tuple[int, int]:
         """Where the columns of a section begin and end."""
         begin, end = np.searchsorted(self.keys, (2 * number, 2 * number + 2)).tolist()
@@ -426,18 +466,28 @@ class Rows:
         self.columns = np.empty(rows, np.uint32)
         self.times, self.values = np.empty((2, rows))
         self.ranks = np.empty(rows, np.uint16)
-        self.times_in_order, self.values_in_order = np.empty((2, rows))
+        self.lots = 0  # of this drain, that were put in order
+        self._in_order: list[Any] = []
 
-    def grown(self, used: int, rows: int) -> Rows:
-        """Room for so many, with the `used` ones that are in this."""
-        grown = Rows(max(rows, 2 * self.room))
-        for mine, its in ((self.columns, grown.columns), (self.times, grown.times), (self.values, grown.values)):
-            its[:used] = mine[:used]
-        return grown
+    def grow(self, used: int, rows: int) -> None:
+        """Have room for so many, with the `used` ones that are here."""
+        fresh = Rows(max(rows, 2 * self.room))
+        fresh.columns[:used], fresh.times[:used], fresh.values[:used] = self.columns[:used], self.times[:used], self.values[:used]
+        self.room, self.columns, self.times, self.values, self.ranks = fresh.room, fresh.columns, fresh.times, fresh.values, fresh.ranks
+
+    def in_order(self, events: int) -> tuple[Any, Any]:
+        """Room for the times and values of one more lot, which hold until the next drain."""
+        if self.lots == len(self._in_order):
+            self._in_order.append(np.empty((2, 0)))
+        if events > self._in_order[self.lots].shape[1]:
+            self._in_order[self.lots] = np.empty((2, max(events, LOT_EVENTS)))
+        times, values = self._in_order[self.lots]
+        self.lots += 1
+        return times[:events], values[:events]
 
 
 class Gathered:
-    """What some readings of a drain hold, ring by ring, until all of it is put in order in one go: in `rows`, or in more of them."""
+    """What some readings of a drain hold, ring by ring, until all of it is put in order in one go."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -450,6 +500,10 @@ class Gathered:
         self._counts: list[Any] = []
         self._boxed: list[tuple[int, Any, Any]] = []  # of some readings where they begin, what is no float, and which these are
         self.events = 0
+        self.begin = 0  # where in Scratch the next reading's records go
+
+    def follow(self, reading: Reading) -> None:
+        """This reading, which came behind those of another, is to be the first here."""
 
     def add(self, ring: Ring, reading: Reading, places: Places, is_spent: bool) -> None:
         """Take a reading, before the next one overwrites it."""
@@ -474,12 +528,16 @@ class Gathered:
             keys += np.bincount(inverse, weights=reading.is_boxed, minlength=len(present)) > 0
             self._boxed.append((self.events, reading.boxed, reading.is_boxed))
         begin, end = self.events, self.events + len(tabs)
-        if end > self._rows.room:
-            self._rows = self._rows.grown(begin, end)
         rows = self._rows
+        if end > rows.room:
+            rows.grow(begin, end)
         np.add(inverse, self._columns, out=rows.columns[begin:end], casting="unsafe")
         rows.times[begin:end] = reading.times
         rows.values[begin:end] = reading.values.view(np.float64)
+        self._note(ring, places, present, keys, counts)
+        self.events = end
+
+    def _note(self, ring: Ring, places: Places, present: Any, keys: Any, counts: Any) -> None:
         self._of.append(np.full(len(present), len(self.rings)))
         self.rings.append(ring)
         self._places.append(present)
@@ -487,53 +545,6 @@ class Gathered:
         self._fields.append(places.fields[present])
         self._counts.append(counts)
         self._columns += len(present)
-        self.events = end
-
-    def fold(self, edge: Edge, kinds: Any, most: int) -> list[Folded]:
-        """Have what goes as States, of at most `most` bytes each, folded: then it is among the others no more. `kinds`: by the number of a
-        section what the edge knows its Type by."""
-        if not self.events or not edge.is_folding:
-            return []
-        keys, counts = np.concatenate(self._keys), np.concatenate(self._counts)
-        rows, here = self._rows, slice(0, self.events)
-        of_columns = np.where(keys & 1, np.int8(0), kinds[keys >> 1])
-        found = edge.fold(Lot(rows.columns[here], rows.times[here], rows.values[here], counts, of_columns), most)
-        if not found:
-            return []
-        of, places, fields = np.concatenate(self._of), np.concatenate(self._places), np.concatenate(self._fields)
-        folded = []
-        kept = np.ones(len(keys), np.bool_)
-        for states in found:
-            order = np.argsort(keys[states.columns], kind="stable")
-            mine = states.columns[order]
-            kept[mine] = False
-            lows = None if states.lows is None else states.lows[order]
-            dumps = [states.dumps[place] for place in order.tolist()]
-            states = States(states.edge, mine, dumps, states.least[order], states.greatest[order], states.totals[order], lows)
-            events = EVENT_BYTES * counts[mine]
-            saved = np.bincount(of[mine], weights=events - np.fromiter(map(len, dumps), np.int64, len(dumps)), minlength=len(self.rings))
-            tally = Tally(self.rings, of[mine], places[mine], counts[mine], states.totals, lows)
-            folded.append(Folded(states, keys[mine] >> 1, fields[mine], tally, saved.astype(np.int64)))
-        self._keep(kept, [keys, counts, of, places, fields])
-        return folded
-
-    def _keep(self, kept: Any, columns: list[Any]) -> None:
-        """Leave out all columns but these."""
-        (keys, counts, of, places, fields) = (column[kept] for column in columns)
-        self._keys, self._counts, self._of, self._places, self._fields = [keys], [counts], [of], [places], [fields]
-        self._columns = len(keys)
-        rows, events = self._rows, self.events
-        stay = kept[rows.columns[:events]]
-        if self._boxed:
-            before = np.concatenate(([0], np.cumsum(stay)))
-            lists = ((begin, slice(begin, begin + len(boxed)), boxed, flags) for begin, boxed, flags in self._boxed)
-            self._boxed = [(int(before[begin]), boxed[stay[here]], flags[stay[here]]) for begin, here, boxed, flags in lists]
-        self.events = int(counts.sum())
-        if self.events:
-            numbers = np.cumsum(kept) - 1
-            rows.columns[: self.events] = numbers[rows.columns[:events][stay]]
-            rows.times[: self.events] = rows.times[:events][stay]
-            rows.values[: self.events] = rows.values[:events][stay]
 
     def sort(self) -> InOrder | None:
         """All of it, in order: of one column that of its ring. None where there is nothing."""
@@ -542,6 +553,15 @@ class Gathered:
         keys = np.concatenate(self._keys)
         # numpy's stable sort of 16-bit keys is a radix sort; of wider ones it is not
         by_section = np.argsort(keys.astype(np.uint16) if int(keys.max()) < NARROW else keys, kind="stable")
+        counts = np.concatenate(self._counts)[by_section]
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        times, values, boxed, is_boxed = self._in_order(by_section, starts)
+        of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
+        fields = np.concatenate(self._fields)[by_section]
+        return InOrder(Sorted(self.rings, of, places, counts, values, boxed, is_boxed), times, keys[by_section], fields, starts)
+
+    def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
+        """(times, values, what is no float, which these are) in the order of these columns, of which each starts at one of `starts`."""
         rows, events = self._rows, self.events
         columns = rows.columns[:events]
         if self._columns <= NARROW:
@@ -554,24 +574,73 @@ class Gathered:
             packed = (wide[columns] << np.uint64(32)) | np.arange(events, dtype=np.uint64)
             packed.sort()
             order = (packed & np.uint64(0xFFFF_FFFF)).astype(np.int64)
-        counts = np.concatenate(self._counts)[by_section]
         boxed = is_boxed = None
         if self._boxed:
             boxed, is_boxed = np.empty(events, np.object_), np.zeros(events, np.bool_)
-            for begin, values, flags in self._boxed:
-                boxed[begin : begin + len(values)], is_boxed[begin : begin + len(values)] = values, flags
+            for begin, found, flags in self._boxed:
+                boxed[begin : begin + len(found)], is_boxed[begin : begin + len(found)] = found, flags
             boxed, is_boxed = boxed[order], is_boxed[order]
-        values = rows.values[:events].take(order, out=rows.values_in_order[:events], mode="clip")
-        times = rows.times[:events].take(order, out=rows.times_in_order[:events], mode="clip")
-        of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
-        starts = np.concatenate(([0], np.cumsum(counts)))
-        return InOrder(
-            Sorted(self.rings, of, places, counts, values, boxed, is_boxed),
-            times,
-            keys[by_section],
-            np.concatenate(self._fields)[by_section],
-            starts,
-        )
+        times, values = rows.in_order(events)
+        rows.values[:events].take(order, out=values, mode="clip")
+        rows.times[:events].take(order, out=times, mode="clip")
+        return times, values, boxed, is_boxed
+
+
+class Counted(Gathered):
+    """The same by the C part: the records stay in `scratch` as they were read, and each goes to its place at once."""
+
+    def __init__(self, rows: Rows, scratch: Scratch) -> None:
+        super().__init__(rows)
+        self._scratch = scratch
+        self._readings: list[tuple[int, int]] = []  # where in `scratch` the records of each begin, and how many they are
+
+    def follow(self, reading: Reading) -> None:
+        if reading.counted is not None:
+            records, begin, length = self._scratch.records, self._scratch.begin * RECORD_BYTES, len(reading.tabs) * RECORD_BYTES
+            records[:length] = records[begin : begin + length]
+        self._scratch.begin = 0
+
+    def add(self, ring: Ring, reading: Reading, places: Places, is_spent: bool) -> None:
+        tabs, scratch = reading.tabs, self._scratch
+        if not len(tabs):
+            return
+        counted = reading.counted
+        if counted is None:  # as it stands in arrays
+            scratch.fit(len(tabs))
+            records = np.frombuffer(scratch.here(len(tabs)), _RECORD)
+            records["time"], records["value"], records["tab"] = reading.times, reading.values, tabs
+            counted = scratch.count(len(tabs), ((len(tabs), None),), len(ring.directory))
+            if counted is None:
+                raise MalformedRing("an event of a Tab that it does not name")
+        present, counts = counted
+        sections = places.sections[present]
+        if is_spent:
+            sections = np.where(sections > HELD_BACK, np.int32(HELD_BACK), sections)
+        keys: Any = 2 * sections
+        if reading.boxed is not None and reading.is_boxed is not None:
+            keys[np.searchsorted(present, np.unique(tabs[reading.is_boxed]))] += 1
+            self._boxed.append((len(self._readings), reading.boxed, reading.is_boxed))
+        self._readings.append((self.begin, len(tabs)))
+        self._note(ring, places, present, keys, counts)
+        self.events = self.begin = self.begin + len(tabs)
+
+    def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
+        begins = np.empty(self._columns, np.int64)
+        begins[by_section] = starts[:-1]
+        times, values = self._rows.in_order(self.events)
+        boxed, is_boxed = (np.empty(self.events, np.object_), np.zeros(self.events, np.bool_)) if self._boxed else (None, None)
+        others = {reading: (found, flags) for reading, found, flags in self._boxed}
+        cursors = np.empty(max(int(present[-1]) for present in self._places) + 1, np.int64)
+        records, column = memoryview(self._scratch.records), 0
+        for number, ((begin, length), present) in enumerate(zip(self._readings, self._places, strict=True)):
+            here = records[begin * RECORD_BYTES : (begin + length) * RECORD_BYTES]
+            mine = begins[column : column + len(present)]
+            column += len(present)
+            where = np.empty(length, np.int64) if number in others else None
+            self._scratch.native.place(here, present, mine, cursors, times, values, where)
+            if where is not None and boxed is not None and is_boxed is not None:
+                boxed[where], is_boxed[where] = others[number]
+        return times, values, boxed, is_boxed
 
 
 def fair_share(waiting: Iterable[int], events: int) -> int:
@@ -639,6 +708,7 @@ def encode(
     weights: Mapping[int, int] = MappingProxyType({}),
     meanings: Mapping[int, Sequence[Meaning]] = MappingProxyType({}),
     version: int = BATCH_VERSION,
+    native: Any = NATIVE,
 ) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
@@ -648,10 +718,17 @@ def encode(
     `meanings`, of buckets that have columns here, go into the last batch of each, for a Tab must be there to be told of.
     """
     batches = []
+    bounds = MAX_BATCH_COLUMNS, most - HEADER_BYTES, SECTION_BYTES, MAX_LIST_VALUES, MAX_LIST_BYTES
     for bucket in sorted(packed):
         number = numbers.get(bucket, 0)
+        told = encode_meanings(meanings[bucket]) if bucket in meanings else b""
+        if native is not None:
+            made = native.encode(packed[bucket], version, stream, bucket, number + 1, told, bounds)
+            if made is not None:
+                events, content = made
+                batches.append(EncodedBatch(BatchId(stream, bucket, number + 1), created, events + weights.get(bucket, 0), content))
+                continue
         sections = joined(packed[bucket])
-        told = encode_meanings(meanings.get(bucket, ()))
         columns = size = values = listed = events = 0
         for section in sections:
             columns += section.columns

@@ -3,7 +3,7 @@
 1. Folded are Types of Taba's own that have an edge, in versions that all Servers merge: `allow` says which these are by now.
 2. A column is folded whole or not at all: one with MIN_EVENTS at least, whose times lie from 0 to MAX_EDGE_TIME and span at most
    EDGE_SECONDS, whose values are floats up to MAX_EDGE_VALUE, and whose State takes a MAX_SHARE-th of its events' bytes at the most.
-3. Events are folded as they lie, in no order: what is folded is neither sorted nor gathered.
+3. Events are folded column by column, as they were put in order.
 4. A Handler that raises is asked no more until the next start: its Type's events go as they are, and a problem says so.
 """
 
@@ -28,10 +28,10 @@ Floats = NDArray[np.float64]
 
 
 class Lot(NamedTuple):
-    """Events of a drain, in any order: of each its column, time and value; and of each column how many it has, and what `kind` gives for
-    its Type, or 0 where it is not to be folded."""
+    """Events of a drain, column by column: of each its time and value; and of each column where it starts (and behind the last the end),
+    how many it has, and what `kind` gives for its Type, or 0 where it is not to be folded."""
 
-    columns: NDArray[np.uint32]
+    starts: Ints
     times: Floats
     values: Floats
     counts: Ints
@@ -118,25 +118,19 @@ class Edge:
         return found
 
     def _fold(self, handler: Any, lot: Lot, columns: Ints, most: int) -> States:
+        counts, starts = lot.counts[columns], lot.starts[columns]
+        times, values = lot.times, lot.values
+        if len(columns) < len(lot.counts):
+            mine = np.repeat(_marked(columns, len(lot.counts)), lot.counts)
+            times, values = times[mine], values[mine]
+            starts = np.cumsum(counts) - counts
         total = len(columns)
-        if total == len(lot.counts):
-            rows, times, values = lot.columns.astype(np.int64), lot.times, lot.values
-        else:
-            places = np.full(len(lot.counts), -1)
-            places[columns] = np.arange(total)
-            rows = places[lot.columns]
-            mine = np.flatnonzero(rows >= 0)
-            rows, times, values = rows[mine], lot.times[mine], lot.values[mine]
+        rows = np.repeat(np.arange(total), counts)
         dumps: list[bytes] = handler.edge_array(rows, times, values, total)
         lengths = np.fromiter(map(len, dumps), np.int64, total)
-        fits = (lengths * MAX_SHARE <= 16 * lot.counts[columns]) & (lengths <= most)
-        least, greatest = np.full(total, np.inf), np.full(total, -np.inf)
-        np.minimum.at(least, rows, times)
-        np.maximum.at(greatest, rows, times)
-        lows: Floats | None = None
-        if values.min() < 0:
-            lows = np.full(total, np.inf)
-            np.minimum.at(lows, rows, values)
+        fits = (lengths * MAX_SHARE <= 16 * counts) & (lengths <= most)
+        least, greatest = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+        lows: Floats | None = np.minimum.reduceat(values, starts) if values.min() < 0 else None
         with np.errstate(over="ignore", invalid="ignore"):  # as the Handler's own sum
             totals: Floats = np.bincount(rows, weights=values, minlength=total).astype(np.float64, copy=False)
         if not fits.all():
@@ -146,18 +140,22 @@ class Edge:
         return States(handler.edge, columns, dumps, least, greatest, totals, lows)
 
 
+def _marked(columns: Ints, total: int) -> NDArray[np.bool_]:
+    """Which of so many these are."""
+    marked = np.zeros(total, np.bool_)
+    marked[columns] = True
+    return marked
+
+
 def _odd(lot: Lot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the chosen columns have a time or a value that may not be folded, or times too far apart."""
     odd = np.zeros(len(chosen), np.bool_)
     first, last = lot.times.min(), lot.times.max()  # NaN where one is: no comparison with it is true
     if not (lot.values.min() >= -MAX_EDGE_VALUE and lot.values.max() <= MAX_EDGE_VALUE):
-        odd[lot.columns[~(np.abs(lot.values) <= MAX_EDGE_VALUE)]] = True
+        odd |= np.logical_or.reduceat(~(np.abs(lot.values) <= MAX_EDGE_VALUE), lot.starts[:-1])
     if first >= 0 and last <= MAX_EDGE_TIME and last - first <= EDGE_SECONDS:
         return odd
-    odd[lot.columns[~((lot.times >= 0) & (lot.times <= MAX_EDGE_TIME))]] = True
-    least, greatest = np.full(len(chosen), np.inf), np.full(len(chosen), -np.inf)
+    least, greatest = np.minimum.reduceat(lot.times, lot.starts[:-1]), np.maximum.reduceat(lot.times, lot.starts[:-1])
     with np.errstate(invalid="ignore"):
-        np.minimum.at(least, lot.columns, lot.times)
-        np.maximum.at(greatest, lot.columns, lot.times)
-        odd |= ~(greatest - least <= EDGE_SECONDS)
+        odd |= ~((least >= 0) & (greatest <= MAX_EDGE_TIME) & (greatest - least <= EDGE_SECONDS))
     return odd

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from taba import ring as layouts
 from taba.agent.admission import Admission
 from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory, Tab
+from taba.agent.native import NATIVE
 from taba.agent.outbox import Covered
 from taba.counting import unpack_counted
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Header, Layout, MalformedRing
@@ -31,7 +32,7 @@ BEHIND_RECORDS = 16_384  # that are read at once of a ring whose names are not a
 FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
 FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
-MAX_CHUNK = 16_384  # records whose commit words are looked at by one read: fits a second-level cache
+MAX_CHUNK = 4096  # records whose commit words are looked at by one read: fits a second-level cache, and most of it is there
 MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -58,6 +59,7 @@ class Reading(NamedTuple):
     malformed: int
     is_cut: bool  # the limit ended it; there is more
     refused: int = 0  # events of so many Tabs that there is not even a sum for them
+    counted: tuple[Any, Any] | None = None  # the Tabs that have an event here, in order, and how many each; then the records are in Scratch
 
 
 class Fill(NamedTuple):
@@ -75,17 +77,40 @@ class Fill(NamedTuple):
 
 
 class Scratch:
-    """Buffers that all rings' reads share, so that a drain touches the same memory again and again."""
+    """Buffers that all rings' reads share, so that a drain touches the same memory again and again. `native`: what counts, if anything.
 
-    def __init__(self) -> None:
+    Records are read behind the first `begin`, which stay.
+    """
+
+    def __init__(self, native: Any = NATIVE) -> None:
+        self.native = native
+        self.begin = 0
+        self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
         self.records = bytearray(MAX_CHUNK * RECORD_BYTES)
 
     def fit(self, records: int) -> bytearray:
-        if len(self.records) < records * RECORD_BYTES:
-            self.records = bytearray(records * RECORD_BYTES)
+        """Have room for so many records; what is returned has them behind the first `begin`."""
+        if len(self.records) < (self.begin + records) * RECORD_BYTES:
+            grown = bytearray(max(self.begin + records, 2 * self.begin) * RECORD_BYTES)
+            grown[: self.begin * RECORD_BYTES] = memoryview(self.records)[: self.begin * RECORD_BYTES]
+            self.records = grown
         return self.records
+
+    def here(self, records: int) -> memoryview:
+        """So many records behind the first `begin`."""
+        return memoryview(self.records)[self.begin * RECORD_BYTES : (self.begin + records) * RECORD_BYTES]
+
+    def count(self, records: int, pieces: tuple[tuple[int, int | None], ...], known: int) -> tuple[Any, Any] | None:
+        """The Tabs of so many records behind `begin`, in order, and how many each has; None where one is not plain, or has no place below
+        `known`. `pieces`: (how many of them, their lap, or None) one after the other."""
+        if known > len(self._numbers[0]):
+            room = max(known, 2 * len(self._numbers[0]))
+            self._numbers = [np.zeros(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.int64)]
+        counts, tabs, many = self._numbers
+        found = self.native.count(self.here(records), pieces, known, counts, tabs, many)
+        return None if found < 0 else (tabs[:found].copy(), many[:found].copy())
 
 
 class Ring:
@@ -188,15 +213,26 @@ class Ring:
         if not runs:
             return None
         total = sum(end - start for start, end in runs)
-        buffer = memoryview(scratch.fit(total))
+        scratch.fit(total)
+        buffer = scratch.here(total)
         at = 0
+        laps: list[tuple[int, int | None]] = []
         for start, end in runs:
             for low, high in self._pieces(start, end):
                 length = (high - low) * RECORD_BYTES
                 self._pread_into(buffer[at : at + length], self._record_offset(low))
                 at += length
+                laps.append((high - low, layouts.lap_of(low, self.where.records)))
         words = np.frombuffer(buffer, _U64, 3 * total).reshape(total, 3)
         halves = np.frombuffer(buffer, _U32, 6 * total).reshape(total, 6)
+        counted = None
+        if scratch.native is not None and self.names.leads is None:
+            counted = scratch.count(total, tuple(laps), len(self.directory))
+        if counted is not None:  # nearly always: no flags, and all names are known
+            self.is_blocked = False
+            ranges = [Covered(self.key, start, end, 0) for start, end in runs]
+            reading = Reading(halves[:, 4], words.view(_F64)[:, 0], words[:, 1], None, None, ranges, 0, is_cut, counted=counted)
+            return self._whole(reading) if dead else reading
         low_half = np.ascontiguousarray(halves[:, 4])
         self._confirm(runs, halves[:, 5])
         tabs, flags, greatest = low_half, low_half, int(low_half.max())
@@ -218,10 +254,12 @@ class Ring:
             reading = self._known(tabs, times, words[:, 1], None, None, ranges, 0, is_cut)
         else:
             reading = self._read_flagged(runs, tabs, flags, times, words[:, 1], byte_limit, is_cut)
-        if dead:  # all before the last run's end was looked through
-            byte_end = max(found.byte_end for found in reading.ranges)
-            reading = reading._replace(ranges=[Covered(self.key, self.tail, reading.ranges[-1].end, byte_end)])
-        return reading
+        return self._whole(reading) if dead else reading
+
+    def _whole(self, reading: Reading) -> Reading:
+        # all before the last run's end was looked through
+        byte_end = max(found.byte_end for found in reading.ranges)
+        return reading._replace(ranges=[Covered(self.key, self.tail, reading.ranges[-1].end, byte_end)])
 
     def settle(self, reading: Reading) -> None:
         """What was read is safe: never read it again, and move the tail over what has no hole."""
@@ -300,8 +338,20 @@ class Ring:
             chunk = min(chunk * 4, MAX_CHUNK)
             view = memoryview(scratch.commits)[: (end - position) * RECORD_BYTES]
             self._pread_into(view, self._record_offset(position))
+            lap = layouts.lap_of(position, self.where.records)
+            if scratch.native is not None:
+                first, last = scratch.native.leading(view, lap)
+                if first == last:  # no hole, or what is behind it is all of it
+                    low = min(first, limit - taken)
+                    if low and not self._add_run(runs, position, position + low, most):
+                        return taken
+                    taken += low
+                    if first < end - position and not dead:
+                        break
+                    position = end
+                    continue
             laps = np.frombuffer(view, _U32).reshape(-1, 6)[:, 5]
-            fresh = laps == np.uint32(layouts.lap_of(position, self.where.records))
+            fresh = laps == np.uint32(lap)
             if fresh.all():
                 last = min(end, position + limit - taken)
                 taken += last - position

@@ -13,6 +13,7 @@ from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
+from taba.agent.native import NATIVE
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
 from taba.client.identity import MAX_SLOTS
@@ -57,6 +58,7 @@ def describe(
         "buckets": pump.buckets,
         "rings": shown,
         "rings_open": len(rings.open),
+        "accelerated": NATIVE is not None,
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
         "recorded": keeper.books.recorded + sum(live.values()),
         "dropped_by_reason": dict(sorted((keeper.books.totals() + live).items())),
@@ -158,7 +160,8 @@ def _of_inputs(inputs: Sequence[Mapping[str, Any]]) -> list[Exposed]:
 def as_text(content: dict[str, Any]) -> str:
     """The same for people."""
     lines = [f"taba-agent {content['version']}, Agent {content['agent']}"]
-    lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}")
+    how = "" if content["accelerated"] else ", drained without the C part: it was not built here"
+    lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}{how}")
     edge = content["edge"]
     lines.append(f"folded here: {edge['events']} events to {edge['states']} States, of {', '.join(edge['types']) or 'no Type by now'}")
     lines += [f"dropped, {reason}: {events}" for reason, events in content["dropped_by_reason"].items()]

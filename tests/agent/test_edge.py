@@ -43,7 +43,7 @@ def one(times: Any, values: Any, type: str = "CounterGroup") -> Lot:
     """A lot of a single column."""
     count = len(values)
     kind = np.array([Edge(HANDLERS).kind(type)], np.int8)
-    return Lot(np.zeros(count, np.uint32), np.asarray(times, float), np.asarray(values, float), np.array([count]), kind)
+    return Lot(np.array([0, count]), np.asarray(times, float), np.asarray(values, float), np.array([count]), kind)
 
 
 class Rules(SynchronousTestCase):
@@ -86,9 +86,7 @@ class Rules(SynchronousTestCase):
         kind = folding().kind("CounterGroup")
         times, values = np.full(4 * EVENTS, 1000.0), np.ones(4 * EVENTS)
         times[1], values[EVENTS + 1] = 5000.0, math.nan
-        lot = Lot(
-            np.repeat(np.arange(4, dtype=np.uint32), EVENTS), times, values, np.full(4, EVENTS), np.array([kind, kind, kind, 0], np.int8)
-        )
+        lot = Lot(np.arange(5) * EVENTS, times, values, np.full(4, EVENTS), np.array([kind, kind, kind, 0], np.int8))
         [states] = folding().fold(lot)
         self.assertEqual(states.columns.tolist(), [2])
 
@@ -120,8 +118,7 @@ class Rules(SynchronousTestCase):
         made = Edge({**HANDLERS, "CounterGroup": Raising()})
         made.allow(made.edges)
         kinds = np.array([made.kind("CounterGroup"), made.kind("TotalsCounter")], np.int8)
-        columns = np.repeat(np.arange(2, dtype=np.uint32), EVENTS)
-        lot = Lot(columns, np.full(2 * EVENTS, 1000.0), np.ones(2 * EVENTS), np.full(2, EVENTS), kinds)
+        lot = Lot(np.arange(3) * EVENTS, np.full(2 * EVENTS, 1000.0), np.ones(2 * EVENTS), np.full(2, EVENTS), kinds)
         for _ in range(2):
             [states] = made.fold(lot)
             self.assertEqual(states.columns.tolist(), [1])

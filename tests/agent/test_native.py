@@ -1,0 +1,191 @@
+"""The drain's C part beside numpy: equal bytes whatever is in a ring, and nothing that it takes on trust."""
+
+from __future__ import annotations
+
+import os
+import struct
+from random import Random
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest
+
+from taba import ring as layouts
+from taba.agent.drain import Drain, encode
+from taba.agent.edge import Edge
+from taba.agent.native import NATIVE
+from taba.batch import Section
+from taba.handlers.lookup import find_edges
+from tests.agent.moments import at
+from tests.agent.test_reader import Case
+from tests.examples import examples
+
+HANDLERS = find_edges()
+U32, I64 = np.uint32, np.int64
+
+
+class Native(Case):
+    def setUp(self) -> None:
+        if NATIVE is None:
+            raise SkipTest("needs the Agent's C part: gcc when Taba is installed")
+        super().setUp()
+
+    def given(self, paths: list[str], native: Any, is_folding: bool, dead: bool, limits: list[int]) -> Any:
+        """All that drains of these rings give, one after the other, until nothing is left or one turns out to be none."""
+        from taba.agent.reader import Ring
+
+        rings = [Ring(os.open(path, os.O_RDWR), os.path.basename(path)) for path in paths]
+        self.opened += rings
+        edge = Edge(HANDLERS, 2)
+        edge.allow(edge.edges if is_folding else ())
+        drain = Drain(4, edge, native)
+        found: list[Any] = []
+        for limit in limits:
+            drained = drain.run([(ring, dead) for ring in rings], limit)
+            batches = [batch.content for batch in encode(drained.packed, b"s" * 16, {}, at(1.0), native=native)]
+            tallies = [[np.array(column).tolist() for column in one[1:5]] for one in drained.tallies]
+            ranges = [reading.ranges for _, reading in drained.readings]
+            said = drained.found, drained.malformed, drained.refused, drained.lost, drained.taken, drained.is_cut
+            found.append((batches, tallies, ranges, said, [(ring.name, reason) for ring, reason in drained.broken]))
+            for ring, reading in drained.readings:
+                ring.settle(reading)
+            rings = [ring for ring in rings if ring not in [other for other, _ in drained.broken]]
+            found.append([(ring.tail, ring.byte_tail, ring.covered) for ring in rings])
+        return found
+
+
+class RingsTests(Native):
+    """The same bytes in two rings, one read with the C part and one without."""
+
+    @given(
+        st.integers(0, 2**32),
+        st.lists(st.tuples(st.integers(0, 300), st.sampled_from(("plain", "holes", "flags", "strange", "noise"))), min_size=1, max_size=3),
+        st.booleans(),
+        st.booleans(),
+        st.lists(st.sampled_from((1, 7, 200, 1 << 20)), min_size=1, max_size=3),
+    )
+    @examples(40)
+    def test_whatever_is_in_rings_gives_equal_bytes(
+        self, seed: int, shapes: list[tuple[int, str]], is_folding: bool, dead: bool, limits: list[int]
+    ) -> None:
+        chance = Random(seed)
+        paths: list[list[str]] = [[], []]
+        for number, (events, kind) in enumerate(shapes):
+            producer = self.producer(f"web/{number}")
+            tabs = [producer.tab(f"t{place}", chance.choice(("CounterGroup", "Buffer", "PercentileGroup"))) for place in range(5)]
+            tail = chance.choice((0, producer.where.records - events // 2, 5 * producer.where.records - 3))
+            os.pwrite(producer.fd, struct.pack("<Q", tail), layouts.TAIL_OFFSET)
+            producer.head = tail
+            for _ in range(events):
+                odd = chance.random() < 0.1
+                tab = chance.randrange(1 << 24) if kind == "strange" and odd else chance.choice(tabs)
+                time, value = 1000.0 + chance.random() * 30, chance.choice((0.0, 1.5, -2.5, 1e300, float("nan")))
+                if kind == "flags" and odd:
+                    producer.commit(producer.reserve(), tab, chance.getrandbits(64), chance.randrange(4), time)
+                elif kind == "flags" and chance.random() < 0.1:
+                    producer.record(tab, chance.choice(("x", None, [1, 2])), time)
+                elif kind == "holes" and odd:
+                    producer.reserve()
+                else:
+                    producer.record(tab, value, time)
+            if kind == "noise":
+                for _ in range(5):
+                    at_byte = producer.where.record_offset + chance.randrange(producer.where.records * layouts.RECORD_BYTES - 64)
+                    os.pwrite(producer.fd, chance.randbytes(chance.randrange(64)), at_byte)
+            unique = os.urandom(8)
+            for place in range(2):
+                folder = os.path.join(self.directory, f"{place}")
+                os.makedirs(folder, exist_ok=True)
+                path = os.path.join(folder, layouts.segment_name("reading", unique))
+                with open(producer.path, "rb") as made, open(path, "wb") as copy:
+                    copy.write(made.read())
+                paths[place].append(path)
+        with_c = self.given(paths[0], NATIVE, is_folding, dead, limits)
+        self.assertEqual(repr(with_c), repr(self.given(paths[1], None, is_folding, dead, limits)))  # NaN is not equal to itself
+
+
+class ArgumentsTests(Native):
+    """What it is given is checked, every size and every number."""
+
+    def records(self, *tabs: int, lap: int = 7) -> bytes:
+        return b"".join(struct.pack("<dQII", 1.0 + place, place, tab, lap) for place, tab in enumerate(tabs))
+
+    def test_laps_lead_to_the_first_that_is_another(self) -> None:
+        for laps, found in (((), (0, 0)), ((7, 7), (2, 2)), ((7, 6), (1, 1)), ((6, 7, 6), (0, 2)), ((6,), (0, 0))):
+            content = b"".join(self.records(0, lap=lap) for lap in laps)
+            self.assertEqual(NATIVE.leading(content, 7), found)
+        self.assertRaises(ValueError, NATIVE.leading, bytes(25), 7)
+        self.assertRaises(TypeError, NATIVE.leading, bytes(24), "7")
+        self.assertRaises(TypeError, NATIVE.leading, bytes(24))
+
+    def test_tabs_are_counted_and_what_is_not_plain_is_said_to_be_so(self) -> None:
+        for known in (6, 1000):  # few names, and many
+            counts, tabs, many = np.zeros(known, U32), np.zeros(9, U32), np.zeros(9, I64)
+            content = self.records(5, 1, 5, 0, 5)
+            self.assertEqual(NATIVE.count(content, ((2, 7), (3, None)), known, counts, tabs, many), 3)
+            self.assertEqual((tabs[:3].tolist(), many[:3].tolist()), ([0, 1, 5], [1, 1, 3]))
+            for odd in (self.records(1, known), self.records(1, 1 << 24), self.records(1) + self.records(1, lap=6)):
+                self.assertEqual(NATIVE.count(odd, ((2, 7),), known, counts, tabs, many), -1)
+            of_others: Any = ((4, 7),), ((6, 7),), ((-1, 7),), ()
+            for pieces in of_others:
+                self.assertRaises(ValueError, NATIVE.count, content, pieces, known, counts, tabs, many)
+            none: Any = ((4, "7"),), (4,), ((4, 7, 7),)
+            for pieces in none:
+                self.assertRaises(TypeError, NATIVE.count, content, pieces, known, counts, tabs, many)
+            self.assertFalse(counts.any(), "counts that were left behind")
+            few = np.zeros(4, U32)
+            for some in (
+                (known + 1, counts, tabs, many),
+                (known, counts, few, many),
+                (known, counts, tabs, few.view(I64)),
+                (-1, counts, tabs, many),
+            ):
+                self.assertRaises(ValueError, NATIVE.count, content, ((5, 7),), *some)
+            self.assertRaises(ValueError, NATIVE.count, content[1:], ((5, 7),), known, counts, tabs, many)
+        with self.assertRaises(BufferError):
+            NATIVE.count(content, ((5, 7),), 6, bytes(24), np.zeros(9, U32), np.zeros(9, I64))
+
+    def test_records_go_to_their_places_and_nowhere_else(self) -> None:
+        content, tabs, starts = self.records(5, 1, 5), np.array([1, 5], U32), np.array([0, 1])
+        times, values, cursors, where = np.zeros(3), np.zeros(3), np.zeros(6, I64), np.zeros(3, I64)
+        NATIVE.place(content, tabs, starts, cursors, times, values, where)
+        self.assertEqual((times.tolist(), values.view(I64).tolist(), where.tolist()), ([2.0, 1.0, 3.0], [1, 0, 2], [1, 0, 2]))
+        NATIVE.place(content, tabs, starts, cursors, times, values, None)
+        for wrong in (
+            (content, tabs, starts, cursors, times[:2], values[:2], None),
+            (content, tabs, starts, cursors, times[:2], values, None),
+            (content, tabs, starts, cursors[:5], times, values, None),
+            (content, tabs, starts[:1], cursors, times, values, None),
+            (content, tabs, np.array([0, -1]), cursors, times, values, None),
+            (content, tabs, np.array([0, 2**62]), cursors, times, values, None),
+            (content, tabs, starts, cursors, times, values, where[:2]),
+            (self.records(6), tabs, starts, cursors, times, values, None),
+            (content[:-1], tabs, starts, cursors, times, values, None),
+        ):
+            self.assertRaises(ValueError, NATIVE.place, *wrong)
+        self.assertRaises(TypeError, NATIVE.place, content)
+
+    def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
+        section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
+        bounds = 1, 1000, 128, 5, 1000
+        self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds)[0], 1)
+        self.assertIsNone(NATIVE.encode([section, section], 5, b"s" * 16, 1, 1, b"", bounds))
+        self.assertIsNone(NATIVE.encode([section], 5, b"s" * 16, 1, 1, bytes(1000), bounds))
+        for wrong in (
+            None,
+            (),
+            tuple(section)[:9],
+            section._replace(columns="1"),
+            section._replace(columns=-1),
+            section._replace(edge=-1),
+            section._replace(fields="a"),
+            section._replace(until=None),
+            section._replace(type=b"A"),
+            section._replace(type="A" * 300),
+            section._replace(columns=2**33),
+        ):
+            with self.assertRaises((TypeError, ValueError, OverflowError)):
+                NATIVE.encode([section, wrong], 5, b"s" * 16, 1, 1, b"", bounds)
+        self.assertRaises(TypeError, NATIVE.encode, (section,), 5, b"s" * 16, 1, 1, b"", bounds)
