@@ -1,20 +1,19 @@
 """What it costs that people and pages look on: rows of what moves, many Aggregates at once, those who listen, and `taba top`.
 
 The Server has many Tabs of many Clients, one event each, and nothing is folded meanwhile, so that what its process uses is asking's alone.
-Where many listen, an event is posted each second, so that each second something is said; what one listener costs is taken off.
-The floor is `GET /healthz` over a kept connection.
+Where many listen, an event is posted each second, so that each second something is said; what one listener costs is taken off. The
+floor of that is as many bare `socket.send` of as many bytes, in a loop with nothing around it. All other rows have `GET /healthz` over a
+kept connection. Who asks for all Aggregates is a process of its own: in ours it would keep the interpreter from who waits beside it.
 """
 
 from __future__ import annotations
 
-import http.client
 import os
 import pty
 import select
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -29,6 +28,15 @@ from benchmarks.sending import Streams, send
 from benchmarks.services import ASK_SECONDS, Effort, asking, pid_of, running
 from taba.query import Query
 
+ASKING = """
+import sys, urllib.request
+print("ready", flush=True)
+sys.stdin.readline()
+with urllib.request.urlopen(sys.argv[1]) as answer:
+    while answer.read(1 << 20):
+        pass
+"""
+SENDS_AT_ONCE = 5  # rounds of bare sends
 ROWS = 50
 MANY = 1000  # Aggregates in one answer
 PAGES = 8
@@ -65,6 +73,7 @@ def run(effort: Effort) -> list[Row]:
         pages = where.used(PAGES, seconds)
         moving = Moving(services.query)
         one, crowd = where.used(1, seconds, moving), where.used(listeners, seconds, moving)
+        bare = Beside("as many bare sends", Figure.of(_bare_sends(listeners, crowd.bytes) for _ in range(SENDS_AT_ONCE)))
         top = _top(services.environ, services.server_url, seconds)
     floor = Beside("GET /healthz, p99", p99(found["floor"]))
     cores = "of a core, nothing folded"
@@ -82,7 +91,8 @@ def run(effort: Effort) -> list[Row]:
             Figure.of([tick]),
             "ms",
             budgets.LISTENERS_TICK,
-            note=f"{crowd.events:.0f} events; a Server takes {MAX_LISTENERS:,}",
+            bare,
+            note=f"{crowd.events:.0f} events of {crowd.bytes:,} bytes; a Server takes {MAX_LISTENERS:,}",
         ),
         Row(f"{listeners:,} listeners, memory", Figure.of([crowd.mib]), "MiB", budgets.LISTENERS_MEMORY),
         Row(f"taba top beside {tabs:,} Tabs", Figure.of([100 * top]), "%", budgets.TOP, note="of a core, the command's own"),
@@ -91,35 +101,48 @@ def run(effort: Effort) -> list[Row]:
 
 def _beside(ask: Callable[[], float], url: str, path: str, least: int) -> list[float]:
     """How long `ask` takes, again and again, while somebody else asks for `path`."""
-    done = threading.Event()
-    failed: list[str] = []
-
-    def other() -> None:
-        try:
-            with asking(url) as ask_all:
-                ask_all(path)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            failed.append(f"{path}: {error}")
-        finally:
-            done.set()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    found: list[float] = []
-    while not done.is_set() or len(found) < least:
-        found.append(ask())
-    thread.join()
-    if failed:
-        raise RuntimeError(failed[0])
+    command = [sys.executable, "-c", ASKING, url + path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None and other.stderr is not None
+        other.stdout.readline()
+        other.stdin.write(b"go\n")
+        other.stdin.flush()
+        found: list[float] = []
+        while other.poll() is None or len(found) < least:
+            found.append(ask())
+        if other.returncode:
+            raise RuntimeError(f"{path}: {other.stderr.read()[-500:]!r}")
     return found
 
 
+def _bare_sends(count: int, size: int) -> float:
+    """Milliseconds of processor that so many `send` of `size` bytes take, each to a peer of its own."""
+    with ExitStack() as stack:
+        door = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=count))
+        peers, ends = [], []
+        for _ in range(count):
+            peers.append(stack.enter_context(socket.create_connection(door.getsockname())))
+            ends.append(stack.enter_context(door.accept()[0]))
+        content = bytes(size)
+        for warm in (True, False):
+            began = time.thread_time()
+            for end in ends:
+                end.send(content)
+            took = time.thread_time() - began
+            if warm:
+                for peer in peers:
+                    peer.recv(1 << 20)
+        return 1000 * took
+
+
 class Used(NamedTuple):
-    """`cores`: what the Server used while so many listened; `mib`: by how much its memory grew for them; `events` that each heard."""
+    """`cores`: what the Server used while so many listened; `mib`: by how much its memory grew for them; `events` that each heard, and of
+    how many `bytes`."""
 
     cores: float
     mib: float
     events: float
+    bytes: int
 
 
 class Moving:
@@ -156,7 +179,7 @@ class Where(NamedTuple):
                     raise RuntimeError(f"{self.path}: not heard")
                 connection.setblocking(False)
             before, began = machine.cpu_seconds([self.pid]), time.monotonic()
-            heard = 0
+            heard = size = 0
             while (now := time.monotonic()) - began < seconds:
                 if moving is not None:
                     moving.step(now)
@@ -164,13 +187,14 @@ class Where(NamedTuple):
                 for connection in connections:
                     is_fresh = False
                     try:
-                        while connection.recv(1 << 20):
+                        while came := len(connection.recv(1 << 20)):
                             is_fresh = True
+                            size += came
                         raise RuntimeError(f"{self.path}: the Server ended it")
                     except BlockingIOError:
                         heard += is_fresh  # all that came is read
             used = (machine.cpu_seconds([self.pid]) - before) / (time.monotonic() - began)
-            return Used(used, machine.resident_mib(self.pid) - memory, heard / listeners)
+            return Used(used, machine.resident_mib(self.pid) - memory, heard / listeners, size // max(1, heard))
 
 
 def _top(environ: Mapping[str, str], url: str, seconds: float) -> float:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol
+from array import array
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -24,6 +26,7 @@ AT_ONCE = 100  # listeners that are told before others have a turn: some 1 ms
 _GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _LAST_BLOCK = b"\x03\x00"
 _POLYNOMIAL = 0xEDB88320  # of CRC-32
+_Tables: TypeAlias = "Sequence[array[int]]"  # a matrix of 32 × 32 bits: by byte of a vector what each of its values comes to
 
 
 class Said:
@@ -35,7 +38,7 @@ class Said:
         self._chunks: dict[bool, bytes] = {}
         self._summed = 0  # bytes, for listeners that each have a checksum of their own
         self._own: int | None = None
-        self._tables: list[list[int]] | None = None
+        self._tables: _Tables | None = None
 
     def checksum(self, before: int) -> int:
         """The CRC-32 of what had `before`, and of this after it: what a gzip file ends with.
@@ -48,8 +51,8 @@ class Said:
             if self._summed <= MAX_SUMMED:
                 return zlib.crc32(self.plain, before)
             self._own, self._tables = zlib.crc32(self.plain), _tables(_after_zeros(len(self.plain)))
-        first, second, third, fourth = self._tables
         assert self._own is not None
+        first, second, third, fourth = self._tables
         return self._own ^ first[before & 255] ^ second[before >> 8 & 255] ^ third[before >> 16 & 255] ^ fourth[before >> 24]
 
     @property
@@ -82,38 +85,41 @@ class Said:
         self._blocks = b"".join([*found, compressor.flush(zlib.Z_FULL_FLUSH)])
 
 
-def _applied(columns: list[int], vector: int) -> int:
-    """A matrix of bits times a vector."""
-    found = place = 0
-    while vector:
-        if vector & 1:
-            found ^= columns[place]
-        vector >>= 1
-        place += 1
-    return found
-
-
 def _after_zeros(many: int) -> list[int]:
     """By bit of a CRC-32 what so many bytes of zeros after it make of it: a matrix, as zlib's crc32_combine has it."""
     found = [1 << bit for bit in range(32)]
-    # one bit: the lowest leaves, and takes the polynomial with it
-    step = [_POLYNOMIAL, *(1 << bit for bit in range(31))]
-    bits = 8 * many
-    while bits:
-        if bits & 1:
-            found = [_applied(step, column) for column in found]
-        step = [_applied(step, column) for column in step]
-        bits >>= 1
+    for place in range(many.bit_length()):
+        if many >> place & 1:
+            found = _applied(_after_power(place), found)
     return found
 
 
-def _tables(columns: list[int]) -> list[list[int]]:
-    """By byte of a vector what each of its values comes to."""
+@cache
+def _after_power(place: int) -> _Tables:
+    """The same of 2 ** `place` bytes: the same for all that is ever said, some 4 KiB for each of the few places there are."""
+    if place:
+        before = _after_power(place - 1)
+        return _tables(_applied(before, [row[1 << bit] for row in before for bit in range(8)]))
+    # one bit: the lowest leaves, and takes the polynomial with it
+    step = [_POLYNOMIAL, *(1 << bit for bit in range(31))]
+    for _ in range(3):
+        step = _applied(_tables(step), step)
+    return _tables(step)
+
+
+def _applied(tables: _Tables, columns: Iterable[int]) -> list[int]:
+    """What a matrix of bits makes of each of `columns`."""
+    first, second, third, fourth = tables
+    return [first[one & 255] ^ second[one >> 8 & 255] ^ third[one >> 16 & 255] ^ fourth[one >> 24] for one in columns]
+
+
+def _tables(columns: Sequence[int]) -> _Tables:
+    """A matrix, by byte of a vector: what each of that byte's values comes to."""
     found = []
     for start in range(0, 32, 8):
-        table = [0]
+        table = array("I", [0])
         for column in columns[start : start + 8]:
-            table += [value ^ column for value in table]
+            table.extend([value ^ column for value in table])
         found.append(table)
     return found
 

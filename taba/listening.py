@@ -142,15 +142,21 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
     """
     known = known_bytes = 0  # objects that were left alone after all was looked through, and the memory that the process had then
     since = 0.0
+    most = 0  # that are left alone now: what of them is gone is in there until they are counted again
 
     def freeze() -> None:
-        nonlocal known, known_bytes, since
+        nonlocal known, known_bytes, since, most
         gc.collect()
         gc.freeze()
         known, known_bytes, since = gc.get_freeze_count(), resident_bytes(), reactor.seconds()
+        most = known
 
     def must_look() -> bool:
-        has_many = gc.get_freeze_count() - known > max(MOST_FROZEN, known)
+        nonlocal most
+        bound = known + max(MOST_FROZEN, known)
+        if most > bound:
+            most = gc.get_freeze_count()  # goes through all of them: 50 ms of a million
+        has_many = most > bound
         is_old = reactor.seconds() - since >= LOOK_SECONDS * max(1.0, known / MOST_FROZEN)
         return has_many or is_old or resident_bytes() - known_bytes > MOST_GROWN_BYTES
 
@@ -161,8 +167,10 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
             reactor.callLater(COLLECT_SECONDS, collect)
 
     def collect() -> None:
+        nonlocal most
         if quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
             gc.collect(1)  # what is young: cycles of connections and failures mostly go here
+            most += len(gc.get_objects())  # without those that are left alone already
             gc.freeze()
             if must_look():
                 gc.unfreeze()

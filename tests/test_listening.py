@@ -58,12 +58,14 @@ class Starting(Clock):
 class Collecting(SynchronousTestCase):
     def setUp(self) -> None:
         self.did: list[object] = []
-        self.frozen = 100
+        self.frozen = self.left_alone = 100
+        self.counted = 0  # how often all were gone through
         gc = SimpleNamespace(
             collect=lambda *generation: self.did.append(("collect", *generation)),
-            freeze=lambda: self.did.append("freeze"),
+            freeze=self.freeze,
             unfreeze=lambda: self.did.append("unfreeze"),
-            get_freeze_count=lambda: self.frozen,
+            get_objects=lambda: range(max(0, self.frozen - self.left_alone)),
+            get_freeze_count=self.count,
             get_threshold=lambda: (700, 10, 10),
             set_threshold=lambda *numbers: self.did.append(numbers),
         )
@@ -71,6 +73,14 @@ class Collecting(SynchronousTestCase):
         self.patch(listening, "gc", gc)
         self.patch(listening, "resident_bytes", lambda: self.resident)
         self.clock = Starting()
+
+    def freeze(self) -> None:
+        self.did.append("freeze")
+        self.left_alone = self.frozen
+
+    def count(self) -> int:
+        self.counted += 1
+        return self.frozen
 
     def did_within(self, seconds: float) -> list[object]:
         self.did.clear()
@@ -102,6 +112,16 @@ class Collecting(SynchronousTestCase):
         ):
             self.frozen = frozen
             self.assertEqual(self.did_within(COLLECT_SECONDS), did)
+
+    def test_those_that_are_left_alone_are_counted_only_where_they_may_be_too_many(self) -> None:
+        freeze_when_running(self.clock, lambda: QUIET_SECONDS)
+        for frozen in (MOST_FROZEN // 2, 100 + MOST_FROZEN):  # the bound
+            self.frozen = frozen
+            self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 1))
+        self.left_alone = self.frozen = 100  # most are gone, which nobody has counted
+        self.frozen = 101
+        self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 2))
+        self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 2))
 
     def test_all_is_looked_through_once_memory_has_grown_beyond_its_bound(self) -> None:
         freeze_when_running(self.clock, lambda: QUIET_SECONDS)

@@ -139,9 +139,13 @@ class Chooser:
                 for base in bases:
                     found.update(known.labelled.get(base, ()))
         if wanted.globs:
-            texts = sorted({*names, *map(base_of, names)})
+            labelled = [name for name in names if "{" in name]
+            texts = [*names, *sorted(set(map(base_of, labelled)).difference(names))] if labelled else names
             matching = set(await self.match(pattern_of(wanted.globs), texts))
-            found.update(name for name in names if name in matching or base_of(name) in matching)
+            meant = [name for name in names if name in matching or base_of(name) in matching]
+            if not found:
+                return meant  # in the order of `names`: many take long to sort
+            found.update(meant)
         return sorted(found)
 
     async def _those_that_match(self, wanted: Filter, names: Sequence[str]) -> Sequence[str]:
