@@ -59,6 +59,7 @@ class Hand(NamedTuple):
     owner: bytes
     reads: Command
     is_whole: bool  # the server is all of its shard
+    buckets: int  # of the map
 
 
 class Atlas:
@@ -109,10 +110,10 @@ class Atlas:
         self.new_pool: NewPool = new_pool or self._new_pool
         self.pools = [self.new_pool(address) for address in store.addresses]
         self._map: BucketMap | None = None
-        self._is_stale = True
+        self.is_certain = False  # nothing was heard, since the map was learned, that it may be another store
         self._is_closed = False
         self._good_owners: dict[int, tuple[str, bytes]] = {}
-        self._hands: dict[int, Hand] = {}  # made of these and of the map
+        self.hands: dict[int, Hand] = {}  # made of these and of the map; empty while that is not certain, or not all of it is in the map
         self._forwarded: dict[int, dict[str, tuple[int, str]]] = {}  # bucket → which shard said, of what epoch, where it went
         self._has_news = False  # in `_forwarded`, which the map does not say yet
         self._learning: list[Deferred[None]] | None = None
@@ -122,7 +123,7 @@ class Atlas:
     @property
     def is_ready(self) -> bool:
         """The map is known and every shard is connected."""
-        return self._map is not None and not self._is_stale and all(pool.is_connected for pool in self.by_name.values())
+        return self._map is not None and self.is_certain and all(pool.is_connected for pool in self.by_name.values())
 
     @property
     def problems(self) -> list[str]:
@@ -133,17 +134,12 @@ class Atlas:
         return ([self._mistaken] if self._mistaken else []) + away + lagging + self._problems
 
     @property
-    def is_certain(self) -> bool:
-        """Nothing was heard, since the map was learned, that it may be another store."""
-        return not self._is_stale
-
-    @property
     def known(self) -> BucketMap | None:
         """The map as last learned, if it was; where owner keys have said since that a bucket went elsewhere, it says so."""
         if self._has_news and self._map is not None:
             self._has_news = False
             self._map = self._corrected(self._map)
-            self._hands.clear()
+            self.hands.clear()
         return self._map
 
     @property
@@ -215,20 +211,18 @@ class Atlas:
 
     def at_hand(self, bucket: int) -> Hand | None:
         """What reading or writing `bucket` needs, where all of it is known, and certain, and nothing need be looked up for it."""
-        if self._is_stale or self._has_news:
-            return None
-        return self._hands.get(bucket) or self._take_in_hand(bucket)
+        return self.hands.get(bucket) or self._take_in_hand(bucket)
 
     def _take_in_hand(self, bucket: int) -> Hand | None:
         map = self._map
-        if map is None or bucket >= len(map.owners):
+        if map is None or bucket >= len(map.owners) or not self.is_certain or self._has_news:
             return None
         server, owner = self.server_of(map, bucket), self._good_owners.get(bucket)
         if server is None or owner is None or owner[0] != map.shard_of(bucket):
             return None
-        hand = Hand(server, owner[0], owner[1], (b"GET", owner_key(bucket)), self.is_whole(map, bucket, server))
+        hand = Hand(server, owner[0], owner[1], (b"GET", owner_key(bucket)), self.is_whole(map, bucket, server), map.buckets)
         if hand.is_whole:  # else it may be with another of the shard's servers the next time
-            self._hands[bucket] = hand
+            self.hands[bucket] = hand
         return hand
 
     def by_server(self, map: BucketMap, buckets: Iterable[int]) -> dict[Pool | None, list[int]]:
@@ -278,13 +272,18 @@ class Atlas:
         except MalformedMap:
             known = None
         if known != self._map.store:
-            self._is_stale = True
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """It may be another store: nothing is believed of it until the map was learned again."""
+        self.is_certain = False
+        self.hands.clear()
 
     # --- the map ---
 
     async def current_map(self, deadline: Deadline) -> BucketMap:
         """The map, learned first where it is not, or where the store may be another. Raises StoreUnavailable at the deadline."""
-        while self._map is None or self._is_stale:
+        while self._map is None or not self.is_certain:
             try:
                 await self.learn(deadline.left)
             except StoreUnavailable as error:
@@ -335,7 +334,7 @@ class Atlas:
             if self.pinned not in (None, learned.map.store) and self.pinned not in learned.succeeds:
                 raise OtherStore(f"is store {learned.map.store}")
         except (OtherStore, StoreLost) as error:
-            self._is_stale = True
+            self._doubt()
             meant = f"; until now this served {self.pinned}{self._pinned_at}. If that is meant: taba store --accept" if self.pinned else ""
             self._mistaken = f"{self.url}: {str(error).removeprefix(f'{self.url}: ')}{meant}"
             raise type(error)(self._mistaken) from None
@@ -343,7 +342,8 @@ class Atlas:
             if self._map is None:
                 raise
             # who serves already does not end for it: nothing is taken until a person has put that right
-            self._is_stale, self._mistaken = True, str(error)
+            self._doubt()
+            self._mistaken = str(error)
             raise StoreUnavailable(self._mistaken) from None
         self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
@@ -366,9 +366,9 @@ class Atlas:
         self._map, self._has_news = self._corrected(map), False
         self.told = map if is_told else None
         self._good_owners.clear()
-        self._hands.clear()
+        self.hands.clear()
         self._problems = problems
-        self._is_stale = False
+        self.is_certain = True
 
     async def _settings_problems(self, by_name: Mapping[str, ShardPool], seconds: float) -> list[str]:
         """What is wrong with the settings of all servers; each is asked once a minute."""
@@ -426,7 +426,7 @@ class Atlas:
         """
         shards, owners = map.shards, map.owners
         said = [(shards[owners[bucket]].name, reply) for bucket, reply in zip(buckets, replies, strict=True)]
-        return not self._is_stale and said == [self._good_owners.get(bucket) for bucket in buckets]
+        return self.is_certain and said == [self._good_owners.get(bucket) for bucket in buckets]
 
     def check_owner(self, bucket: int, name: str, reply: Reply, where: str) -> None:
         """Raise NotHere unless `reply`, the owner key, says that the shard `name` has the bucket open; asked was the server at `where`."""
@@ -436,7 +436,7 @@ class Atlas:
             return
         # what was known of it holds no more: nobody need be asked on the strength of that
         self._good_owners.pop(bucket, None)
-        self._hands.pop(bucket, None)
+        self.hands.pop(bucket, None)
         if not isinstance(reply, bytes):
             raise NotHere(bucket, False, f"not on shard {name}, at {where}")
         try:
@@ -453,6 +453,7 @@ class Atlas:
             hops[name] = (owner.epoch, owner.name)
             # one reply may say so of each of its buckets: the map, which has them all, is made anew once, when it is asked for next
             self._has_news = True
+            self.hands.clear()
             if self._map is not None and bucket < self._map.buckets:
                 led = _led(self._map, bucket, hops)
                 is_known = any(shard.name == led for shard in self._map.shards)

@@ -215,6 +215,11 @@ async def _refuse_remains(pool: ClusterPool, heard: dict[int, Testimony], bucket
     keys = [owner_key(bucket) for bucket in range(record.buckets if record is not None else buckets)]
     replies = await pool.execute([(b"GET", key) for key in keys], seconds, seconds)
     found = sum(isinstance(reply, bytes) for reply in replies)
+    if found and record is None:
+        # somebody may have begun since we heard that there is no record, which is written before the first owner key
+        [record_now] = await pool.execute([(b"GET", STORE_KEY)], seconds, seconds)
+        if isinstance(record_now, bytes):
+            raise StoreUnavailable(f"{pool.address.text}: another process is making this store at this moment")
     # what is begun and not finished has a record, and owner keys as they are made
     if found and (record is None or any(isinstance(reply, bytes) and not reply.startswith(b"open:1:") for reply in replies)):
         raise StoreLost(

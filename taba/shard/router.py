@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, cast
 
@@ -18,19 +18,19 @@ import attrs
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, Hand, NewPool, NotHere
-from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of, target_of
+from taba.shard.buckets import BucketMap, is_moving, owner_key, prefix_of, target_of
 from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
-from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA
+from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA, AtOnce, arguments
 from taba.shard.keys.places import Text
-from taba.shard.keys.writing import MOST_KEYS, Place
+from taba.shard.keys.writing import KEPT_TYPES, MOST_KEYS, Place, Write
 from taba.shard.lock import Lock
 from taba.shard.moving.mending import Mender
 from taba.shard.moving.survey import survey
 from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
 from taba.shard.servers.asking import ASKED_AT_ONCE, Question
-from taba.shard.servers.connection import REPLY_SECONDS, Command, ConnectionGone, Redirected, Reply, raise_for
+from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.servers.url import StoreURL
@@ -106,6 +106,7 @@ class Router(Operations):
         self._who = Who(self._token, wait_replicas)
         self._mender = Mender(self.atlas)
         self._away_seconds = away_seconds
+        self._quiet_seconds = min(READ_SECONDS, away_seconds)  # of a read; READ_SECONDS are fewer than a reply may take
 
     # --- the store as a whole ---
 
@@ -217,47 +218,66 @@ class Router(Operations):
     async def _read_own(self, reads: Mapping[int, Sequence[Command]], passed: float = 0.0) -> dict[int, list[Any]]:
         return await self._read_many(reads, None, passed)  # whose commands need no look
 
-    async def _read_one(self, bucket: int, command: Command) -> Any:
-        return (await self._read_here(bucket, (command,)))[0]
+    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+        """The usual case of `_read_many`: where the bucket is, is known, and what its owner key says. All else is left to that."""
+        # all in one place, for this is what a program does most: every call and every coroutine more can be felt here
+        place = self._places.get(name) if type(name) in KEPT_TYPES else None
+        hand = None if place is None else self.atlas.hands.get(place[0])
+        if place is None or hand is None or place[2] != hand.buckets:
+            place = self._place(name, self.buckets)
+            hand = self.atlas.at_hand(place[0])
+        bucket = place[0]
+        asked = (command, place[1], *arguments)
+        began = self._reactor.seconds()
+        if hand is not None:
+            server = hand.server
+            asking = server.asking
+            quiet = self._quiet_seconds
+            try:
+                if asking.under_way >= ASKED_AT_ONCE or (connection := server.idle()) is None:
+                    answer = await asking.join(Question(asked, hand.reads, hand.is_whole, began, READ_SECONDS, quiet))
+                else:
+                    asking.under_way += 1
+                    try:
+                        answer = await connection.execute((asked, hand.reads), READ_SECONDS, quiet)
+                    finally:
+                        server.release(connection)
+                        asking.go_on()
+            except StoreUnavailable as error:
+                self._may_look_again(hand, began, error)
+            else:
+                if answer is not None and answer[1] == hand.owner and self.atlas.is_certain and not isinstance(answer[0], Exception):
+                    self.uses[bucket] += 1
+                    return answer[0]
+        return (await self._read_many({bucket: (asked,)}, None, self._reactor.seconds() - began))[bucket][0]
 
     async def _read_here(self, bucket: int, reads: Sequence[Command]) -> list[Any]:
-        """The usual case of `_read_many`: where the bucket is, is known, and what its owner key says. All else is left to that."""
+        """As `_read_one`, of several commands, which have a connection of their own: single ones that wait do not wait for them."""
         began = self._reactor.seconds()
         hand = self.atlas.at_hand(bucket)
-        if hand is not None:
+        connection = None if hand is None else hand.server.idle()
+        if hand is not None and connection is not None:
             try:
-                replies = await self._ask(hand, reads, began)
+                replies = await connection.execute([*reads, hand.reads], READ_SECONDS, self._quiet_seconds)
             except StoreUnavailable as error:
-                if self._reactor.seconds() - began >= self._away_seconds:
-                    raise StoreUnavailable(f"shard {hand.shard} is away: {error}") from None
-                self.counts["retries"] += 1  # what it means is found out there
+                self._may_look_again(hand, began, error)
             else:
-                if replies is not None and replies.pop() == hand.owner and self.atlas.is_certain:
+                if replies.pop() == hand.owner and self.atlas.is_certain:
                     for reply in replies:
                         if isinstance(reply, Exception):
                             break
                     else:
                         self.uses[bucket] += 1
                         return replies
+            finally:
+                hand.server.release(connection)
         return (await self._read_many({bucket: reads}, None, self._reactor.seconds() - began))[bucket]
 
-    async def _ask(self, hand: Hand, reads: Sequence[Command], began: float) -> list[Any] | None:
-        """The replies to `reads`, and what the owner key says after them; None where nobody was asked."""
-        server = hand.server
-        asking = server.asking
-        seconds = READ_SECONDS if READ_SECONDS < REPLY_SECONDS else REPLY_SECONDS
-        quiet = seconds if seconds < self._away_seconds else self._away_seconds
-        is_single = len(reads) == 1
-        connection = None if is_single and asking.under_way >= ASKED_AT_ONCE else server.idle()
-        if connection is None:
-            return await asking.join(Question(reads[0], hand.reads, hand.is_whole, began, seconds, quiet)) if is_single else None
-        asking.under_way += is_single  # others have connections of their own: single ones that wait do not wait for them
-        try:
-            return await connection.execute([*reads, hand.reads], seconds, quiet)
-        finally:
-            server.release(connection)
-            if is_single:
-                asking.go_on()
+    def _may_look_again(self, hand: Hand, began: float, error: StoreUnavailable) -> None:
+        """What `error` means is found out by asking once more, while there is time: else it is raised."""
+        if self._reactor.seconds() - began >= self._away_seconds:
+            raise StoreUnavailable(f"shard {hand.shard} is away: {error}") from None
+        self.counts["retries"] += 1
 
     async def _read_strings(self, places: Sequence[Place], passed: float = 0.0) -> list[bytes | None]:
         """The usual case in one MGET a server, in which nothing need be dealt out; all else is left to `_read_many`."""
@@ -305,9 +325,8 @@ class Router(Operations):
             return None
         here = {bucket: hand for bucket, hand in hands.items() if hand.server is server}
         owners = [hand.reads[1] for hand in here.values()]  # after the data
-        seconds = min(READ_SECONDS, REPLY_SECONDS)
         try:
-            [reply] = await connection.execute([(b"MGET", *keys, *owners)], seconds, min(seconds, self._away_seconds))
+            [reply] = await connection.execute([(b"MGET", *keys, *owners)], READ_SECONDS, self._quiet_seconds)
         finally:
             server.release(connection)
         if not isinstance(reply, list) or not self.atlas.is_certain or reply[len(keys) :] != [hand.owner for hand in here.values()]:
@@ -316,44 +335,65 @@ class Router(Operations):
         return reply[: len(keys)]
 
     async def _run_here(
-        self, bucket: int, keys: Sequence[bytes], make: Callable[[bytes, Sequence[bytes]], Command]
+        self, bucket: int, write: Write, how: AtOnce, before: int, number: int
     ) -> tuple[int, bytes, NotReplicated | None] | None:
         hand = self.atlas.at_hand(bucket)
-        if hand is None or hand.server.scripts_from > self._reactor.seconds() or is_moving(hand.owner):
+        began = self._reactor.seconds()
+        if hand is None or hand.server.scripts_from > began or is_moving(hand.owner):
             return None  # a transaction notes what it writes where a bucket is being copied
         server = hand.server
-        connection = server.idle()
-        if connection is None:
-            try:
-                connection = await server.take(CHECKOUT_SECONDS)
-            except StoreUnavailable:
-                return None  # nothing was sent; the transaction says why
-            if self.atlas.at_hand(bucket) != hand:
-                server.release(connection)
-                return None
-        words = make(hand.owner, [owner_key(bucket), lease_key(bucket), *keys])
-        deadline = self.atlas.deadline(REPLY_SECONDS)
+        writing = server.writing
+        is_waited_for = self._who.wait_replicas > 0  # over the connection that wrote: so none goes with others
+        words = arguments((*self._keys_of(bucket), write.key), hand.owner, before, number, write.after, write.name, how)
+        command = (b"EVALSHA", SHA, *words)
+        failure = None
         try:
-            [reply] = await connection.execute([(b"EVALSHA", SHA, *words)], deadline.left)
-            if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
-                [reply] = await connection.execute([(b"EVAL", SCRIPT, *words)], deadline.left)
-            if not isinstance(reply, list):
-                if reply != OTHER:
-                    self._refused(server, reply)
-                return None
-            existed, text = reply
-            self.uses[bucket] += 1
-            if self._who.wait_replicas:
+            connection = None if writing.under_way >= ASKED_AT_ONCE and not is_waited_for else server.idle()
+            if connection is None and writing.under_way and not is_waited_for:
+                size = sum(map(len, how.words))
+                answer = await writing.join(Question(command, None, True, began, REPLY_SECONDS, REPLY_SECONDS, size))
+                if answer is None:
+                    return None  # it was not sent
+                reply = answer[0]
+            else:
+                if connection is None:
+                    try:
+                        connection = await server.take(CHECKOUT_SECONDS)
+                    except StoreUnavailable:
+                        return None  # nothing was sent; the transaction says why
+                    if self.atlas.at_hand(bucket) != hand:
+                        server.release(connection)
+                        return None
+                writing.under_way += 1
                 try:
-                    await wait_for_replicas(self.atlas, self._who, connection, deadline)
-                except NotReplicated as error:
-                    return existed, text, error
-            return existed, text, None
+                    [reply] = await connection.execute((command,), REPLY_SECONDS)
+                    if is_waited_for and isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+                        [reply] = await connection.execute([(b"EVAL", SCRIPT, *words)], REPLY_SECONDS)
+                    if is_waited_for and isinstance(reply, list):
+                        failure = await self._missing_replicas(connection, began)
+                finally:
+                    server.release(connection)
+                    writing.go_on()
+            if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
+                [reply] = await server.execute([(b"EVAL", SCRIPT, *words)], max(began + REPLY_SECONDS - self._reactor.seconds(), 0.0))
         except StoreUnavailable as error:
             self.counts["unknown"] += isinstance(error, ConnectionGone)
             return None
-        finally:
-            server.release(connection)
+        if not isinstance(reply, list):
+            if reply != OTHER:
+                self._refused(server, reply)
+            return None
+        self.uses[bucket] += 1
+        return reply[0], reply[1], failure
+
+    async def _missing_replicas(self, connection: Connection, began: float) -> NotReplicated | None:
+        """Why what was written over `connection` is not safe yet."""
+        try:
+            deadline = self.atlas.deadline(began + REPLY_SECONDS - self._reactor.seconds())
+            await wait_for_replicas(self.atlas, self._who, connection, deadline)
+        except NotReplicated as error:
+            return error
+        return None
 
     def _refused(self, server: Pool, reply: Reply) -> None:
         """The script did nothing on `server`: where that will be so with others too, none goes there for a while."""

@@ -14,7 +14,7 @@ from taba.errors import StoreUnavailable
 from taba.shard.buckets import owner_key
 from taba.shard.router import Router
 from taba.shard.servers import asking as asking_module
-from taba.shard.servers.asking import ASKED_AT_ONCE, MOST_JOINED, MOST_QUEUED, Question
+from taba.shard.servers.asking import ASKED_AT_ONCE, MOST_JOINED, MOST_JOINED_BYTES, MOST_QUEUED, Question
 from taba.shard.servers.connection import Connection, TransactionRefused, encode
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
@@ -164,6 +164,22 @@ class AskingTests(SynchronousTestCase):
         self.answer(*[b"x"] * MOST_JOINED, [b"o0", b"o1", b"o2"])
         self.assertEqual([one.called for one in asked], [True] * MOST_JOINED + [False] * (MOST_QUEUED - MOST_JOINED))
         self.assertEqual(len(self.sent()), MOST_JOINED + 1)
+
+    def test_what_brings_much_along_goes_in_writes_that_are_no_larger_than_the_bound(self) -> None:
+        def write(size: int) -> Deferred[Any]:
+            return self.asking.join(Question((b"EVALSHA", b"%d" % size), None, True, self.clock.seconds(), SECONDS, SECONDS, size))
+
+        sizes = [MOST_JOINED_BYTES - 1, 1, 1, MOST_JOINED_BYTES + 1, 1]
+        asked = [write(size) for size in sizes]
+        self.asking.go_on()
+        told = []
+        for number in (2, 1, 1, 1):
+            sent = self.sent()
+            told += [int(words[1]) for words in sent]
+            self.assertEqual(len(sent), number)  # and no owner key, which nobody wants
+            self.answer(*[b"done"] * number)
+        self.assertEqual(told, sizes)
+        self.assertEqual([self.successResultOf(one) for one in asked], [[b"done", None]] * len(sizes))
 
     def test_what_cannot_be_sent_is_heard_by_who_asked_and_it_goes_on(self) -> None:
         wrong: Any = (b"GET", None)

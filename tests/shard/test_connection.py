@@ -8,7 +8,9 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
@@ -16,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard.servers import pool as pool_module
-from taba.shard.servers.connection import Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
+from taba.shard.servers.connection import SENT_AT_ONCE_BYTES, Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from tests.shard.load import until
@@ -40,6 +42,51 @@ class WireTests(SynchronousTestCase):
         with mock.patch.object(self.transport, "write") as write:
             self.connection.execute([(b"GET", b"a"), (b"SET", b"b", b"\x00\r\n")])
         write.assert_called_once_with(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n*3\r\n$3\r\nSET\r\n$1\r\nb\r\n$3\r\n\x00\r\n\r\n")
+
+    def test_what_goes_alone_is_sent_at_once_and_the_rest_of_it_and_what_comes_meanwhile_by_the_reactor(self) -> None:
+        sent: list[bytes] = []
+        left: list[bytes] = []
+        takes: list[int | Exception] = [3, 0, ConnectionLost()]
+
+        class Socket(FileDescriptor):
+            def writeSomeData(self, data: bytes) -> int | BaseException:
+                taken = takes.pop(0)
+                sent.append(data[:taken] if isinstance(taken, int) else b"")
+                return taken
+
+            def write(self, data: bytes) -> None:
+                left.append(data)
+
+            def abortConnection(self) -> None:
+                """Nobody is there."""
+
+        connection = Connection(self.clock, "test")
+        connection.makeConnection(Socket())
+        first = connection.execute([(b"A",)])
+        connection.execute([(b"B",)])
+        self.assertEqual((sent, left), ([b"*1\r"], [b"\n$1\r\nA\r\n", b"*1\r\n$1\r\nB\r\n"]))
+        connection.dataReceived(b"+a\r\n+b\r\n")
+        self.assertEqual(self.successResultOf(first), [b"a"])
+        for words in (b"C", b"D"):  # the socket is full, or gone: the reactor finds that out
+            connection.execute([(words,)])
+            self.assertEqual((sent.pop(), left.pop()), (b"", b"*1\r\n$1\r\n%b\r\n" % words))
+            connection.dataReceived(b"+c\r\n")
+        large = b"x" * SENT_AT_ONCE_BYTES
+        connection.execute([(large,)])
+        self.assertEqual((len(sent), left.pop()[-9:-2]), (1, large[:7]))  # not asked of the socket at all
+
+    def test_under_tls_nothing_goes_past_it(self) -> None:
+        class Tls(StringTransport):
+            """Passes on what it does not have itself, as TLS does."""
+
+            def writeSomeData(self, data: bytes) -> int:
+                raise AssertionError("in the clear")
+
+        transport = Tls()
+        connection = Connection(self.clock, "test")
+        connection.makeConnection(transport)
+        connection.execute([(b"A",)])
+        self.assertEqual(transport.value(), b"*1\r\n$1\r\nA\r\n")
 
     def test_replies_of_calls_that_overlap_go_to_who_asked(self) -> None:
         first = self.connection.execute([(b"A",), (b"B",)])

@@ -7,19 +7,43 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
-from twisted.trial.unittest import TestCase
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard import atlas, buckets, initialise
 from taba.shard import router as router_module
+from taba.shard.buckets import STORE_KEY, StoreRecord, encode_record
+from taba.shard.initialise import StoreLost
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import Reshard, current_shards
 from taba.shard.router import Router
+from taba.shard.servers.cluster import ClusterPool
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from tests.shard.load import until
 from tests.stores import borrow
 from tests.valkey import EphemeralValkey, free_port
+
+
+class RemainsTests(SynchronousTestCase):
+    """A cluster whose buckets have owners, and no record was heard of."""
+
+    def refuse(self, record: bytes | None) -> Any:
+        class Nodes(ClusterPool):
+            async def execute(self, commands: Any, *_: Any) -> list[Any]:
+                return [record if command[1] == STORE_KEY else b"open:1:s1" for command in commands]
+
+        [address] = parse_store("redis+cluster://127.0.0.1:1").addresses
+        nodes = Nodes(Clock(), address, lambda one: Pool(Clock(), one, size=0))
+        return ensureDeferred(initialise._refuse_remains(nodes, {}, 4, 1.0))
+
+    def test_what_lost_its_record_is_refused(self) -> None:
+        self.failureResultOf(self.refuse(None), StoreLost)
+
+    def test_what_another_has_begun_since_is_waited_for(self) -> None:
+        record = encode_record(StoreRecord("store", 4, "s1", ("redis+cluster://127.0.0.1:1",)))
+        self.failureResultOf(self.refuse(record), StoreUnavailable)
 
 
 class InitialiseTests(TestCase):

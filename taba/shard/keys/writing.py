@@ -7,7 +7,7 @@ knows, from a key that it writes along. The writes of one Router to one bucket t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from taba import names
 from taba.errors import StoreUnavailable
-from taba.shard.buckets import lots, prefix_of
-from taba.shard.keys.at_once import MOST_WORDS, AtOnce, answer_of, arguments, number_of, written
+from taba.shard.buckets import lease_key, lots, owner_key, prefix_of
+from taba.shard.keys.at_once import MOST_WORDS, AtOnce, answer_of, number_of, written
 from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
 from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command
@@ -33,10 +33,10 @@ MOST_KEYS = 10_000  # of one MGET: a millisecond or two in which its server hear
 MAX_PLACES = 16_384  # names whose places a Router remembers: some 4 MiB; then it begins anew
 SWEEP_AFTER = 16  # new keys of this Router …
 SWEPT_NAMES = 48  # … so many names are looked at: more than one dead one goes for each that comes, once a third are dead
-_KEPT = frozenset([str, bytes])  # names of these types may be looked up by themselves
+KEPT_TYPES = frozenset([str, bytes])  # names of these types may be looked up by themselves
 THERE, MAYBE, GONE = "there", "maybe", "gone"  # a key after a write
 
-Place = tuple[int, bytes, int]  # of a name: its bucket and key, of how many buckets
+Place = tuple[int, bytes, int, bytes]  # of a name: its bucket and key, of how many buckets, and its bytes
 Decide = Callable[[bytes, list[Any]], tuple[list[Command], Any]]  # key, replies → commands, result
 
 
@@ -63,11 +63,11 @@ class Writing:
         self._tries = 0
         self._made = 0  # keys, since the last sweep
         self._done = 0  # writes, since we last looked after other Routers'
-        self._turns: dict[int, deque[Deferred[None]]] = {}  # buckets that this Router writes to, and who waits for that
+        self._turns: dict[int, deque[Deferred[None]] | None] = {}  # buckets that this Router writes to, and who waits for that, if any
         self._ended: deque[int] = deque()  # buckets whose turn is to be handed on
         self._is_handing_on = False
         self._written: dict[int, int] = {}  # bucket → the number of the last write of this Router there, where it is known
-        self._done_keys: dict[int, bytes] = {}
+        self._keys: dict[int, tuple[bytes, bytes, bytes, bytes]] = {}  # of a bucket, as scripts want them
         self._places: dict[Text, Place] = {}  # name → its bucket and key, of how many buckets; names come again
 
     # what a Router has
@@ -115,8 +115,8 @@ class Writing:
     # --- one operation ---
 
     def _place(self, name: Text, buckets: int) -> Place:
-        """The bucket, of `buckets`, and the key of `name`; and `buckets`."""
-        is_kept = type(name) in _KEPT
+        """The bucket, of `buckets`, and the key of `name`; and `buckets`, and the bytes of `name`."""
+        is_kept = type(name) in KEPT_TYPES
         if is_kept and (known := self._places.get(name)) is not None and known[2] == buckets:
             return known
         content = plain_name(name)
@@ -125,40 +125,45 @@ class Writing:
         if is_kept:
             if len(self._places) >= MAX_PLACES:
                 self._places.clear()
-            self._places[name] = bucket, key, buckets
-        return bucket, key, buckets
+            self._places[name] = bucket, key, buckets, content
+        return bucket, key, buckets, content
 
     async def _read_own(self, reads: Mapping[int, Sequence[Command]], passed: float = 0.0) -> dict[int, list[Any]]:
         """`read_many` of what was made here, of whose time so much is over."""
         return await self.read_many(reads)
 
-    async def _read_one(self, bucket: int, command: Command) -> Any:
-        """The reply to one read that was made here."""
-        return (await self.read(bucket, [command]))[0]
-
     async def _run_here(
-        self, bucket: int, keys: Sequence[bytes], make: Callable[[bytes, Sequence[bytes]], Command]
+        self, bucket: int, write: Write, how: AtOnce, before: int, number: int
     ) -> tuple[int, bytes, NotReplicated | None] | None:
         """What the script of `at_once` answers, and who did not confirm it; None where it did nothing, or nobody knows."""
         return None
 
-    def _read(self, name: Text, command: bytes, *arguments: bytes) -> Coroutine[Any, Any, Any]:
-        bucket, key, _ = self._place(name, self.buckets)
-        return self._read_one(bucket, (command, key, *arguments))
+    def _keys_of(self, bucket: int) -> tuple[bytes, bytes, bytes, bytes]:
+        """The keys that its scripts name beside the one that they write."""
+        keys = self._keys.get(bucket)
+        if keys is None:
+            keys = owner_key(bucket), lease_key(bucket), done_key(bucket, self._token.encode()), names_key(bucket)
+            self._keys[bucket] = keys
+        return keys
+
+    async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
+        """The reply to one read of the key `name`."""
+        bucket, key, _, _ = self._place(name, self.buckets)
+        return (await self.read(bucket, [(command, key, *arguments)]))[0]
 
     def _places_of(self, wanted: Sequence[Text]) -> list[Place]:
         """`_place` of each."""
         buckets = self.buckets
         known, place = self._places, self._place
         return [
-            found if type(name) in _KEPT and (found := known.get(name)) is not None and found[2] == buckets else place(name, buckets)
+            found if type(name) in KEPT_TYPES and (found := known.get(name)) is not None and found[2] == buckets else place(name, buckets)
             for name in wanted
         ]
 
     async def _read_each(self, wanted: Sequence[Text], command: bytes) -> list[Any]:
         places = self._places_of(wanted)
         reads: dict[int, list[Command]] = {}
-        for bucket, key, _ in places:
+        for bucket, key, _, _ in places:
             reads.setdefault(bucket, []).append((command, key))
         replies = await self._read_own(reads)
         in_turn = {bucket: iter(own) for bucket, own in replies.items()}  # a bucket's own come in the order in which they were asked for
@@ -167,7 +172,7 @@ class Writing:
     async def _read_strings(self, places: Sequence[Place], passed: float = 0.0) -> list[bytes | None]:
         """The strings at `places`, of whose time so much is over."""
         keys: dict[int, list[bytes]] = {}
-        for bucket, key, _ in places:
+        for bucket, key, _, _ in places:
             keys.setdefault(bucket, []).append(key)
         reads = {bucket: [(b"MGET", *lot) for lot in lots(own, MOST_KEYS)] for bucket, own in keys.items()}
         in_turn = {bucket: chain.from_iterable(own) for bucket, own in (await self._read_own(reads, passed)).items()}
@@ -179,12 +184,12 @@ class Writing:
         `reads` have no key yet. `decide` gets the key and the replies: whether the key is there, then those to `reads`.
         `after`: whether the key is there then. `at_once`: the same, as a server does it by itself.
         """
-        bucket, key, _ = self._place(name, self.buckets)
-        write = Write(plain_name(name), key, reads, decide, after, at_once)
+        bucket, key, _, content = self._place(name, self.buckets)
+        write = Write(content, key, reads, decide, after, at_once)
         if bucket in self._turns:
             await self._take_turn(bucket)
         else:
-            self._turns[bucket] = deque()
+            self._turns[bucket] = None
         try:
             before = self._written.pop(bucket, None)  # until we know what this one comes to
             if before is None or at_once is None or len(at_once.words) > MOST_WORDS:
@@ -205,10 +210,8 @@ class Writing:
         the answer was lost."""
         self._tries += 1
         number = self._tries
-        done = self._done_keys.get(bucket) or self._done_keys.setdefault(bucket, done_key(bucket, self._token.encode()))
         began = self._reactor.seconds()
-        keys = [done, names_key(bucket), write.key]
-        found = await self._run_here(bucket, keys, lambda owner, keys: arguments(keys, owner, before, number, write.after, write.name, how))
+        found = await self._run_here(bucket, write, how, before, number)
         if found is None:
             self.counts["not_at_once"] += 1
             passed = self._reactor.seconds() - began
@@ -309,10 +312,12 @@ class Writing:
 
     async def _take_turn(self, bucket: int) -> None:
         # one write of this Router to a bucket at a time: `done` is one key, and the others would only meet its WATCH
-        waiting = self._turns.get(bucket)
-        if waiting is None:
-            self._turns[bucket] = deque()
+        if bucket not in self._turns:
+            self._turns[bucket] = None
             return
+        waiting = self._turns[bucket]
+        if waiting is None:
+            waiting = self._turns[bucket] = deque()
         turn: Deferred[None] = Deferred(lambda given_up: waiting.remove(given_up))
         waiting.append(turn)
         try:
@@ -331,8 +336,9 @@ class Writing:
         try:
             while self._ended:
                 bucket = self._ended.popleft()
-                if self._turns[bucket]:
-                    self._turns[bucket].popleft().callback(None)
+                waiting = self._turns[bucket]
+                if waiting:
+                    waiting.popleft().callback(None)
                 else:
                     del self._turns[bucket]  # who waited gave up meanwhile
         finally:

@@ -18,6 +18,7 @@ from taba.shard.servers.connection import Command, Connection, Reply
 
 ASKED_AT_ONCE = 2  # writes: while one is answered the next is made
 MOST_JOINED = 64  # questions in one write: its server hears nobody else for as long
+MOST_JOINED_BYTES = 262_144  # of what they bring along to be written, beside one that is larger: a server reads it in one go
 MOST_QUEUED = 1000  # questions that wait, as many as callers may wait for a connection; more go the long way, which says that it is busy
 
 Answer = list[Reply]  # to a question, and to what reads the owner key
@@ -36,16 +37,17 @@ class Connections(Protocol):
 
 
 class Question:
-    """`command`, and `owner`, which reads the bucket's owner key after it. `done` gets the replies to both, or None where it was not asked.
+    """`command`, and `owner`, which reads the bucket's owner key after it, where that is wanted. `done` gets the replies to both (None for
+    the second where nothing was wanted), or None where it was not asked.
 
     For `seconds` since `began` it may take, and for `quiet` nothing at all may be heard of the server: then StoreUnavailable. `is_whole`:
-    one command may read the owner keys of many buckets there.
+    one command may read the owner keys of many buckets there. `size`: about how many bytes it brings along.
     """
 
-    __slots__ = ("began", "command", "done", "ends", "is_whole", "owner", "quiet", "seconds")
+    __slots__ = ("began", "command", "done", "ends", "is_whole", "owner", "quiet", "seconds", "size")
 
-    def __init__(self, command: Command, owner: Command, is_whole: bool, began: float, seconds: float, quiet: float):
-        self.command, self.owner, self.is_whole = command, owner, is_whole
+    def __init__(self, command: Command, owner: Command | None, is_whole: bool, began: float, seconds: float, quiet: float, size: int = 0):
+        self.command, self.owner, self.is_whole, self.size = command, owner, is_whole, size
         self.began, self.seconds, self.quiet = began, seconds, quiet
         self.ends = began + min(seconds, quiet)
         self.done: Deferred[Answer | None] = Deferred()
@@ -83,10 +85,19 @@ class Asking:
         now = self._clock.seconds()
         lot: list[Question] = []
         late: list[Question] = []
+        size = 0
         while self._waiting and len(lot) < MOST_JOINED:
-            question = self._waiting.popleft()
-            if not question.done.called:  # else it was given up
-                (lot if now < question.ends else late).append(question)
+            question = self._waiting[0]
+            if lot and size + question.size > MOST_JOINED_BYTES:
+                break
+            self._waiting.popleft()
+            if question.done.called:  # it was given up
+                continue
+            if now < question.ends:
+                lot.append(question)
+                size += question.size
+            else:
+                late.append(question)
         if lot:
             self.under_way += 1
             ensureDeferred(self._ask(connection, lot))
@@ -95,8 +106,8 @@ class Asking:
         _tell(late, [StoreUnavailable(f"{self._pool.text}: no answer to what was asked before")] * len(late))
 
     async def _ask(self, connection: Connection | None, lot: Sequence[Question]) -> None:
-        owners = list(dict.fromkeys([question.owner for question in lot]))
-        is_whole = all([question.is_whole for question in lot])
+        owners = list(dict.fromkeys([question.owner for question in lot if question.owner is not None]))
+        is_whole = bool(owners) and all([question.is_whole for question in lot])
         # after all that was asked: what was read was read while the buckets were open here
         last = [(b"MGET", *[key for _, key in owners])] if is_whole else owners
         answers: Sequence[Answer | Exception | None] = [None] * len(lot)
@@ -112,8 +123,8 @@ class Asking:
             replies = await connection.execute([*[question.command for question in lot], *last], seconds, quiet)
             told = replies[-1] if is_whole else replies[len(lot) :]
             if isinstance(told, list):
-                said = dict(zip(owners, told, strict=True))
-                answers = [[reply, said[question.owner]] for reply, question in zip(replies, lot, strict=False)]
+                said: dict[Command | None, Reply] = dict(zip(owners, told, strict=True))
+                answers = [[reply, said.get(question.owner)] for reply, question in zip(replies, lot, strict=False)]
         except StoreUnavailable as error:  # each who asked hears it
             answers = [error] * len(lot)
         except Exception as error:  # of what one of them asks: alone, it hears that again, and harms no other

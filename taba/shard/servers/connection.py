@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import txredisapi
 from hiredis import pack_command
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -24,6 +25,7 @@ from taba.shard.dirty import Command as Command
 from taba.shard.servers.prefix import USUAL, with_prefix
 from taba.tls import TlsWords, tls_sentence
 
+SENT_AT_ONCE_BYTES = 65_536  # of one write that does not wait for the reactor's next turn: what a socket takes, and no turn is held up for
 REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow disk takes a second, never ten
 
 ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
@@ -142,11 +144,11 @@ class _Waiting:
 
     __slots__ = ("done", "ends", "quiet", "replies", "sent", "wanted")
 
-    def __init__(self, wanted: int, done: Deferred[list[Reply]], sent: float, seconds: float, quiet: float | None):
+    def __init__(self, wanted: int, done: Deferred[list[Reply]], sent: float, ends: float, quiet: float | None):
         self.wanted = wanted
         self.replies: list[Reply] = []
         self.done = done
-        self.sent, self.ends, self.quiet = sent, sent + seconds, quiet
+        self.sent, self.ends, self.quiet = sent, ends, quiet
 
     def due(self, heard: float) -> float:
         """When it is late, if nothing comes after `heard`."""
@@ -170,20 +172,17 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._lost = lost
-        self._is_open = False
+        self.is_open = False  # for others to read
         self._heard = 0.0  # when anything last came
         self._look: Any = None  # the next look whether a reply is late: one for all that waits, and so none for most of what is asked
         self._look_at = 0.0
         self._reason = ""
+        self._send: Callable[[bytes], int | BaseException] | None = None  # what the socket takes of some bytes now; not of one under TLS
 
     @property
     def is_idle(self) -> bool:
         """Open, with no reply outstanding and no key WATCHed: fit for the next user."""
-        return self._is_open and not self._waiting and not self.is_watching
-
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
+        return self.is_open and not self._waiting and not self.is_watching
 
     def itself(self) -> Connection:
         """This connection, also when asked through a proxy of Twisted's ClientService."""
@@ -197,7 +196,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         nobody knows what was carried out. Cancelling closes the connection, and fails with CancelledError.
         """
         done: Deferred[list[Reply]] = Deferred(self._cancelled)
-        if not self._is_open:
+        if not self.is_open:
             done.errback(ConnectionGone(f"{self.where}: {self._reason or 'not connected'}"))
             return done
         if not commands:
@@ -205,11 +204,21 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
             return done
         content = encode(commands if self._prefix == USUAL else with_prefix(commands, self._prefix))  # before anything waits: it may raise
         now = self._clock.seconds()
-        waiting = _Waiting(len(commands), done, now, seconds if seconds > 0.0 else 0.0, quiet)
-        due = waiting.due(now)
-        if self._look is None or due < self._look_at:
-            self._look_again(due - now)
-        self._waiting.append(waiting)
+        left = seconds if seconds > 0.0 else 0.0
+        is_alone = not self._waiting
+        self._waiting.append(_Waiting(len(commands), done, now, now + left, quiet))
+        if quiet is not None and quiet < left:
+            left = quiet
+        if self._look is None or now + left < self._look_at:
+            self._look_again(left)
+        if is_alone and self._send is not None and len(content) <= SENT_AT_ONCE_BYTES:
+            # nothing of ours is on its way: all before it was answered. The reactor would send it in its next turn, and be told twice
+            # what to wait for
+            sent = self._send(content)
+            if sent == len(content):
+                return done
+            if isinstance(sent, int):
+                content = content[sent:]
         self.transport.write(content)
         return done
 
@@ -232,7 +241,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
 
     def abort(self, reason: str) -> None:
         """Close at once. What waits for replies fails with ConnectionGone and `reason`."""
-        if self._is_open:
+        if self.is_open:
             self._end(reason)
             self.transport.abortConnection()
 
@@ -240,7 +249,10 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
 
     def connectionMade(self) -> None:
         # not txredisapi's: it sends AUTH outside every deadline and gives up for ever when refused
-        self._is_open = True
+        self.is_open = True
+        # a transport of TLS passes on to the socket below it whatever is asked of it: in the clear
+        if isinstance(self.transport, FileDescriptor) and not getattr(self.transport, "TLS", False):
+            self._send = self.transport.writeSomeData
 
     def connectionLost(self, why: Any = None) -> None:
         super().connectionLost(why)
@@ -258,7 +270,7 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         self._heard = self._clock.seconds()
         gets = self._reader.gets
         try:
-            while self._is_open and (reply := gets()) is not False:
+            while self.is_open and (reply := gets()) is not False:
                 if not self._waiting:
                     self.abort("a reply that nobody asked for")
                     return
@@ -281,9 +293,9 @@ class Connection(Transactions, txredisapi.HiredisProtocol):  # type: ignore[misc
         self.abort("the caller gave up")
 
     def _end(self, reason: str) -> None:
-        if not self._is_open:
+        if not self.is_open:
             return
-        self._is_open = False
+        self.is_open = False
         self._reason = reason
         if self._look is not None:
             self._look.cancel()

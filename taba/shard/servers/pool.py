@@ -185,6 +185,7 @@ class Pool:
         self.last_error = "not connected yet"
         self.scripts_from = 0.0  # when scripts may be sent to it, by the reactor's clock
         self.asking = Asking(self, reactor)
+        self.writing = Asking(self, reactor)  # scripts that write, apart: their answers wait for the server's disk
         self._logged = ""  # the reason that the log gave last, since a connection was up
         self._reactor = reactor
         self._random = random or Random()

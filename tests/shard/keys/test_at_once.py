@@ -22,7 +22,7 @@ from taba.shard.keys.places import done_key, names_key
 from taba.shard.memory.router import MemoryConnection, MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.router import Router
-from taba.shard.servers.connection import ErrorReply, TransactionRefused
+from taba.shard.servers.connection import Connection, ErrorReply, TransactionRefused
 from taba.shard.transaction import NotReplicated
 from tests.examples import examples
 from tests.shard.pieces import connect
@@ -363,6 +363,37 @@ class ServerTests(TestCase):
             await gatherResults([ensureDeferred(many.incr(name)) for name in names])
         self.assertEqual(many.counts["not_at_once"], 0)
         self.assertEqual(await many.mget(names), [b"2"] * len(names))
+
+    async def test_many_at_once_go_in_few_writes_and_each_is_done_once_whatever_is_forgotten_or_lost(self) -> None:
+        valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
+        router = await connect(self, valkey.url, 256)
+        by_bucket = {router.bucket_of(name): name for name in map("n{}".format, range(300))}
+        names = list(by_bucket.values())  # none waits for the turn of another
+        await router.mset(dict.fromkeys(names, "0"))
+        sent: list[int] = []
+        original = Connection.execute
+
+        def execute(connection: Any, commands: Any, *more: Any) -> Any:
+            sent.append(len(commands))
+            return original(connection, commands, *more)
+
+        async def write() -> None:
+            sent.clear()
+            await gatherResults([ensureDeferred(router.incr(name)) for name in names])
+
+        self.patch(Connection, "execute", execute)
+        for _ in range(2):  # at first owner keys are not known
+            await write()
+        self.assertLess(len(sent), len(names) / 5)
+        self.assertEqual(router.counts["not_at_once"], 0)
+        valkey.call("SCRIPT", "FLUSH")
+        await write()
+        self.assertEqual(router.counts["not_at_once"], 0)
+        writing = [ensureDeferred(router.incr(name)) for name in names]
+        valkey.call("CLIENT", "KILL", "TYPE", "normal")
+        await gatherResults(writing)
+        self.assertGreater(router.counts["not_at_once"], 0)
+        self.assertEqual(await router.mget(names), [b"4"] * len(names))
 
     async def test_a_user_who_may_run_no_scripts_writes_as_before_and_the_server_is_asked_once(self) -> None:
         valkey = borrow(self, tcp=True, appendfsync="no", **self.settings)
