@@ -61,7 +61,7 @@ def rows(effort: Effort) -> list[Row]:
         services.start_agent()
         services.before = ""
         held = Held(path, pid_of(services, "agent"))
-        agent = Query(services.agent_url)
+        agent = Query(services.agent_url, timeout=END_SECONDS)
         _until(lambda: agent.status()["buckets"] is not None)
         with _program(services, BESIDE, BESIDE_RING) as beside:
             _until(lambda: len(agent.status()["rings"]) == 1)

@@ -90,7 +90,8 @@ class Problems:
         if self._keeper.books.lost_batches > self._lost_batches:
             self._grew["gap"], self._lost_batches = now, self._keeper.books.lost_batches
         for reason, grew in list(self._grew.items()):
-            if now - grew > LOSS_SHOWN_SECONDS:
+            # none are left where a ring counted nonsense that is read no more
+            if now - grew > LOSS_SHOWN_SECONDS or not totals[reason]:
                 del self._grew[reason]
                 continue
             who, most = self._pump.worst(reason)

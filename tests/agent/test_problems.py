@@ -86,6 +86,15 @@ class ProblemTests(SynchronousTestCase):
             world.tick()
         self.assertEqual((self.found(), world.keeper.books.totals()["ring_full"]), ({}, 250_000))  # retired: no new loss
 
+    def test_what_a_ring_counted_that_is_none_any_more_is_not_told_as_none(self) -> None:
+        world = self.world()
+        world.producers[0].drop("ring_full", 2**40)
+        world.tick()
+        self.only("dropped ring_full", "1099511627776 events")
+        os.pwrite(world.producers[0].fd, bytes(8 * len(DROP_REASONS)), layouts.drops_range(65_536)[0])  # its maker overwrote it
+        world.tick()
+        self.assertEqual(self.found(), {})
+
     def test_who_dropped_most_is_told_of_all_that_was_dropped_since_the_agent_began_and_of_no_shorter_time(self) -> None:
         world = self.world()
         world.producers[1].drop("ring_full", 10)
