@@ -17,6 +17,27 @@ _FRAME = struct.Struct("<HI")
 FRAME_BYTES = _FRAME.size
 
 
+def text_of(name: bytes) -> str:
+    """A name, or another text, that is kept; where it is no UTF-8, with \\ufffd in its place: anybody may have written it, or a disk."""
+    return name.decode("utf-8", "replace")
+
+
+def texts_of(names: Sequence[bytes]) -> list[str]:
+    """The same of many."""
+    try:
+        return list(map(bytes.decode, names))
+    except UnicodeDecodeError:
+        return list(map(text_of, names))
+
+
+def count_of(content: bytes | None) -> int:
+    """A number of `counts`; 0 where none is kept, or what is kept is none."""
+    try:
+        return int(content or 0)
+    except ValueError:
+        return 0
+
+
 def marks(bucket: int) -> bytes:
     """Hash: stream → its mark (see fold/marks.py)."""
     return b"taba:{%d}:marks" % bucket

@@ -181,11 +181,11 @@ class Status:
             missing: set[str] = set()
             for pairs, types in self._counted.values():
                 for name, count in zip(pairs[::2], pairs[1::2], strict=True):
-                    sums[name] += int(count)
-                missing.update(type.decode() for type in types)
+                    sums[name] += keys.count_of(count)
+                missing.update(map(keys.text_of, types))
             self._held = {name: sum(of_bucket.sizes[place] for of_bucket in self._measured.values()) for place, name in enumerate(HELD)}
             self._ingest.in_all.learn(self._held["tabs"], self._held["clients"])
-            dead = {name[len(_DEAD) :].decode(): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
+            dead = {keys.text_of(name[len(_DEAD) :]): count for name, count in sorted(sums.items()) if name.startswith(_DEAD) and count}
             known = Counts(sums[b"folded"], dead, sums[b"dead_dropped"], sums[keys.DISCARDED], sums[b"known_key"], sorted(missing))
             self._counts = (now, known)
         return self._counts[1]
@@ -211,7 +211,7 @@ class Status:
             reads = {b: [(b"HVALS", keys.tabs(b))] for b in range(self._router.buckets) if b not in self._away}
             replies = await self._router.read_many(reads, {})
             known = self._types[1] if self._away and self._types else set()  # those of what is away are still there
-            self._types = (now, known | {type.decode() for [types] in replies.values() for type in set(types)})
+            self._types = (now, known | {keys.text_of(type) for [types] in replies.values() for type in set(types)})
         return self._types[1]
 
     async def _look(self) -> None:
@@ -240,7 +240,7 @@ class Status:
         """Have an example of each of some buckets that have Events of a second Type."""
         asked: dict[int, int] = {}
         for bucket, [pairs, _] in self._counted.items():
-            count = next((int(count) for name, count in zip(pairs[::2], pairs[1::2], strict=True) if name == _CONFLICT), 0)
+            count = next((keys.count_of(count) for name, count in zip(pairs[::2], pairs[1::2], strict=True) if name == _CONFLICT), 0)
             before, said = self._conflicts.get(bucket, (0, ""))
             if not count:
                 self._conflicts.pop(bucket, None)
@@ -445,7 +445,7 @@ class Presence:
         for name, content in _pairs(replies).items():
             entry = self._read(name, content)
             if entry is not None and len(found) < MAX_SERVERS:
-                found[name.decode()] = {"url": name.decode(), **entry}
+                found[keys.text_of(name)] = {"url": keys.text_of(name), **entry}
         if self.url is not None:
             found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **self._told()}
             if not is_complete:

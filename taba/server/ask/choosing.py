@@ -88,7 +88,7 @@ class Chooser:
             found = {client async for _, clients in self.each_clients_of(tabs, Filter()) for client in clients}
         else:
             replies = await self._router.read_many({b: [(b"SMEMBERS", keys.clients(b))] for b in range(self._router.buckets)})
-            found = {client.decode() for [clients] in replies.values() for client in clients}
+            found = {client for [clients] in replies.values() for client in keys.texts_of(clients)}
         return await self._chosen_clients(wanted, sorted(found))
 
     async def each_clients_of(self, tabs: Sequence[str], wanted: Filter) -> AsyncIterator[tuple[str, list[str]]]:
@@ -119,7 +119,7 @@ class Chooser:
             {bucket: [(b"HMGET", keys.tabs(bucket), *[name.encode() for name in of])] for bucket, of in by_bucket.items()}
         )
         return {
-            name: type.decode()
+            name: keys.text_of(type)
             for bucket, of in by_bucket.items()
             for name, type in zip(of, replies[bucket][0], strict=True)
             if type is not None
@@ -245,7 +245,7 @@ class Chooser:
             {bucket: [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab in of] for bucket, of in by_bucket.items()}
         )
         return {
-            tab: sorted(map(bytes.decode, members))
+            tab: sorted(keys.texts_of(members))
             for bucket, of in by_bucket.items()
             for tab, members in zip(of, replies[bucket], strict=True)
         }
@@ -258,4 +258,6 @@ class _Types:
         self._looked, self._buckets, self._beside = looked, buckets, beside
 
     def __call__(self, tab: str) -> str:
-        return self._beside.get(tab) or self._looked[bucket_of(tab, self._buckets)].types[tab]
+        # "" of a name that is no Tab's, and lies in another bucket than one would: a disk, or somebody, put it there
+        known = self._looked.get(bucket_of(tab, self._buckets))
+        return self._beside.get(tab) or (known.types.get(tab, "") if known is not None else "")

@@ -72,7 +72,8 @@ class Index:
         """All names of a look but Taba's own, sorted; sorted once, for all that ask while no Tab comes or goes."""
         if self._all is not None and _same_tabs(self._all[0], looked):
             return self._all[1]
-        names = sorted(tab for known in looked.values() for tab in known.types if tab not in OWN_TABS)
+        # a name is in one bucket, unless somebody put it into others: it is asked for once all the same
+        names = sorted({tab for known in looked.values() for tab in known.types if tab not in OWN_TABS})
         self._all = (looked, names) if len(names) <= MAX_KEPT else None
         return names
 
@@ -93,7 +94,7 @@ class Index:
             # the counts again, and first: names that change between the two are kept under an old count, and read again
             both = {bucket: [(b"HGETALL", keys.counts(bucket)), (b"HGETALL", keys.tabs(bucket))] for bucket in changed}
             for bucket, [pairs, tabs] in (await self._router.read_many(both, away)).items():
-                types = dict(zip(map(bytes.decode, tabs[::2]), map(bytes.decode, tabs[1::2]), strict=True))
+                types = dict(zip(keys.texts_of(tabs[::2]), keys.texts_of(tabs[1::2]), strict=True))
                 labelled: dict[str, list[str]] = {}
                 for tab in types:
                     base, brace, _ = tab.partition("{")
@@ -121,7 +122,7 @@ def _counted(pairs: Sequence[bytes]) -> tuple[int, int]:
     changes = dead = 0
     for name, count in zip(pairs[::2], pairs[1::2], strict=True):
         if name == keys.TAB_CHANGES:
-            changes = int(count)
+            changes = keys.count_of(count)
         elif name.startswith(_DEAD):
-            dead += int(count)
+            dead += keys.count_of(count)
     return changes, dead

@@ -30,7 +30,7 @@ async def meanings_of(router: IsReader, types: Mapping[str, str]) -> dict[str, d
     replies = await router.read_many(asked) if asked else {}
     found: dict[str, dict[str, str | None]] = {}
     for bucket, tabs in by_bucket.items():
-        texts = [None if text is None else text.decode() for reply in replies[bucket] for text in reply]
+        texts = [None if text is None else keys.text_of(text) for reply in replies[bucket] for text in reply]
         for tab, unit, description in zip(tabs, texts[::2], texts[1::2], strict=True):
             base = tab.partition("{")[0]
             found[tab] = {"type": types[tab], "unit": unit or unit_of(base) or None, "description": description}

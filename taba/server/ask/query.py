@@ -133,7 +133,7 @@ class Query:
         if not buckets:
             return {}
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.counts(bucket), b"folded")] for bucket in sorted(buckets)})
-        return {bucket: int(count or 0) for bucket, [[count]] in replies.items() if bucket not in self._away}
+        return {bucket: keys.count_of(count) for bucket, [[count]] in replies.items() if bucket not in self._away}
 
     # --- names ---
 
@@ -476,7 +476,7 @@ class Query:
 
     async def _slots_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
         found, by_type = await self._read_lot(lot, chosen, wanted)
-        answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items()}
+        answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items() if of_tab}
         for type, (owners, states) in by_type.items():
             await self.turns.breathe()
             groups, tabs = number(tab for tab, _ in owners)

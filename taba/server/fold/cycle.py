@@ -299,7 +299,7 @@ class Fold:
         self.posted = Marks(dict(zip(cycle.posted, next(found) if cycle.posted else (), strict=True)), age)
         self.open_streams = int(next(found)) if cycle.opens else 0
         types = next(found) if cycle.tabs else ()
-        self.types = {tab: type.decode() for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
+        self.types = {tab: keys.text_of(type) for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
         self.kept: Sequence[bytes | None] = next(found) if cycle.fields else ()
         self.has_absent = not _BYTES.issuperset(map(_type_of, self.kept))  # some State is not there yet
         self.fields = list(cycle.fields)

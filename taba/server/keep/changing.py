@@ -51,14 +51,14 @@ class Change(NamedTuple):
 async def walk(router: IsRouter, types: KnowsTypes, bucket: int) -> AsyncIterator[list[Kept]]:
     """Every State in `bucket` whose Type has a Handler, LOT_STATES at a time. What comes meanwhile may be missing."""
     [pairs] = await router.read(bucket, [(b"HGETALL", keys.tabs(bucket))])
-    tabs = [(tab.decode(), type.decode()) for tab, type in zip(pairs[::2], pairs[1::2], strict=True)]
+    tabs = [(keys.text_of(tab), keys.text_of(type)) for tab, type in zip(pairs[::2], pairs[1::2], strict=True)]
     tabs = [(tab, type) for tab, type in tabs if types.get(type) is not None]
     waiting: list[tuple[str, str, str]] = []
     for start in range(0, len(tabs), SLICE_TABS):
         some = tabs[start : start + SLICE_TABS]
         members = await router.read(bucket, [(b"SMEMBERS", keys.clients_of(bucket, tab.encode())) for tab, _ in some])
         for (tab, type), clients in zip(some, members, strict=True):
-            waiting += ((tab, type, client.decode()) for client in sorted(clients))
+            waiting += ((tab, type, keys.text_of(client)) for client in sorted(clients))
         while len(waiting) >= LOT_STATES or (waiting and start + SLICE_TABS >= len(tabs)):
             yield await look(router, types, bucket, waiting[:LOT_STATES])
             del waiting[:LOT_STATES]
@@ -154,7 +154,7 @@ async def sweep(router: IsRouter, bucket: int) -> None:
     """Take out of the bucket's set of Clients those that have no State in it any more."""
 
     def compare(replies: Sequence[Any]) -> More:
-        of_tabs = [keys.clients_of(bucket, tab) for tab in replies[0] if tab.decode() not in OWN_TABS]
+        of_tabs = [keys.clients_of(bucket, tab) for tab in replies[0] if keys.text_of(tab) not in OWN_TABS]
         return More([(b"SDIFF", keys.clients(bucket), *of_tabs)], remove)
 
     def remove(replies: Sequence[Any]) -> Writes:

@@ -38,12 +38,12 @@ async def _delete_tab(router: IsRouter, handlers: KnowsTypes, bucket: int, tab: 
 
     def update(replies: Sequence[Any]) -> Writes | More:
         type, members = replies
-        clients = [client.decode() for client in sorted(members)[:CHUNK_STATES]]
+        clients = [keys.text_of(client) for client in sorted(members)[:CHUNK_STATES]]
         left = len(members) - len(clients)
         result = (type is not None, len(clients), not left)
         if type is None and not members:
             return Writes([], result)
-        return _deleted(handlers, bucket, {tab: clients}, {tab: left}, {tab: type.decode() if type else ""}, [], result)
+        return _deleted(handlers, bucket, {tab: clients}, {tab: left}, {tab: keys.text_of(type) if type else ""}, [], result)
 
     reads: list[Command] = [(b"HGET", keys.tabs(bucket), tab.encode()), (b"SMEMBERS", keys.clients_of(bucket, tab.encode()))]
     answer: tuple[bool, int, bool] = await router.transact(bucket, reads, update)
@@ -91,7 +91,7 @@ async def _delete_clients(router: IsRouter, handlers: KnowsTypes, bucket: int, c
         room = CHUNK_STATES
         is_whole = True
         for tab, are_there, size in zip(types, replies[::2], replies[1::2], strict=True):
-            here = [client.decode() for client, is_there in zip(clients, are_there, strict=True) if is_there]
+            here = [keys.text_of(client) for client, is_there in zip(clients, are_there, strict=True) if is_there]
             is_whole = is_whole and len(here) <= room
             here = here[:room]
             room -= len(here)

@@ -112,4 +112,4 @@ def said(events: int, is_dry_run: bool) -> str:
 def _dead(pairs: Sequence[bytes]) -> Counter[bytes]:
     """By reason the Events of a bucket's counts that are dead letters."""
     counted = zip(pairs[::2], pairs[1::2], strict=True)
-    return Counter({name[len(_DEAD) :]: int(count) for name, count in counted if name.startswith(_DEAD) and int(count)})
+    return Counter({name[len(_DEAD) :]: many for name, count in counted if name.startswith(_DEAD) and (many := keys.count_of(count))})
