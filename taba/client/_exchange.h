@@ -122,6 +122,8 @@ static int
 exchange_is_ended(Exchange *self)
 {
     self->is_over = 1;
+    if (is_of_parent(self->meter, self->began))
+        return 1;
     if (!meter_record(self->meter->in_flight, -1.0))
         return 0;
     PyObject *method = item_of(self->scope, THE(self->meter, METHOD), 0);

@@ -13,11 +13,12 @@ typedef struct {
 } Mapping;
 
 static PyObject *
-mapping_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+mapping_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"fd", "size", NULL};
     int fd;
     Py_ssize_t size;
-    if (!PyArg_ParseTuple(args, "in:Mapping", &fd, &size))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "in:Mapping", names, &fd, &size))
         return NULL;
     if (size <= 0 || size > MAX_RING_BYTES)
         return PyErr_Format(PyExc_ValueError, "a mapping of %zd bytes: takes 1 to %d", size, MAX_RING_BYTES);

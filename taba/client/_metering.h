@@ -79,11 +79,12 @@ meter_record(Tab *tab, double value)
 }
 
 static PyObject *
-meter_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+meter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"in_flight", "made", "failed", NULL};
     PyObject *in_flight, *made, *failed;
     State *state = state_of(type);
-    if (state == NULL || !PyArg_ParseTuple(args, "O!OO:Meter", state->tab, &in_flight, &made, &failed))
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!OO:Meter", names, state->tab, &in_flight, &made, &failed))
         return NULL;
     PyObject *words = make_words(), *series = PyDict_New(), *nothing = PyLong_FromLong(0);
     Meter *self = words == NULL || series == NULL || nothing == NULL ? NULL : (Meter *)type->tp_alloc(type, 0);
@@ -185,6 +186,14 @@ meter_measure(Meter *self, double began, PyObject *method, PyObject *route, PyOb
     return done;
 }
 
+/* Whether a request began before this process was forked: whatever becomes of it here, it is its parent's. */
+static inline int
+is_of_parent(Meter *self, double began)
+{
+    (void)port_ring(self->in_flight->port);
+    return began < self->in_flight->port->born;
+}
+
 static PyObject *
 meter_begin(Meter *self, PyObject *Py_UNUSED(ignored))
 {
@@ -202,7 +211,11 @@ meter_end(Meter *self, PyObject *const *args, Py_ssize_t count)
     double began = PyFloat_AsDouble(args[0]);
     long long received = PyErr_Occurred() ? 0 : PyLong_AsLongLong(args[4]);
     long long sent = PyErr_Occurred() ? 0 : PyLong_AsLongLong(args[5]);
-    if (PyErr_Occurred() || !meter_record(self->in_flight, -1.0) ||
+    if (PyErr_Occurred())
+        return NULL;
+    if (is_of_parent(self, began))
+        Py_RETURN_NONE;
+    if (!meter_record(self->in_flight, -1.0) ||
         !meter_measure(self, began, args[1], args[2], args[3], received, sent))
         return NULL;
     Py_RETURN_NONE;

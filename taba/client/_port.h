@@ -21,6 +21,7 @@ typedef struct {
     word_t *guard;       /* a page of its own, which the kernel clears in a forked child; 1 while this process owns the ring */
     uint64_t generation; /* of the ring; a Tab with another generation has no place in it */
     uint64_t life;       /* of the process: a forked child's is another */
+    double born;         /* monotonic seconds at which it was found forked; 0 where it was not */
     int is_orphan;       /* a forked child has left its parent's ring; attend() has not heard of it */
     int is_reading;      /* there are functions to read: each record looks whether it is time */
     int64_t read_at;     /* monotonic ns of the last reading */
@@ -75,6 +76,7 @@ port_ring(Port *self)
         port_leave(self);
         producer_forget(&self->ring);
         self->life++;
+        self->born = clock_seconds(CLOCK_MONOTONIC);
         self->is_orphan = 1;
         atomic_store_explicit(self->guard, 1, memory_order_relaxed);
     }
@@ -82,10 +84,11 @@ port_ring(Port *self)
 }
 
 static PyObject *
-port_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+port_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"attend", "label", "follow", NULL};
     PyObject *attend, *label, *follow;
-    if (!PyArg_ParseTuple(args, "OOO:Port", &attend, &label, &follow))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO:Port", names, &attend, &label, &follow))
         return NULL;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     void *guard = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -224,6 +227,7 @@ port_reset(Port *self, PyObject *Py_UNUSED(ignored))
     if (!self->is_orphan) { /* else what is counted is the child's already */
         producer_forget(&self->ring);
         self->life++;
+        self->born = clock_seconds(CLOCK_MONOTONIC);
     }
     self->is_orphan = 0;
     atomic_store(self->guard, 1);

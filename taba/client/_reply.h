@@ -192,6 +192,8 @@ reply_end(Reply *self, PyObject *Py_UNUSED(ignored))
     if (self->is_over)
         Py_RETURN_NONE;
     self->is_over = 1;
+    if (is_of_parent(self->meter, self->began))
+        Py_RETURN_NONE;
     if (!meter_record(self->meter->in_flight, -1.0))
         return NULL;
     Meter *meter = self->meter;

@@ -213,12 +213,14 @@ tab_labels(Tab *self, PyObject *const *args, Py_ssize_t positional, PyObject *na
 /* --- Tabs: the types ----------------------------------------------------------------------------------------------------------- */
 
 static PyObject *
-tab_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+tab_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"port", "name", "type", "is_coarse", "is_healing", NULL};
     PyObject *port, *name, *tab_type;
     int is_coarse, is_healing;
     State *state = state_of(type);
-    if (state == NULL || !PyArg_ParseTuple(args, "O!UUpp:Tab", state->port, &port, &name, &tab_type, &is_coarse, &is_healing))
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!UUpp:Tab", names, state->port, &port, &name, &tab_type,
+                                                      &is_coarse, &is_healing))
         return NULL;
     Tab *self = (Tab *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -330,7 +332,15 @@ tab_count_exceptions(Tab *self, PyObject *args, PyObject *kwargs)
     return made;
 }
 
+static PyObject *
+tab_born(Tab *self, void *Py_UNUSED(closure))
+{
+    (void)port_ring(self->port); /* it may be found out only now */
+    return PyFloat_FromDouble(self->port->born);
+}
+
 static PyGetSetDef tab_getset[] = {
+    {"born", (getter)tab_born, NULL, "When this process was forked, in seconds of perf_counter(); 0 where it was not.", NULL},
     {"name", (getter)tab_name, NULL, "The canonical name.", NULL},
     {"type", (getter)tab_type, NULL, "The Type.", NULL},
     {"is_healing", (getter)tab_is_healing, NULL, "Whether what a process added is gone when it dies.", NULL},

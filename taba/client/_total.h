@@ -10,11 +10,12 @@ typedef struct {
 } Total;
 
 static PyObject *
-total_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+total_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"tab", NULL};
     PyObject *tab;
     State *state = state_of(type);
-    if (state == NULL || !PyArg_ParseTuple(args, "O!:Total", state->tab, &tab))
+    if (state == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!:Total", names, state->tab, &tab))
         return NULL;
     Total *self = (Total *)type->tp_alloc(type, 0);
     if (self != NULL) {

@@ -48,8 +48,9 @@ class Meter:
 
     def end(self, began: float, method: Any, route: Any, status: Any, received: int, sent: int) -> None:
         """One is over. `received` (0 for no body) and `sent` are -1 where nobody knows."""
-        self._in_flight.dec()
-        self._measure(began, method, route, status, received, sent)
+        if not self.is_of_parent(began):
+            self._in_flight.dec()
+            self._measure(began, method, route, status, received, sent)
 
     def exchange(self, route: Callable[[Any, str], Any], scope: Any, receive: Any, send: Any) -> Exchange:
         """One more, over ASGI, is under way; `route(scope, root)` tells the template of the route that took it."""
@@ -58,6 +59,10 @@ class Meter:
     def reply(self, route: Callable[[Any], Any], environ: dict[str, Any], start_response: Callable[..., Any], owner: Owner) -> Reply:
         """One more, over WSGI, is under way; `route(environ)` tells the template of the route that takes it."""
         return Reply(self, route, environ, start_response, owner)
+
+    def is_of_parent(self, began: float) -> bool:
+        """Whether a request began before this process was forked: whatever becomes of it here, it is its parent's."""
+        return began < float(self._in_flight.born)
 
     def _measure(self, began: float, method: Any, route: Any, status: Any, received: int, sent: int) -> None:
         requests, seconds, of_received, of_sent = self.series.get((method, route, status)) or self._made(method, route, status)
@@ -98,8 +103,11 @@ class Exchange:
 
     def _end(self) -> None:
         self.is_over = True
-        self._meter._in_flight.dec()
-        self._meter._measure(self._began, self._scope["method"], self.route(), self.status, self._received, self._sent)
+        meter = self._meter
+        if meter.is_of_parent(self._began):
+            return
+        meter._in_flight.dec()
+        meter._measure(self._began, self._scope["method"], self.route(), self.status, self._received, self._sent)
 
     async def receive(self) -> Any:
         """As the server's."""
@@ -202,6 +210,8 @@ class Reply:
         if not self.is_over:
             self.is_over = True
             meter, environ = self._meter, self.environ
+            if meter.is_of_parent(self._began):
+                return
             meter._in_flight.dec()
             length = environ.get("CONTENT_LENGTH")
             received = length_of(length) if length else 0  # of a body in pieces nobody knows

@@ -97,6 +97,7 @@ class Port:
         self._is_reading = False  # there are functions to read: no record takes the fast path, each looks whether it is time
         self._ring: OwnRing | None = None
         self.life = 0
+        self.born = 0.0  # when this process was found forked, in seconds of monotonic(), which is perf_counter() here; 0 where it was not
         self.exhausted = 0  # events that could not even be counted where they were dropped
         self._guard_page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # before Linux 4.14: only children that Python forked are told apart, by the after-fork hook
@@ -115,6 +116,7 @@ class Port:
         self._uncounted: deque[tuple[int, int]] = deque()
         self._counting = False
         self._is_orphan = False
+        self.born = monotonic() if self.life else 0.0
         self.life += 1
         self._guard[0] = 1
 

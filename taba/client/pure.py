@@ -216,6 +216,12 @@ class UpDown(Tab):
         """The sum of what this process recorded."""
         return self._net if self._net_life == self._port.life else 0.0
 
+    @property
+    def born(self) -> float:
+        """When this process was forked, in seconds of perf_counter(); 0 where it was not."""
+        self._port.notice_fork()
+        return self._port.born
+
     def add(self, value: float) -> None:
         """Add to the sum; the Port's lock is held."""
         self._net, self._net_life = self.net + value, self._port.life

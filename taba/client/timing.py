@@ -34,6 +34,9 @@ class Counting(Protocol):
 class Tracked(Counting, Protocol):
     """A Tab, as far as a Track needs it."""
 
+    @property
+    def born(self) -> float: ...
+
     def dec(self, n: Any = 1.0, time: float | None = None) -> None: ...
 
 
@@ -150,18 +153,24 @@ class Timer(_Around):
 
 
 class Track(_Around):
-    """`with tab.track():` is one more while the block runs, and one fewer however it ends; `@tab.track()` while the function does."""
+    """`with tab.track():` is one more while the block runs, and one fewer however it ends; `@tab.track()` while the function does.
 
-    __slots__ = ("_tab",)
+    Of a block that a forked child has left, too, the one more is its parent's, and so is the one fewer.
+    """
+
+    __slots__ = ("_births", "_tab")
 
     def __init__(self, tab: Tracked):
         self._tab = tab
+        self._births: list[float] = []  # of the processes that are inside, which are all the same but in a forked child
 
     def __enter__(self) -> None:
+        self._births.append(self._tab.born)
         self._tab.inc()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._tab.dec()
+        if self._births.pop() == self._tab.born:
+            self._tab.dec()
 
     def _again(self) -> Track:
         return self

@@ -107,12 +107,14 @@ class Sockets:
         self._seconds = client.percentile(f"{name}_websocket_seconds", description="how long websockets were open")
         self._messages = client.counter(f"{name}_websocket_messages", description="messages of websockets, by who sent them")
         in_flight = client.updown(f"{name}_websockets_in_flight", description="websockets that are open")
-        self.begin, self._done = in_flight.inc, in_flight.dec
+        self.begin, self._in_flight = in_flight.inc, in_flight
         self._routes = Names(MAX_ROUTES)
 
     def end(self, seconds: float, route: str | None, code: int | str, got: int, gave: int) -> None:
-        """One is over, after so many messages either way."""
-        self._done()
+        """One is over, after so many messages either way; in a forked child it is its parent's."""
+        if perf_counter() - seconds < self._in_flight.born:
+            return
+        self._in_flight.dec()
         name = UNMATCHED if route is None else self._routes.of(route) or "/"
         self._closed.labels(route=name, code=code if code == REJECTED or code in CODES else OTHER).inc()
         self._seconds.labels(route=name).observe(seconds)

@@ -67,8 +67,8 @@ class Tasks:
 
     def _ended(self, task: Any = None, state: Any = None, **rest: Any) -> None:
         began = task.request.get("taba_began")
-        if began is None:
-            return  # its beginning was not seen
+        if began is None or began < self._in_flight.born:
+            return  # its beginning was not seen, or a forked child comes to its end as well
         self._in_flight.dec()
         name = self._names.of(task.name)
         self._seconds.labels(task=name).observe(perf_counter() - began)

@@ -25,6 +25,13 @@ def instrument(app: App, *, name: str = "http") -> App:
 
 def route(scope: asgi.Scope, root: str) -> str | None:
     """The path that took a request, as the application wrote it; None where none did."""
+    try:  # most: mounted in nothing, and not FastAPI's
+        if scope["root_path"] == root and "fastapi" not in scope and "endpoint" in scope:
+            at_once: str | None = scope["route"].path
+            if at_once is not None:
+                return at_once
+    except (KeyError, AttributeError):
+        pass
     if "endpoint" not in scope:
         return None
     found, endpoint = scope.get("route"), scope["endpoint"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
 import sys
 import traceback
 import types
@@ -84,11 +86,52 @@ class MeteringTests(ClientCase):
         self.assertEqual(self.recorded(), {"in_flight": [1.0, -1.0] * 3, "requests": [1.0] * 3, "received": [7.0], "sent": [5.0, 0.0]})
         self.assertEqual((self.made, list(self.meter.series)), (1, [("GET", "/", 200)]))
 
+    def test_what_a_forked_child_comes_to_the_end_of_is_its_parents(self) -> None:
+        async def send(message: Any) -> None: ...
+
+        for fork in (os.fork, ctypes.PyDLL(None).fork):
+            began, track = self.meter.begin(), self.in_flight.track()
+            exchange = self.exchange(send=send)
+            reply = self.meter.reply(lambda environ: "/", {"REQUEST_METHOD": "GET"}, lambda *of: None, self)
+            track.__enter__()
+            self.assertEqual(self.in_flight.net, 4.0)
+            child = fork()
+            if child == 0:
+                status = 1
+                try:
+                    self.meter.end(began, "GET", "/", 200, 0, 0)
+                    self.run_steps(exchange.send(BODY))
+                    reply.end()
+                    track.__exit__(None, None, None)
+                    ends = (self.in_flight.net, self.made, exchange.is_over, reply.is_over)
+                    with track:
+                        own = self.meter.begin()
+                        under_way = self.in_flight.net
+                        self.meter.end(own, "GET", "/", 200, 0, 0)
+                    status = int((*ends, under_way, self.in_flight.net, self.made) != (0.0, 0, True, True, 2.0, 0.0, 1))
+                finally:
+                    os._exit(status)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            self.assertEqual((self.in_flight.net, self.made), (4.0, 0))
+            track.__exit__(None, None, None)
+            exchange.end(500)
+            reply.end()
+            self.meter.end(began, "GET", "/", 200, 0, 0)
+            self.assertEqual((self.in_flight.net, self.made), (0.0, 3))
+            self.meter.series.clear()
+            self.made = 0
+
     def test_what_is_no_series_and_what_cannot_be_a_key_is_an_error_of_whoever_gives_it(self) -> None:
         meter = type(self.meter)(self.in_flight, lambda *key: "four", print)
         for error, of in ((Exception, ("GET", "/", 200)), (TypeError, ("GET", [], 200))):
             self.assertRaises(error, meter.end, meter.begin(), *of, 0, 0)
         self.assertEqual(self.recorded(), {"in_flight": [1.0, -1.0] * 2})
+
+    def test_what_it_is_made_of_may_be_named_and_what_it_has_not_is_refused(self) -> None:
+        made = type(self.meter)(in_flight=self.in_flight, made=self.make, failed=print)
+        made.end(made.begin(), "GET", "/", 200, 0, 0)
+        self.assertEqual(self.made, 1)
+        self.assertRaises(TypeError, type(self.meter), self.in_flight, self.make, print, more=1)
 
     # --- over ASGI ---
 
@@ -487,3 +530,14 @@ class MeteringTests(ClientCase):
             gc.collect()
         self.assertEqual([sys.getrefcount(each) for each in held], before)
         self.assertEqual(kept(), kinds)
+
+
+class MadeInC(ClientCase):
+    accelerated = True
+
+    def test_what_c_is_asked_to_make_of_a_word_that_it_does_not_know_is_refused(self) -> None:
+        tab = self.producer().tab("x", "CounterGroup")
+        self.assertEqual(accelerator.Total(tab=tab).value, 0.0)
+        for make, given in ((accelerator.Total, (tab,)), (accelerator.Port, (print, print, print)), (accelerator.Mapping, (-1, 8))):
+            self.assertRaises(TypeError, make, *given, more=1)
+        self.assertRaises(TypeError, type(tab), print, "x", "CounterGroup", False, False, more=1)
