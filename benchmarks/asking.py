@@ -36,7 +36,7 @@ with urllib.request.urlopen(sys.argv[1]) as answer:
     while answer.read(1 << 20):
         pass
 """
-SENDS_AT_ONCE = 5  # rounds of bare sends
+BARE_ROUNDS = 6  # of bare sends
 ROWS = 50
 MANY = 1000  # Aggregates in one answer
 PAGES = 8
@@ -73,7 +73,7 @@ def run(effort: Effort) -> list[Row]:
         pages = where.used(PAGES, seconds)
         moving = Moving(services.query)
         one, crowd = where.used(1, seconds, moving), where.used(listeners, seconds, moving)
-        bare = Beside("as many bare sends", Figure.of(_bare_sends(listeners, crowd.bytes) for _ in range(SENDS_AT_ONCE)))
+        bare = Beside("as many bare sends", Figure.of(_bare_sends(listeners, crowd.bytes, effort.pick(0.0, 1.0))))
         top = _top(services.environ, services.server_url, seconds)
     floor = Beside("GET /healthz, p99", p99(found["floor"]))
     cores = "of a core, nothing folded"
@@ -115,24 +115,26 @@ def _beside(ask: Callable[[], float], url: str, path: str, least: int) -> list[f
     return found
 
 
-def _bare_sends(count: int, size: int) -> float:
-    """Milliseconds of processor that so many `send` of `size` bytes take, each to a peer of its own."""
+def _bare_sends(count: int, size: int, pause: float) -> list[float]:
+    """Milliseconds of processor that so many `send` of `size` bytes take, each to a peer of its own; some rounds, `pause` seconds apart."""
     with ExitStack() as stack:
         door = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=count))
-        peers, ends = [], []
+        peers: list[socket.socket] = []
+        ends: list[socket.socket] = []
         for _ in range(count):
             peers.append(stack.enter_context(socket.create_connection(door.getsockname())))
             ends.append(stack.enter_context(door.accept()[0]))
         content = bytes(size)
-        for warm in (True, False):
+        found = []
+        for _ in range(BARE_ROUNDS):
+            time.sleep(pause)
             began = time.thread_time()
             for end in ends:
                 end.send(content)
-            took = time.thread_time() - began
-            if warm:
-                for peer in peers:
-                    peer.recv(1 << 20)
-        return 1000 * took
+            found.append(1000 * (time.thread_time() - began))
+            for peer in peers:
+                peer.recv(1 << 20)
+        return found[1:]  # a kernel makes room for each connection at first
 
 
 class Used(NamedTuple):

@@ -34,6 +34,7 @@ class Said:
 
     def __init__(self, text: str):
         self.plain = text.encode()
+        self.size = len(self.plain)
         self._blocks: bytes | None = None
         self._chunks: dict[bool, bytes] = {}
         self._summed = 0  # bytes, for listeners that each have a checksum of their own
@@ -152,6 +153,11 @@ class Listener:
         """Write it, or miss it."""
         if self._gate.is_shut:
             self.missed += 1
+        elif self._has_begun and self._request.chunked:
+            takes_gzip = self._takes_gzip
+            if takes_gzip:
+                self._checksum, self._size = said.checksum(self._checksum), self._size + said.size
+            self._request.channel.send_now(said.chunk(takes_gzip))
         else:
             self._write(said)
 
@@ -170,10 +176,7 @@ class Listener:
 
     def _write(self, said: Said) -> None:
         if self._takes_gzip:
-            self._checksum, self._size = said.checksum(self._checksum), self._size + len(said.plain)
-        if self._has_begun and self._request.chunked:
-            self._request.channel.send_now(said.chunk(self._takes_gzip))
-            return
+            self._checksum, self._size = said.checksum(self._checksum), self._size + said.size
         head = _GZIP_HEAD if self._takes_gzip and not self._has_begun else b""
         self._has_begun = True
         self._send(head + (said.blocks if self._takes_gzip else said.plain))
