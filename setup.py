@@ -18,6 +18,7 @@ PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
     part("taba.agent._drain"),
+    part("taba.handlers._fresh"),
 ]
 
 # a build without the GIL uses what is written in Python: these parts rely on the GIL

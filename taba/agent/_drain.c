@@ -567,11 +567,50 @@ done:
     return answer;
 }
 
+PyDoc_STRVAR(join_bins_doc,
+             "join_bins(contents, start, end)\n--\n\n"
+             "The msgpack of these bytes of a list, each as a bin, one after the other.");
+
+static PyObject *
+join_bins(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *listed;
+    Py_ssize_t start, end;
+    if (!PyArg_ParseTuple(args, "O!nn", &PyList_Type, &listed, &start, &end))
+        return NULL;
+    if (start < 0 || start > end || end > PyList_GET_SIZE(listed)) {
+        PyErr_SetString(PyExc_ValueError, "beyond the list");
+        return NULL;
+    }
+    size_t length = 0;
+    for (Py_ssize_t at = start; at < end; at++) {
+        PyObject *one = PyList_GET_ITEM(listed, at);
+        if (!PyBytes_Check(one) || PyBytes_GET_SIZE(one) > INT32_MAX) {
+            PyErr_SetString(PyExc_TypeError, "no bytes, or too many");
+            return NULL;
+        }
+        length += put_bin(NULL, (uint64_t)PyBytes_GET_SIZE(one)) + (size_t)PyBytes_GET_SIZE(one);
+    }
+    PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (joined == NULL)
+        return NULL;
+    unsigned char *to = (unsigned char *)PyBytes_AS_STRING(joined);
+    for (Py_ssize_t at = start; at < end; at++) {
+        PyObject *one = PyList_GET_ITEM(listed, at);
+        to += put_bin(to, (uint64_t)PyBytes_GET_SIZE(one));
+        memcpy(to, PyBytes_AS_STRING(one), (size_t)PyBytes_GET_SIZE(one));
+        to += PyBytes_GET_SIZE(one);
+    }
+    return joined;
+}
+
 static PyMethodDef methods[] = {
     {"leading", (PyCFunction)(void (*)(void))leading, METH_FASTCALL, leading_doc},
     {"count", (PyCFunction)(void (*)(void))count, METH_FASTCALL, count_doc},
     {"place", (PyCFunction)(void (*)(void))place, METH_FASTCALL, place_doc},
     {"encode", encode, METH_VARARGS, encode_doc},
+    {"join_bins", join_bins, METH_VARARGS, join_bins_doc},
     {NULL, NULL, 0, NULL},
 };
 

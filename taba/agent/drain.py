@@ -368,14 +368,15 @@ class Drain:
     def _pack_states(self, folded: Folded, packed: Packed) -> None:
         """Add to `packed` what was folded."""
         edge = folded.states.edge
-        numbers, dumps, fields = folded.numbers, [pack_bin(dump) for dump in folded.states.dumps], folded.fields.tolist()
+        numbers, dumps, fields, native = folded.numbers, folded.states.dumps, folded.fields.tolist(), self._scratch.native
         counts, least, greatest = (
             column.tobytes() for column in (folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest)
         )
         for start, end in pairwise([0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]):
             bucket, type = self._sections[int(numbers[start])]
             few, wide = slice(4 * start, 4 * end), slice(8 * start, 8 * end)
-            its = b"".join(fields[start:end]), counts[few], least[wide], b"".join(dumps[start:end])
+            bins = b"".join(map(pack_bin, dumps[start:end])) if native is None else native.join_bins(dumps, start, end)
+            its = b"".join(fields[start:end]), counts[few], least[wide], bins
             packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[wide]))
 
     @staticmethod

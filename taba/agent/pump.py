@@ -24,6 +24,7 @@ from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
+IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a drain is for what stands beside records
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
@@ -98,13 +99,19 @@ class RingPump:
         is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
         is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
-        if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS):
+        pause = BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS if self._has_records else IDLE_DRAIN_SECONDS
+        if not is_filling and now < self._last_drain + pause:
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
         is_cut = self.drain(now, moment)
         if is_cut:
             self._last_drain = 0.0  # there is more, now
         return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
+
+    @property
+    def _has_records(self) -> bool:
+        """Whether the last look found something in any ring, or looked at none."""
+        return not self._fills or any(fill.records for fill in self._fills.values())
 
     def drain_now(self, now: float, moment: Moment) -> bool:
         """Look for rings and drain them, whatever the pace. Returns whether there is more at once."""

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,27 @@ MAX_COUNT = 2**32 - 1  # of one bin or slot of what an edge made; where stranger
 CELLS = 4  # so many times as many as Events there may be: with more, looking for those that are filled costs more than a sort
 
 
+def _found() -> Any:
+    """The C part, `_fresh.c`, where it was built and sound; or None."""
+    if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    try:
+        from taba.handlers import _fresh  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    return _fresh
+
+
+NATIVE: Any = _found()
+
+
 def figures_of(rows: Ints, values: Floats, total: int) -> dict[str, Any]:
     """The columns `total`, `low` and `high`."""
     low, high = np.full(total, np.inf), np.full(total, -np.inf)
+    if NATIVE is not None:
+        sums = np.zeros(total)
+        NATIVE.figures(rows, values, sums, low, high)
+        return {"total": sums, "low": low, "high": high}
     np.minimum.at(low, rows, values)
     np.maximum.at(high, rows, values)
     return {"total": sums_of(rows, values, total), "low": low, "high": high}
@@ -40,6 +60,11 @@ def bins_of(rows: Ints, values: Floats, total: int) -> tuple[Ints, Ints]:
     codes = np.empty(len(values), dtype=np.int64)
     for start in range(0, len(values), LOT):
         codes[start : start + LOT] = codes_of(values[start : start + LOT])
+    if NATIVE is not None:
+        keys, counts = np.empty((2, len(rows)), dtype=np.int64)
+        found = NATIVE.bins(rows, codes, keys, counts)
+        if found >= 0:  # the rows stand in order
+            return collapse(keys[:found], counts[:found])
     least = int(codes.min())
     codes -= least
     there = np.flatnonzero(np.bincount(codes))

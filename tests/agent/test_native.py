@@ -16,7 +16,7 @@ from taba import ring as layouts
 from taba.agent.drain import Drain, encode
 from taba.agent.edge import Edge
 from taba.agent.native import NATIVE
-from taba.batch import Section
+from taba.batch import Section, pack_bin
 from taba.handlers.lookup import find_edges
 from tests.agent.moments import at
 from tests.agent.test_reader import Case
@@ -166,6 +166,15 @@ class ArgumentsTests(Native):
         ):
             self.assertRaises(ValueError, NATIVE.place, *wrong)
         self.assertRaises(TypeError, NATIVE.place, content)
+
+    def test_bins_are_joined_and_nothing_else_is(self) -> None:
+        contents = [b"", b"a" * 255, b"b" * 256, b"c" * 70_000]
+        for start, end in ((0, 4), (1, 2), (2, 2)):
+            self.assertEqual(NATIVE.join_bins(contents, start, end), b"".join(map(pack_bin, contents[start:end])))
+        for wrong in ((contents, 0, 5), (contents, 3, 2), (contents, -1, 2)):
+            self.assertRaises(ValueError, NATIVE.join_bins, *wrong)
+        self.assertRaises(TypeError, NATIVE.join_bins, [b"", "a"], 0, 2)
+        self.assertRaises(TypeError, NATIVE.join_bins, (b"",), 0, 1)
 
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))

@@ -16,6 +16,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.client.cases import ROOT
 
 SOURCE = os.path.join(ROOT, "taba", "client", "_accelerator.c")
+FRESH = os.path.join(ROOT, "taba", "handlers", "_fresh.c")
 DRAIN = os.path.join(ROOT, "taba", "agent", "_drain.c")
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla", f"-I{sysconfig.get_paths()['include']}"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -37,7 +38,7 @@ class SanitizerTests(SynchronousTestCase):
 
     def test_the_analyzer_and_strict_warnings_find_nothing(self) -> None:
         sources = sorted(glob(os.path.join(ROOT, "taba", "**", "*.c"), recursive=True))
-        self.assertLessEqual({SOURCE, DRAIN}, {*sources})
+        self.assertLessEqual({SOURCE, DRAIN, FRESH}, {*sources})
         for source in sources:
             for level in ("-O1", "-O3"):
                 self.run_all([gcc(), *STRICT, "-fanalyzer", level, "-c", source, "-o", os.devnull])
@@ -52,6 +53,10 @@ class SanitizerTests(SynchronousTestCase):
         packages = ("taba", "taba/batch", "taba/client", "taba/agent", "taba/handlers", "twisted/plugins", "tests", "tests/agent")
         folder = self.copied(*packages)
         self.run_sanitized(folder, DRAIN, "taba.agent._drain", ["tests/agent/test_native.py", "tests/agent/test_drain.py"])
+
+    def test_the_sanitizers_find_nothing_in_what_the_tests_of_the_edge_do(self) -> None:
+        folder = self.copied("taba", "taba/handlers", "twisted/plugins", "tests", "tests/handlers")
+        self.run_sanitized(folder, FRESH, "taba.handlers._fresh", ["tests/handlers/test_fresh.py"])
 
     def copied(self, *packages: str) -> str:
         """The Python and the headers of these in a folder of their own, nothing built."""
