@@ -64,8 +64,10 @@ def run(effort: Effort) -> Iterator[Row]:
     with ExitStack() as stack:
         services = stack.enter_context(running(agent=True, TABA_RING_BYTES=str(RING_BYTES)))
         cluster = Cluster(services, stack, effort.pick(QUICK_VISIBLE_SECONDS, VISIBLE_SECONDS))
-        if cluster.hold(LEARNING[0], effort.pick(QUICK_SECONDS, LEARNING[1])).missing:
-            raise WorkerFailed("not even what the Clients record to begin with is folded in time")
+        begun = cluster.hold(LEARNING[0], effort.pick(QUICK_SECONDS, LEARNING[1]))
+        if begun.missing:
+            seen = f"{begun.missing:,} of {begun.recorded:,} events are not visible {begun.lag:.0f} s after the last"
+            raise WorkerFailed(f"not even what the Clients record to begin with is folded in time: {seen}")
         for rate in RATES:
             held = cluster.hold(rate.minute, effort.pick(QUICK_SECONDS, rate.seconds))
             yield from _rows(rate, held)
@@ -151,11 +153,5 @@ def _rows(rate: Rate, held: Held) -> list[Row]:
         Row(f"{title}: … p99", Figure.of([p99]), "s", rate.freshness),
         Row(f"{title}: dropped", Figure.of([held.dropped]), "events", budgets.CLUSTER_DROPS),
         Row(f"{title}: not visible {held.lag:.0f} s after the last", Figure.of([held.missing]), "events", budgets.CLUSTER_DROPS),
-        Row(
-            f"{title}: cores beside the Clients",
-            Figure.of([used]),
-            "cores",
-            rate.cores,
-            note=f"{parts}; Clients {held.cores['clients']:.2f}",
-        ),
+        Row(f"{title}: cores beside the Clients", Figure.of([used]), "cores", rate.cores, note=parts),
     ]

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import cluster, cluster_worker
+from benchmarks import cluster, cluster_worker, machine
 from benchmarks.__main__ import main
 from benchmarks.budgets import Budget
 from benchmarks.charts import draw
@@ -159,9 +160,33 @@ class LoadTest(SynchronousTestCase):
         self.assertEqual(sorted(batch.bucket for batch in batches), sorted(cold.names()))
 
 
+class MachineTest(SynchronousTestCase):
+    def test_what_a_process_used_is_told_finer_than_in_ticks_and_of_one_that_has_ended_not_at_all(self) -> None:
+        before, since = machine.cpu_seconds([os.getpid()]), time.process_time()
+        while time.process_time() < since + 0.002:
+            pass
+        now, most = machine.cpu_seconds([os.getpid()]) - before, time.process_time() - since
+        self.assertGreaterEqual(now, 0.002)
+        self.assertLess(now, most + 0.01)
+        ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
+        ended.wait(PATIENCE_SECONDS)
+        with self.assertRaises(OSError):
+            machine.cpu_seconds([ended.pid])
+
+    def test_where_the_kernel_tells_no_clock_of_a_process_its_ticks_are_taken(self) -> None:
+        self.patch(time, "clock_gettime", self.refuse)
+        self.assertApproximates(machine.cpu_seconds([os.getpid()]), time.process_time(), 1.0)
+
+    def refuse(self, clock: int) -> float:
+        raise OSError(clock)
+
+
 class ClusterTest(SynchronousTestCase):
     def rows(self, *missing: int) -> list[str]:
         """The names of the rows of a run, of which each rate leaves so many events that are not visible."""
+        return [row.name for row in self.run_of(*missing)]
+
+    def run_of(self, *missing: int) -> list[Row]:
         held = [
             cluster.Held(10, 0, 10.0, {"p50": 0.1, "p99": 0.2}, 1.0, left, dict.fromkeys((*cluster.PARTS, "clients"), 0.1), {})
             for left in missing
@@ -182,7 +207,11 @@ class ClusterTest(SynchronousTestCase):
 
         self.patch(cluster, "running", lambda **options: contextlib.nullcontext(None))
         self.patch(cluster, "Cluster", Pretended)
-        return [row.name for row in cluster.run(Effort(True))]
+        return list(cluster.run(Effort(True)))
+
+    def test_what_each_part_used_is_said_once(self) -> None:
+        [note] = [row.note for row in self.run_of(0, 0, 0, 0) if row.name == "1 M a minute: cores beside the Clients"]
+        self.assertEqual([note.count(part) for part in (*cluster.PARTS, "Clients")], [1] * (len(cluster.PARTS) + 1))
 
     def test_all_rates_are_held_and_everything_is_found(self) -> None:
         names = self.rows(0, 0, 0, 0)
@@ -195,7 +224,7 @@ class ClusterTest(SynchronousTestCase):
         self.assertIn("10 M a minute: not visible 1 s after the last", names)
 
     def test_a_cluster_that_does_not_even_begin_fails(self) -> None:
-        with self.assertRaises(WorkerFailed):
+        with self.assertRaisesRegex(WorkerFailed, "1 of 10 events are not visible 1 s after the last"):
             self.rows(1)
 
 

@@ -106,7 +106,6 @@ class Router(Operations):
         self._who = Who(self._token, wait_replicas)
         self._mender = Mender(self.atlas)
         self._away_seconds = away_seconds
-        self._quiet_seconds = min(READ_SECONDS, away_seconds)  # of a read; READ_SECONDS are fewer than a reply may take
 
     # --- the store as a whole ---
 
@@ -232,7 +231,7 @@ class Router(Operations):
         if hand is not None:
             server = hand.server
             asking = server.asking
-            quiet = self._quiet_seconds
+            quiet = self._away_seconds if self._away_seconds < READ_SECONDS else READ_SECONDS
             try:
                 if asking.under_way >= ASKED_AT_ONCE or (connection := server.idle()) is None:
                     answer = await asking.join(Question(asked, hand.reads, hand.is_whole, began, READ_SECONDS, quiet))
@@ -258,7 +257,7 @@ class Router(Operations):
         connection = None if hand is None else hand.server.idle()
         if hand is not None and connection is not None:
             try:
-                replies = await connection.execute([*reads, hand.reads], READ_SECONDS, self._quiet_seconds)
+                replies = await connection.execute([*reads, hand.reads], READ_SECONDS, min(READ_SECONDS, self._away_seconds))
             except StoreUnavailable as error:
                 self._may_look_again(hand, began, error)
             else:
@@ -326,7 +325,7 @@ class Router(Operations):
         here = {bucket: hand for bucket, hand in hands.items() if hand.server is server}
         owners = [hand.reads[1] for hand in here.values()]  # after the data
         try:
-            [reply] = await connection.execute([(b"MGET", *keys, *owners)], READ_SECONDS, self._quiet_seconds)
+            [reply] = await connection.execute([(b"MGET", *keys, *owners)], READ_SECONDS, min(READ_SECONDS, self._away_seconds))
         finally:
             server.release(connection)
         if not isinstance(reply, list) or not self.atlas.is_certain or reply[len(keys) :] != [hand.owner for hand in here.values()]:
