@@ -20,7 +20,7 @@ from taba.bounds import KiB
 from taba.ring import BadEntry, Layout, MalformedRing, TabEntry
 
 MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
-MAX_FRESH_TABS = 512  # names that are read at once: some 8 ms
+MAX_FRESH_TABS = 256  # names that are read at once: some 4 ms
 FRESH_BYTES = 256 * KiB  # that are read at once: several times the longest name with its description
 MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
 NO_TAB = np.uint32(2**32 - 1)  # in place of one: what is recorded for it is dropped and counted
