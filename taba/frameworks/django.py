@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
@@ -15,7 +15,7 @@ from django.core.signals import got_request_exception
 from django.utils.decorators import sync_and_async_middleware
 
 from taba.client.metering import length_of
-from taba.frameworks.serving import FAILED, FAILURES, GONE, Serving
+from taba.frameworks.serving import FAILED, FAILURES, GONE, MAX_ROUTES, Serving
 
 
 @cache
@@ -74,7 +74,12 @@ def _route(request: Any) -> str | None:
     match = getattr(request, "resolver_match", None)
     if match is None:
         return None
-    return f"/{match.route}".replace("//", "/")
+    return _written(match.route)
+
+
+@lru_cache(MAX_ROUTES)
+def _written(route: Any) -> str:
+    return f"/{route}".replace("//", "/")
 
 
 class _Served:
