@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -53,42 +54,46 @@ EDGES = {
 }
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+class Told(NamedTuple):
+    """What a file says of others: the absolute names of all that it imports, wherever in it; the modules among them that it has by
+    their own name; and what it takes of plain names, `name.attribute`."""
+
+    imports: frozenset[str]
+    modules: frozenset[str]
+    taken: frozenset[tuple[str, str]]
 
 
 @cache
-def told(path: Path) -> list[ast.AST]:
-    """What of a file says what it imports and uses: all of it is gone through once."""
-    return [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute)]
-
-
-@cache
-def imports(path: Path) -> set[str]:
-    """The absolute names of all modules that a file imports, wherever in it."""
+def told(path: Path) -> Told:
+    """As the source has it. Only this is kept: whole trees of all sources would be looked through by each collection of garbage."""
     package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
-    found = set()
-    for node in told(path):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+    imports, modules, taken = set(), set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name):
+                taken.add((node.value.id, node.attr))
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
-            found |= {f"{base}.{alias.name}" for alias in node.names}
-    return found
+            imports |= {f"{base}.{alias.name}" for alias in node.names}
+    return Told(frozenset(imports | modules), frozenset(modules), frozenset(taken))
+
+
+def imports(path: Path) -> frozenset[str]:
+    """The absolute names of all modules that a file imports, wherever in it."""
+    return told(path).imports
 
 
 def chance(path: Path) -> set[str]:
     """Which of CHANCE a file uses."""
     found = set()
-    for node in told(path):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            found |= {f"{node.value.id}.{node.attr}", node.value.id if node.value.id in ("random", "secrets", "uuid") else ""}
-    own = {"random", "secrets", "uuid"} - {alias.name for node in told(path) if isinstance(node, ast.Import) for alias in node.names}
-    found -= own  # a variable or argument of that name
+    for name, attribute in told(path).taken:
+        found |= {f"{name}.{attribute}", name if name in ("random", "secrets", "uuid") else ""}
+    found -= {"random", "secrets", "uuid"} - told(path).modules  # a variable or argument of that name
     for name in imports(path):
         found |= {"reactor"} if name == "twisted.internet.reactor" else set()
         found |= {"clocks"} if name.startswith("taba.clocks.boot") else set()
