@@ -101,7 +101,7 @@ def of_what_is_retained(held: Keeper) -> Iterator[Held]:
     retained by then, and that may be as much as the outbox holds.
     """
     # the outbox lets go of its oldest first: what is retained behind one that waits takes no more than the outbox has
-    is_stuck = bool(held._groups) and held._groups[0].unacknowledged > 0
+    is_stuck = held.groups.is_stuck
     lengths = [
         batch.length
         for lane in held.lanes.values()

@@ -13,7 +13,7 @@ The keeper knows no socket and no clock. `now` is monotonic seconds, `moment` wh
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from taba.agent import backlog
@@ -21,10 +21,10 @@ from taba.agent.ages import Moment
 from taba.agent.backlog import SPOOL_ROWS, Backlog
 from taba.agent.books import Books, id_of
 from taba.agent.fairness import RESERVE_SHARE, Rest
+from taba.agent.groups import Groups
 from taba.agent.history import History
 from taba.agent.lanes import (
     PROBE_SLACK_SECONDS,
-    Group,
     HeldBatch,
     Lane,
     Skip,
@@ -66,11 +66,11 @@ class Keeper:
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.books = Books(self, history, self.schedule)
         self.backlog = Backlog(spool, self.books, self.schedule, self.lanes, self.queue, now)
+        self.groups = Groups(outbox, history, self.books)
         self._new_stream = new_stream
         self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
         self.is_homeless = False  # the owner's: it is not, and nobody would find what is published there: all goes into the spool
-        self._groups: deque[Group] = deque()
         self.moves = 0  # to the spool
         self._moving = 0  # groups that begin before this position move to the spool
         self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
@@ -91,8 +91,7 @@ class Keeper:
         settled = set(table.settled)
         last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
         for found in self.outbox.groups():
-            group = Group(found.start, found.end)
-            self._groups.append(group)
+            group = self.groups.begin(found)
             self.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
             for stored in found.batches:
                 stream, bucket, number = stored.id
@@ -104,7 +103,7 @@ class Keeper:
                     if (stream, bucket) not in last:
                         last[stream, bucket] = self.spool.last(stream, bucket) if self.spool.batches else 0
                     if number > last[stream, bucket]:  # else a kill within a move left it in both places: the spool's counts
-                        self._hold(stored, group, self._lane(stored.id))
+                        self.groups.hold(group, stored, self._lane(stored.id))
                     else:
                         group.held.append(HeldBatch(stored))  # the spool's
                     continue
@@ -167,18 +166,6 @@ class Keeper:
             lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books)
         return lane
 
-    def _hold(self, stored: StoredBatch, group: Group, lane: Lane) -> None:
-        batch = HeldBatch(stored, group)
-        lane.in_outbox = group.end
-        if not lane.add(batch):
-            group.held.append(None)
-            return
-        group.held.append(batch)
-        group.unacknowledged += 1
-        group.unforgotten += 1
-        self.books.pending_bytes += batch.length
-        self.books.pending_batches += 1
-
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
@@ -220,7 +207,7 @@ class Keeper:
         return self._fits_in_spool(batches)
 
     def _fits_in_spool(self, batches: Sequence[EncodedBatch]) -> bool:
-        return not self._groups and sum(len(batch.content) + ROW_BYTES for batch in batches) <= self.spool.free
+        return not self.groups and sum(len(batch.content) + ROW_BYTES for batch in batches) <= self.spool.free
 
     def publish(
         self,
@@ -264,18 +251,17 @@ class Keeper:
         found = self.outbox.append(table, batches)
         if not batches:
             return
-        group = Group(found.start, found.end)
-        self._groups.append(group)
+        group = self.groups.begin(found)
         for stored in found.batches:
             stream, bucket, number = stored.id
             if stream == self.stream:
                 self.numbers[bucket] = number
             lane = self._lane(stored.id)
-            self._hold(stored, group, lane)
+            self.groups.hold(group, stored, lane)
             self.queue(lane, now)
 
     def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
-        if self._groups:
+        if self.groups:
             raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
         self._journal(table, batches)
         self._spooled_stream = self.stream
@@ -464,12 +450,12 @@ class Keeper:
     @property
     def is_busy(self) -> bool:
         """Whether Servers have applied less than half of what was published last."""
-        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
+        return self.groups.is_busy
 
     @property
     def unacknowledged(self) -> int:
         """Batches in the outbox that no Server has acknowledged."""
-        return sum(group.unacknowledged for group in self._groups)
+        return self.groups.unacknowledged
 
     @property
     def waiting_on_disk(self) -> int:
@@ -487,15 +473,7 @@ class Keeper:
 
     def _release(self, needed: int) -> None:
         """Release groups from the tail on: those that are forgotten, and for `needed` bytes those that are acknowledged too."""
-        end = self.outbox.released
-        while self._groups:
-            group = self._groups[0]
-            if group.unforgotten and (group.unacknowledged or self.outbox.free + end - self.outbox.released >= needed):
-                break
-            self._groups.popleft()
-            self._give_up(group)
-            end = group.end
-        self._release_to(end)
+        self._release_to(self.groups.give_up_done(needed))
 
     def _release_to(self, end: int) -> None:
         if end > self.outbox.released:
@@ -503,23 +481,8 @@ class Keeper:
             self.books.flush_history()
             self.outbox.release(end)
 
-    def _give_up(self, group: Group) -> None:
-        for stored, batch in zip(self.outbox.group(group.start).batches, group.held, strict=True):
-            if batch is None or batch.group is group:  # else it is in the spool
-                is_counted = stored.is_settled or (batch is not None and batch.is_dropped)
-                self.history.note(stored.id, 0 if is_counted else stored.events)
-        group.released = True
-        self.books.given_up += group.unforgotten
-        self.books.retained_bytes -= group.retained
-        self.books.retained_batches -= group.unforgotten
-
     def _bound_retained(self) -> None:
-        end = self.outbox.released
-        while self.books.retains_too_much and self._groups and not self._groups[0].unacknowledged:
-            group = self._groups.popleft()
-            self._give_up(group)
-            end = group.end
-        self._release_to(end)
+        self._release_to(self.groups.give_up_retained())
         while self.books.spool_retained:
             lane, batch = self.books.spool_retained[0]
             if lane.retains(batch) and not self.books.retains_too_much:
@@ -541,20 +504,20 @@ class Keeper:
     def _move_some(self, now: float, moment: Moment) -> bool:
         """Move a little from the outbox to the spool; False when nothing can be moved. Begins a move where none is under way."""
         if self._moving <= self.outbox.released:
-            if not self._groups:
+            if not self.groups:
                 return False
             self._moving = self.outbox.head
             self.moves += 1
             self.begin_stream(moment)
         moving, before = self._next_to_move(), self.outbox.released
-        needed = sum(stored.length + ROW_BYTES for stored, _, _ in moving)
+        needed = sum(stored.length + ROW_BYTES for stored, _ in moving)
         if needed > self.spool.free:
             self.backlog.give_up()
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
             EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length), stored.key)
-            for stored, _, _ in moving
+            for stored, _ in moving
         ]
         if batches:
             try:
@@ -562,18 +525,9 @@ class Keeper:
             except SpoolFull:
                 return False
         # a kill from here on finds them in both places: the spool's count
-        for _, batch, group in moving:
-            group.unacknowledged -= 1
-            group.unforgotten -= 1
-            self.books.pending_bytes -= batch.length
-            self.books.pending_batches -= 1
-            batch.group, batch.position, batch.flag = None, -1, -1
-        end = self.outbox.released
-        while self._groups and self._groups[0].start < self._moving and not self._groups[0].unacknowledged:
-            group = self._groups.popleft()
-            self._give_up(group)
-            end = group.end
-        self._release_to(end)
+        for _, batch in moving:
+            self.groups.moved(batch)
+        self._release_to(end := self.groups.give_up_moved(self._moving))
         if self._moving <= self.outbox.released:
             self._moved(now)
         return bool(moving) or end > before
@@ -581,29 +535,24 @@ class Keeper:
     @property
     def holds_any(self) -> bool:
         """Whether anything is in the outbox that would go with it."""
-        return bool(self._groups)
+        return bool(self.groups)
 
     def spool_all(self, now: float, moment: Moment) -> None:
         """Move everything to the spool, at once and as far as that has room: the outbox does not outlive this process."""
-        while self._groups and self._move_some(now, moment):
+        while self.groups and self._move_some(now, moment):
             pass
 
-    def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch, Group]]:
+    def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch]]:
         """The first batches that wait in the groups that move: MOVE_BYTES of them, or one."""
-        moving: list[tuple[StoredBatch, HeldBatch, Group]] = []
+        moving: list[tuple[StoredBatch, HeldBatch]] = []
         room = MOVE_BYTES
-        for group in self._groups:
-            if group.start >= self._moving or room <= 0:
+        for stored, batch in self.groups.waiting(self._moving):
+            room -= stored.length
+            if moving and room < 0:
                 break
-            if not group.unacknowledged:
-                continue
-            for stored, batch in zip(self.outbox.group(group.start).batches, group.held, strict=True):
-                if batch is None or not batch.is_pending or batch.group is None:
-                    continue
-                room -= stored.length
-                if moving and room < 0:
-                    return moving
-                moving.append((stored, batch, group))
+            moving.append((stored, batch))
+            if room <= 0:
+                break
         return moving
 
     def _moved(self, now: float) -> None:

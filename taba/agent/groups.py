@@ -1,0 +1,117 @@
+"""The outbox's groups that are not yet released, and what of each is still waited for: pure counts, beside the bytes in the outbox.
+
+1. A group is given up from the oldest on, and only once all of its batches are acknowledged, forgotten, or elsewhere.
+2. What is given up is noted in the history as its batches were counted; the outbox releases it when its owner says so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from taba.agent.books import Books
+from taba.agent.history import History
+from taba.agent.lanes import Group, HeldBatch, Lane
+from taba.agent.outbox import Outbox, StoredBatch, StoredGroup
+
+
+class Groups:
+    """The groups in `outbox`, oldest first. Whatever gives one up returns the position to which the outbox may be released, then."""
+
+    def __init__(self, outbox: Outbox, history: History, books: Books):
+        self._outbox, self._history, self._books = outbox, history, books
+        self._groups: deque[Group] = deque()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the oldest waits for a Server: those behind it wait with it."""
+        return bool(self._groups) and self._groups[0].unacknowledged > 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether Servers have applied less than half of what was published last."""
+        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Batches that no Server has acknowledged."""
+        return sum(group.unacknowledged for group in self._groups)
+
+    def begin(self, found: StoredGroup) -> Group:
+        """One more, of which nothing is held yet."""
+        group = Group(found.start, found.end)
+        self._groups.append(group)
+        return group
+
+    def hold(self, group: Group, stored: StoredBatch, lane: Lane) -> None:
+        """The next batch of a group, which waits in its lane unless that knows it is done with."""
+        batch = HeldBatch(stored, group)
+        lane.in_outbox = group.end
+        if not lane.add(batch):
+            group.held.append(None)
+            return
+        group.held.append(batch)
+        group.unacknowledged += 1
+        group.unforgotten += 1
+        self._books.pending_bytes += batch.length
+        self._books.pending_batches += 1
+
+    def give_up_done(self, needed: int) -> int:
+        """Give up those that are forgotten, and for `needed` bytes those that are acknowledged, too."""
+        end = self._outbox.released
+        while self._groups:
+            group = self._groups[0]
+            if group.unforgotten and (group.unacknowledged or self._outbox.free + end - self._outbox.released >= needed):
+                break
+            end = self._give_up_oldest()
+        return end
+
+    def give_up_retained(self) -> int:
+        """Give up the oldest that are acknowledged, as long as too much is retained."""
+        end = self._outbox.released
+        while self._books.retains_too_much and self._groups and not self._groups[0].unacknowledged:
+            end = self._give_up_oldest()
+        return end
+
+    def give_up_moved(self, before: int) -> int:
+        """Give up those that begin before this position and of which nothing waits any more."""
+        end = self._outbox.released
+        while self._groups and self._groups[0].start < before and not self._groups[0].unacknowledged:
+            end = self._give_up_oldest()
+        return end
+
+    def _give_up_oldest(self) -> int:
+        group = self._groups.popleft()
+        for stored, batch in zip(self._outbox.group(group.start).batches, group.held, strict=True):
+            if batch is None or batch.group is group:  # else it is in the spool
+                is_counted = stored.is_settled or (batch is not None and batch.is_dropped)
+                self._history.note(stored.id, 0 if is_counted else stored.events)
+        group.released = True
+        self._books.given_up += group.unforgotten
+        self._books.retained_bytes -= group.retained
+        self._books.retained_batches -= group.unforgotten
+        return group.end
+
+    def waiting(self, before: int) -> Iterator[tuple[StoredBatch, HeldBatch]]:
+        """What waits in the groups that begin before this position, and how it is stored."""
+        for group in self._groups:
+            if group.start >= before:
+                return
+            if not group.unacknowledged:
+                continue
+            for stored, batch in zip(self._outbox.group(group.start).batches, group.held, strict=True):
+                if batch is not None and batch.is_pending and batch.group is not None:
+                    yield stored, batch
+
+    def moved(self, batch: HeldBatch) -> None:
+        """This one is in the spool now, whose it is."""
+        group = batch.group
+        assert group is not None
+        group.unacknowledged -= 1
+        group.unforgotten -= 1
+        self._books.pending_bytes -= batch.length
+        self._books.pending_batches -= 1
+        batch.group, batch.position, batch.flag = None, -1, -1
