@@ -107,7 +107,7 @@ class Input:
             counts[0] += 1
             origin, _, is_own = self._origins.place(name.decode("ascii", "replace") or OTHERS, self._now)
             found = origin.reader.read(content)
-            if not is_own:
+            if name and not is_own:  # else it was killed before it could say from where this came
                 counts[PLACE["beyond_origins"]] += 1
             if place >= at:
                 self._record(found[begun:], progress)

@@ -305,6 +305,13 @@ class AtASocket(SynchronousTestCase):
             self.assertEqual(self.events, [("10.0.0.1", "a", 1.0), ("10.0.0.1", "b", 2.0)])
             one._look()
 
+    def test_what_came_from_nobody_knows_where_is_recorded_with_others_and_is_no_origin_too_many(self) -> None:
+        self.desk().sheet()[:5] = b"a:1|c"
+        one, _ = self.input("udp")
+        one.take_up()
+        self.assertEqual(self.events, [("others", "a", 1.0)])
+        self.assertEqual(self.end(one), {"packets": 1, "lines": 1, "events": 1})
+
     def test_of_what_is_in_hand_the_packet_that_kills_whoever_reads_it_is_given_up_and_no_other(self) -> None:
         def read(reader: Reader, content: bytes) -> list[Event]:
             if b"bad" in content:
