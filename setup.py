@@ -19,6 +19,8 @@ PARTS = [
     part("taba.server.ask._writing"),
     part("taba.agent._drain"),
     part("taba.handlers._fresh"),
+    part("taba.handlers._rows"),
+    part("taba.shard.servers._wire"),
 ]
 
 # a build without the GIL uses what is written in Python: these parts rely on the GIL

@@ -7,6 +7,7 @@ written lately, sparse, at most JOURNAL_SLOTS. When there are more, those of mor
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from taba.handlers.ragged import (
     Shape,
     aligned,
     bounds_of,
+    by_rows,
     count_rows,
     cut_rows,
     join_rows,
@@ -78,6 +80,20 @@ _LEVELS = 3  # of the archive
 _BLOCKS = _LEVELS * BLOCK.itemsize
 _NO_ARCHIVE = bytes(_BLOCKS)
 _EMPTY = empty_dump(_HEADER, mark=_MARK)
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+def _written_in_c() -> Any:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return None  # importing it would switch the GIL on for everybody
+    try:
+        from taba.handlers import _rows  # type: ignore[attr-defined]
+    except ImportError:  # not built: the arrays do it all
+        return None
+    return _rows
+
+
+_rows = _written_in_c()
 
 
 class CounterStates:
@@ -94,6 +110,15 @@ class CounterStates:
         self.slot_counts = counts
         self.slot_totals = totals
         self.now = np.inf  # of the last fold
+
+
+class FoldedDumps:
+    """Main parts as bytes, after a fold: how many slots each journal has, and when it was."""
+
+    __slots__ = ("dumps", "frame", "now", "slots")
+
+    def __init__(self, dumps: list[bytes], slots: list[int], now: float, frame: bytes):
+        self.dumps, self.slots, self.now, self.frame = dumps, slots, now, frame
 
 
 class CounterGroup(ArrayHandler):
@@ -152,6 +177,19 @@ class CounterGroup(ArrayHandler):
             )
         self._forget(states, now)
 
+    def fold_dumps(
+        self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, frame: bytes = b""
+    ) -> FoldedDumps | None:
+        """What `load_array` and `fold_array` would make, in one pass over the bytes; None where that is not to be had.
+
+        Each row must have Events. With `frame` each dump stands behind one of the same version, and `frame` before what is made.
+        """
+        if _rows is None or not len(rows):
+            return None
+        rows, times, values = by_rows(rows, times, values)
+        found = _rows.fold(dumps, rows, codes_of(values), times, values, now, frame)
+        return None if found is None else FoldedDumps(*found, now, frame)
+
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         head = {**figures_of(rows, values, total), "refused": np.zeros(total, np.int64), "held": np.zeros(total, np.int64)}
         bins = bins_of(rows, values, total)
@@ -207,12 +245,19 @@ class CounterGroup(ArrayHandler):
             states.slot_keys = states.slot_keys[kept]
             states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
 
-    def spilling(self, states: CounterStates) -> Ints:
-        slots = count_rows(rows_in(states.slot_keys), states.rows)
+    def spilling(self, states: CounterStates | FoldedDumps) -> Ints:
+        if isinstance(states, FoldedDumps):
+            if max(states.slots) <= JOURNAL_SLOTS:
+                return _NONE
+            slots = np.array(states.slots)
+        else:
+            slots = count_rows(rows_in(states.slot_keys), states.rows)
         # most of a spill's cost is its first row: those that soon would go with it, and from then on together
         return np.flatnonzero(slots > (SPILL_SLOTS if slots.max(initial=0) > JOURNAL_SLOTS else JOURNAL_SLOTS))
 
-    def spill(self, states: CounterStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+    def spill(self, states: CounterStates | FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        if isinstance(states, FoldedDumps):
+            return self._spill_dumps(states, rows.tolist(), parts)
         starts, of = starts_in(states.slot_keys), rows_in(states.slot_keys)
         steady = LADDER.steady(of, starts, states.rows, states.now)
         chosen = np.zeros(states.rows, dtype=np.bool_)
@@ -237,6 +282,18 @@ class CounterGroup(ArrayHandler):
         states.slot_counts, states.slot_totals = states.slot_counts[kept], states.slot_totals[kept]
         return [[archive] for archive in merged]
 
+    def _spill_dumps(self, states: FoldedDumps, rows: list[int], parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        dumps, frame = states.dumps, states.frame
+        found = _rows.spill([dumps[row] for row in rows], [part[0] for part in parts], states.now, frame)
+        if found is None:  # what is out of the ordinary
+            loaded = self.load_array([dumps[row][len(frame) :] for row in rows])
+            loaded.now = states.now
+            archives = [archive for [archive] in self.spill(loaded, np.arange(len(rows)), parts)]
+            found = [frame + dump for dump in self.dump_array(loaded)], archives
+        for row, dump in zip(rows, found[0], strict=True):
+            dumps[row] = dump
+        return [[archive] for archive in found[1]]
+
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""
         loaded = self.load_array([state[0] for state in states])
@@ -257,7 +314,9 @@ class CounterGroup(ArrayHandler):
             [further] = self.spill(merged, np.array([0]), [further])
         return self.dump_array(merged) + further
 
-    def dump_array(self, states: CounterStates) -> list[bytes]:
+    def dump_array(self, states: CounterStates | FoldedDumps) -> list[bytes]:
+        if isinstance(states, FoldedDumps):
+            return states.dumps
         bins = Shape(bins_per_row(states.bin_keys, states.rows))
         firsts, deltas = deltas_of(codes_in(states.bin_keys), bins)
         widths = bin_codes(states.bin_counts, deltas, bins)

@@ -52,6 +52,7 @@ class Cumulative(CounterGroup):
     further_parts = 1
     pairs = "start"
     edge = None  # an increase depends on what was last seen, which only the State knows
+    fold_dumps = None  # type: ignore[assignment]
     merge_array = None  # type: ignore[assignment]
     count_array = None  # type: ignore[assignment]
 

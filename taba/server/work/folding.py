@@ -429,8 +429,11 @@ def _halves(rows: list[int]) -> tuple[list[int], list[int]]:
 def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: list[int]) -> _Lot:
     runs, merges = work.runs, work.merges
     if len(rows) == len(dumps) and rows == list(range(len(dumps))):
-        states = handler.load_array(dumps)
         of_runs, of_merges = runs.rows, [row for row, _ in merges]
+        quick = None if of_merges else _fold_dumps(handler, dumps, runs, now)
+        if quick is not None:
+            return _Lot(quick, rows, handler.spilling(quick).tolist())
+        states = handler.load_array(dumps)
     else:
         place = {row: index for index, row in enumerate(rows)}
         runs, merges = Runs.of([run for run in runs if run[0] in place]), [merge for merge in merges if merge[0] in place]
@@ -446,6 +449,20 @@ def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: li
         states = handler.merge_array(states, numpy.array(of_merges, dtype=numpy.int64), [dump for _, dump in merges], now)
     spilling = [rows[index] for index in handler.spilling(states)] if handler.further_parts else []
     return _Lot(states, rows, spilling)
+
+
+def _fold_dumps(handler: Any, dumps: list[bytes], runs: Runs, now: float) -> Any:
+    """What a Handler makes of the bytes at once, where it has such a way, and it is one for these Events; else None."""
+    fold_dumps = getattr(handler, "fold_dumps", None)
+    if fold_dumps is None or not _BYTES.issuperset(map(type, runs.values)):
+        return None
+    return fold_dumps(dumps, _rows_of(runs), _floats(runs.times), _floats(runs.values), now)  # type: ignore[arg-type]
+
+
+def _rows_of(runs: Runs) -> Any:
+    """The row of each Event."""
+    indexes = numpy.array(runs.rows, dtype=numpy.int64)
+    return numpy.repeat(indexes, runs.counts) if runs.counts.count(1) < len(indexes) else indexes
 
 
 def _finish_lot(

@@ -10,6 +10,7 @@ lose WATCHes, leak connections and know no deadline for a whole pipeline.
 
 from __future__ import annotations
 
+import sysconfig
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -81,8 +82,25 @@ def _told(reply: Exception) -> str:
     return str(reply).removeprefix(_ABORTED)
 
 
+def _written_in_c() -> Any:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return None  # importing it would switch the GIL on for everybody
+    try:
+        from taba.shard.servers import _wire  # type: ignore[attr-defined]
+    except ImportError:  # not built
+        return None
+    return _wire
+
+
+_wire = _written_in_c()
+
+
 def encode(commands: Sequence[Command]) -> bytes:
     """The bytes of `commands` on the wire."""
+    if _wire is not None:
+        content: bytes | None = _wire.encode(commands if type(commands) is list else list(commands))
+        if content is not None:
+            return content
     return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub wants one element
 
 

@@ -1,0 +1,630 @@
+/* CounterGroup's States, from the bytes of their main parts to those of the next, in one pass a State.
+
+   1. What is here is done a second time: taba/handlers/counter_group.py says what the bytes mean, and does all that this leaves alone.
+      Both give the same bytes (tests/handlers/test_rows.py).
+   2. Every byte of a dump is a stranger's: it is read only where the dump's own length says that it lies. A dump that is none, or one that is
+      out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault.
+   3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define HEAD_BYTES 48
+#define BLOCK_BYTES 8
+#define LEVELS 3                             /* of an archive */
+#define MARK 0x43
+#define MAX_CODE 32767
+#define MAX_BINS 2048                        /* per sign */
+#define MOST_BINS 8192                       /* of a State that is handled here; a sketch has 4,097 at the most */
+#define MOST_SLOTS 512                       /* of a journal, and of an archive's level, that is handled here; ordinary ones have a hundred */
+#define MOST_COUNT (INT64_C(1) << 48)        /* of one bin or slot of a dump that is handled here: no sum of them is too great for 64 bits */
+#define MOST_RUNS 64                         /* runs of one slot among a State's events that are handled here */
+#define MAX_START ((INT64_C(1) << 33) - 1)
+#define MAX_TALLY UINT32_MAX
+#define MAX_AHEAD 3600
+#define DAY 86400
+#define COUNTED_FROM 24                      /* events of one State, from which on their codes are counted in a table of all codes */
+#define ALL_CODES 65536
+
+static const int64_t WIDTHS[LEVELS + 1] = {5, 30, 150, 900};
+static const int64_t SPANS[LEVELS + 1] = {60, 600, 3600, DAY};
+
+typedef struct {
+    int64_t start, count;
+    double total;
+} Slot;
+
+typedef struct {
+    double total, low, high;
+    uint32_t refused;
+    uint64_t held;
+    int bins, slots;
+    int32_t codes[MOST_BINS];
+    int64_t weights[MOST_BINS];
+    Slot slot[MOST_SLOTS + MOST_RUNS];
+} State;
+
+static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
+
+static int64_t load_int(const uint8_t *from, int code, int is_signed) {
+    switch (code) {
+    case 0: return is_signed ? (int64_t)(int8_t)from[0] : (int64_t)from[0];
+    case 1: { uint16_t found; memcpy(&found, from, 2); return is_signed ? (int64_t)(int16_t)found : (int64_t)found; }
+    case 2: { uint32_t found; memcpy(&found, from, 4); return is_signed ? (int64_t)(int32_t)found : (int64_t)found; }
+    default: { int64_t found; memcpy(&found, from, 8); return found; }
+    }
+}
+
+static double load_number(const uint8_t *from, int code) {
+    double found;
+    if (code < 3) return (double)load_int(from, code, 1);
+    memcpy(&found, from, 8);
+    return found;
+}
+
+static void store_int(uint8_t *to, int code, int64_t item) {
+    memcpy(to, &item, (size_t)1 << code);  /* little-endian: see PyInit__rows */
+}
+
+static void store_number(uint8_t *to, int code, double item) {
+    if (code < 3) store_int(to, code, (int64_t)item);
+    else memcpy(to, &item, 8);
+}
+
+static Py_ssize_t aligned(Py_ssize_t end, int code) {
+    Py_ssize_t least = ((Py_ssize_t)1 << code) - 1;
+    return (end + least) & ~least;
+}
+
+static int count_code(uint64_t most) {
+    return most < (1u << 8) ? 0 : most < (1u << 16) ? 1 : most < (UINT64_C(1) << 32) ? 2 : 3;
+}
+
+static int number_code(const Slot *slots, int count) {
+    double most = 0.0;
+    for (int place = 0; place < count; place++) {
+        double size = fabs(slots[place].total);
+        if (rint(size) != size) return 3;  /* NaN too */
+        if (size > most) most = size;
+    }
+    return most < 128.0 ? 0 : most < 32768.0 ? 1 : most < 2147483648.0 ? 2 : 3;
+}
+
+/* numpy's: so that sums are the same to the last bit */
+static double pairwise(const double *items, Py_ssize_t count) {
+    if (count < 8) {
+        double sum = -0.0;
+        for (Py_ssize_t place = 0; place < count; place++) sum += items[place];
+        return sum;
+    }
+    if (count <= 128) {
+        double part[8];
+        Py_ssize_t place;
+        for (int lane = 0; lane < 8; lane++) part[lane] = items[lane];
+        for (place = 8; place < count - count % 8; place += 8)
+            for (int lane = 0; lane < 8; lane++) part[lane] += items[place + lane];
+        double sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+        for (; place < count; place++) sum += items[place];
+        return sum;
+    }
+    Py_ssize_t half = count / 2;
+    half -= half % 8;
+    return pairwise(items, half) + pairwise(items + half, count - half);
+}
+
+static double summed(const double *items, Py_ssize_t count) {
+    return count > 1 ? items[0] + pairwise(items + 1, count - 1) : items[0];
+}
+
+/* Where the sections of a block lie, from `start` on. False where `end` comes first. */
+typedef struct {
+    int count_code, total_code, offset_code;
+    Py_ssize_t totals, counts, offsets, end;
+} Block;
+
+static Block block_at(Py_ssize_t start, int slots, unsigned codes) {
+    Block block = {.count_code = codes & 3, .total_code = codes >> 2 & 3, .offset_code = codes >> 4 & 3, .totals = start};
+    block.counts = aligned(start + ((Py_ssize_t)slots << block.total_code), block.count_code);
+    block.offsets = aligned(block.counts + ((Py_ssize_t)slots << block.count_code), block.offset_code);
+    block.end = aligned(block.offsets + ((Py_ssize_t)slots << block.offset_code), 3);
+    return block;
+}
+
+/* False where these are no slots in order, of times and counts that there may be. */
+static int read_block(const uint8_t *dump, const Block *block, int slots, int64_t base, int64_t width, Slot *found) {
+    int64_t before = -1;
+    for (int place = 0; place < slots; place++) {
+        int64_t offset = load_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, 0);
+        int64_t count = load_int(dump + block->counts + ((Py_ssize_t)place << block->count_code), block->count_code, 0);
+        if (offset < 0 || offset > MAX_START || count <= 0 || count > MOST_COUNT) return 0;
+        int64_t start = (base + offset) * width;
+        if (start > MAX_START || start <= before) return 0;
+        before = start;
+        found[place] = (Slot){start, count, load_number(dump + block->totals + ((Py_ssize_t)place << block->total_code), block->total_code)};
+    }
+    return 1;
+}
+
+static unsigned codes_of_block(const Slot *slots, int count, int64_t width) {
+    uint64_t most = 0;
+    for (int place = 0; place < count; place++)
+        if ((uint64_t)slots[place].count > most) most = (uint64_t)slots[place].count;
+    uint64_t farthest = count ? (uint64_t)((slots[count - 1].start - slots[0].start) / width) : 0;
+    return (unsigned)(count_code(most) | number_code(slots, count) << 2 | count_code(farthest) << 4);
+}
+
+static void write_block(uint8_t *dump, const Block *block, const Slot *slots, int count, int64_t width) {
+    for (int place = 0; place < count; place++) {
+        store_number(dump + block->totals + ((Py_ssize_t)place << block->total_code), block->total_code, slots[place].total);
+        store_int(dump + block->counts + ((Py_ssize_t)place << block->count_code), block->count_code, slots[place].count);
+        store_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, (slots[place].start - slots[0].start) / width);
+    }
+}
+
+static void write_block_head(uint8_t *to, const Slot *slots, int count, int64_t width, unsigned codes) {
+    uint32_t base = count ? (uint32_t)(slots[0].start / width) : 0;
+    uint16_t two[2] = {(uint16_t)count, (uint16_t)codes};
+    memcpy(to, &base, 4);
+    memcpy(to + 4, two, 4);
+}
+
+/* False for what is no State of the ordinary. */
+static int read_state(const uint8_t *dump, Py_ssize_t length, State *state) {
+    if (length == 0) {
+        state->total = 0.0;
+        state->low = Py_HUGE_VAL;
+        state->high = -Py_HUGE_VAL;
+        state->refused = 0;
+        state->held = 0;
+        state->bins = state->slots = 0;
+        return 1;
+    }
+    if (length < HEAD_BYTES || length % 8 || dump[37] != MARK) return 0;
+    uint32_t held, base;
+    uint16_t bins, slots, codes;
+    int16_t first;
+    memcpy(&state->total, dump, 8);
+    memcpy(&state->low, dump + 8, 8);
+    memcpy(&state->high, dump + 16, 8);
+    memcpy(&state->refused, dump + 24, 4);
+    memcpy(&held, dump + 28, 4);
+    memcpy(&bins, dump + 32, 2);
+    memcpy(&first, dump + 34, 2);
+    memcpy(&base, dump + 40, 4);
+    memcpy(&slots, dump + 44, 2);
+    memcpy(&codes, dump + 46, 2);
+    if (bins > MOST_BINS || slots > MOST_SLOTS || (bins && !(state->low <= state->high))) return 0;
+    int weight_code = dump[36] & 3, delta_code = dump[36] >> 2 & 1;
+    Py_ssize_t weights = HEAD_BYTES;
+    Py_ssize_t deltas = aligned(weights + ((Py_ssize_t)bins << weight_code), delta_code);
+    Block block = block_at(aligned(deltas + ((Py_ssize_t)bins << delta_code), 3), slots, codes);
+    if (block.end != length) return 0;
+    state->held = held;
+    state->bins = bins;
+    state->slots = slots;
+    int32_t code = first;
+    for (int place = 0; place < bins; place++) {
+        int64_t delta = load_int(dump + deltas + ((Py_ssize_t)place << delta_code), delta_code, 0);
+        int64_t weight = load_int(dump + weights + ((Py_ssize_t)place << weight_code), weight_code, 0);
+        if ((place == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
+        code += (int32_t)delta;
+        if (code > MAX_CODE || code < -MAX_CODE) return 0;
+        state->codes[place] = code;
+        state->weights[place] = weight;
+    }
+    return read_block(dump, &block, slots, base, WIDTHS[0], state->slot);
+}
+
+static PyObject *write_state(const State *state, const uint8_t *frame, Py_ssize_t frame_bytes) {
+    uint64_t heaviest = 0, farthest = 0;
+    for (int place = 0; place < state->bins; place++) {
+        if ((uint64_t)state->weights[place] > heaviest) heaviest = (uint64_t)state->weights[place];
+        if (place && (uint64_t)(state->codes[place] - state->codes[place - 1]) > farthest)
+            farthest = (uint64_t)(state->codes[place] - state->codes[place - 1]);
+    }
+    int weight_code = count_code(heaviest), delta_code = count_code(farthest);
+    unsigned codes = codes_of_block(state->slot, state->slots, WIDTHS[0]);
+    Py_ssize_t deltas = aligned(HEAD_BYTES + ((Py_ssize_t)state->bins << weight_code), delta_code);
+    Block block = block_at(aligned(deltas + ((Py_ssize_t)state->bins << delta_code), 3), state->slots, codes);
+    PyObject *made = PyBytes_FromStringAndSize(NULL, frame_bytes + block.end);
+    if (made == NULL) return NULL;
+    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
+    memcpy(dump, frame, (size_t)frame_bytes);
+    dump += frame_bytes;
+    memset(dump, 0, (size_t)block.end);
+    uint32_t held = state->held < MAX_TALLY ? (uint32_t)state->held : MAX_TALLY;
+    uint16_t bins = (uint16_t)state->bins;
+    int16_t first = (int16_t)(state->bins ? state->codes[0] : 0);
+    memcpy(dump, &state->total, 8);
+    memcpy(dump + 8, &state->low, 8);
+    memcpy(dump + 16, &state->high, 8);
+    memcpy(dump + 24, &state->refused, 4);
+    memcpy(dump + 28, &held, 4);
+    memcpy(dump + 32, &bins, 2);
+    memcpy(dump + 34, &first, 2);
+    dump[36] = (uint8_t)(weight_code | delta_code << 2);
+    dump[37] = MARK;
+    write_block_head(dump + 40, state->slot, state->slots, WIDTHS[0], codes);
+    for (int place = 0; place < state->bins; place++) {
+        store_int(dump + HEAD_BYTES + ((Py_ssize_t)place << weight_code), weight_code, state->weights[place]);
+        int32_t delta = place ? state->codes[place] - state->codes[place - 1] : 0;
+        store_int(dump + deltas + ((Py_ssize_t)place << delta_code), delta_code, delta);
+    }
+    write_block(dump, &block, state->slot, state->slots, WIDTHS[0]);
+    return made;
+}
+
+/* The place of `code` among the bins, or of the first beyond it. */
+static int bin_of(const State *state, int32_t code) {
+    int low = 0, high = state->bins;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (state->codes[middle] < code) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* False where there are more bins than are handled here. */
+static int add_bin(State *state, int32_t code, int64_t weight, int *is_new) {
+    int place = bin_of(state, code);
+    if (place < state->bins && state->codes[place] == code) {
+        state->weights[place] += weight;
+        return 1;
+    }
+    if (state->bins == MOST_BINS) return 0;
+    memmove(state->codes + place + 1, state->codes + place, (size_t)(state->bins - place) * sizeof *state->codes);
+    memmove(state->weights + place + 1, state->weights + place, (size_t)(state->bins - place) * sizeof *state->weights);
+    state->codes[place] = code;
+    state->weights[place] = weight;
+    state->bins++;
+    *is_new = 1;
+    return 1;
+}
+
+static void collapse(State *state) {
+    if (state->bins < 2 || state->codes[state->bins - 1] - state->codes[0] < MAX_BINS) return;
+    int32_t first = state->codes[0], last = state->codes[state->bins - 1];
+    int kept = 0;
+    for (int place = 0; place < state->bins; place++) {
+        int32_t code = state->codes[place];
+        if (code > 0 && code < last - (MAX_BINS - 1)) code = last - (MAX_BINS - 1);
+        else if (code < 0 && code > first + (MAX_BINS - 1)) code = first + (MAX_BINS - 1);
+        if (kept && state->codes[kept - 1] == code) {
+            state->weights[kept - 1] += state->weights[place];
+        } else {
+            state->codes[kept] = code;
+            state->weights[kept++] = state->weights[place];
+        }
+    }
+    state->bins = kept;
+}
+
+static int add_codes(State *state, const int64_t *codes, Py_ssize_t count) {
+    int is_new = 0, is_done = 1;
+    for (Py_ssize_t place = 0; place < count; place++)
+        if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
+    if (count < COUNTED_FROM || count > UINT32_MAX) {
+        for (Py_ssize_t place = 0; place < count; place++)
+            if (!add_bin(state, (int32_t)codes[place], 1, &is_new)) return 0;
+    } else {
+        int64_t least = codes[0], most = codes[0];
+        for (Py_ssize_t place = 0; place < count; place++) {
+            counted[codes[place] + 32768]++;
+            if (codes[place] < least) least = codes[place];
+            if (codes[place] > most) most = codes[place];
+        }
+        for (int64_t code = least; code <= most; code++) {
+            uint32_t weight = counted[code + 32768];
+            if (weight == 0) continue;
+            counted[code + 32768] = 0;  /* also of those for which there is no room */
+            is_done = is_done && add_bin(state, (int32_t)code, weight, &is_new);
+        }
+        if (!is_done) return 0;
+    }
+    if (is_new) collapse(state);
+    return 1;
+}
+
+/* Add runs, which are sorted and one of each slot, to slots. */
+static void merge_slots(State *state, const Slot *runs, int count) {
+    for (int run = 0; run < count; run++) {
+        int place = state->slots;
+        while (place && state->slot[place - 1].start > runs[run].start) place--;
+        if (place && state->slot[place - 1].start == runs[run].start) {
+            state->slot[place - 1].count += runs[run].count;
+            state->slot[place - 1].total += runs[run].total;
+        } else {
+            memmove(state->slot + place + 1, state->slot + place, (size_t)(state->slots - place) * sizeof(Slot));
+            state->slot[place] = runs[run];
+            state->slots++;
+        }
+    }
+}
+
+/* Stable, by start; of equal ones the sum, as numpy makes it. How many are left. */
+static int join_slots(Slot *slots, int count) {
+    for (int place = 1; place < count; place++) {
+        Slot one = slots[place];
+        int before = place;
+        for (; before && slots[before - 1].start > one.start; before--) slots[before] = slots[before - 1];
+        slots[before] = one;
+    }
+    int kept = 0;
+    for (int place = 0; place < count;) {
+        double totals[LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS] = {slots[place].total};
+        int64_t sum = slots[place].count;
+        int end = place + 1;
+        for (; end < count && slots[end].start == slots[place].start; end++) {
+            totals[end - place] = slots[end].total;
+            sum += slots[end].count;
+        }
+        slots[kept++] = (Slot){slots[place].start, sum, summed(totals, end - place)};
+        place = end;
+    }
+    return kept;
+}
+
+/* The time as of which what a State has widens and leaves. */
+static double steady_of(const State *state, double now) {
+    if (!state->slots) return now;
+    double newest = (double)state->slot[state->slots - 1].start;
+    return newest < now ? newest : now;
+}
+
+static double since_of(double now) {
+    return floor((now - DAY) / (double)WIDTHS[LEVELS]) * (double)WIDTHS[LEVELS];
+}
+
+/* False where these events are out of the ordinary. */
+static int add_events(State *state, const int64_t *codes, const double *times, const double *values, Py_ssize_t count, double now) {
+    Slot runs[MOST_RUNS];
+    int found = 0;
+    Py_ssize_t begin = 0;
+    const double width = (double)WIDTHS[0];
+    const double last = floor((now > 0.0 ? now : 0.0) / width) * width;
+    double low = values[0], high = values[0];
+    for (Py_ssize_t place = 0; place < count; place++) {
+        double time = times[place], value = values[place];
+        if (!isfinite(value)) return 0;
+        if (value < low) low = value;
+        if (value > high) high = value;
+        if (!(time < last + width)) {
+            time = last;
+            state->held++;
+        }
+        int64_t start = (int64_t)floor((time > 0.0 ? time : 0.0) / width) * WIDTHS[0];
+        if (found && runs[found - 1].start == start) continue;
+        if (start > MAX_START || found == MOST_RUNS) return 0;
+        if (found) {
+            runs[found - 1].count = place - begin;
+            runs[found - 1].total = summed(values + begin, place - begin);
+        }
+        begin = place;
+        runs[found++].start = start;
+    }
+    runs[found - 1].count = count - begin;
+    runs[found - 1].total = summed(values + begin, count - begin);
+    state->total += summed(values, count);
+    if (low < state->low) state->low = low;
+    if (high > state->high) state->high = high;
+    if (!add_codes(state, codes, count)) return 0;
+    merge_slots(state, runs, join_slots(runs, found));
+    double since = since_of(steady_of(state, now));
+    if ((double)state->slot[state->slots - 1].start > now + MAX_AHEAD) return 0;
+    int gone = 0;
+    while (gone < state->slots && (double)state->slot[gone].start < since) gone++;
+    if (gone) {
+        memmove(state->slot, state->slot + gone, (size_t)(state->slots - gone) * sizeof(Slot));
+        state->slots -= gone;
+    }
+    return state->slots <= MOST_SLOTS;
+}
+
+/* The dump in `content`, behind a frame of the same version; NULL where it is none. */
+static const uint8_t *unframed(PyObject *content, const uint8_t *frame, Py_ssize_t frame_bytes, Py_ssize_t *length) {
+    if (!PyBytes_Check(content) || PyBytes_GET_SIZE(content) < frame_bytes) return NULL;
+    const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
+    if (frame_bytes && memcmp(dump, frame, 2) != 0) return NULL;
+    *length = PyBytes_GET_SIZE(content) - frame_bytes;
+    if (frame_bytes && *length == 0) return NULL;
+    return dump + frame_bytes;
+}
+
+PyDoc_STRVAR(fold_doc,
+"fold(dumps, rows, codes, times, values, now, frame) -> (dumps, slots) | None\n\n"
+"The main parts with these events added, and how many slots the journal of each has. `rows` (int64) are in order, `codes` (int64) those\n"
+"of the `values`. With a `frame`, each part begins with one of the same version, and `frame` stands before what is made.\n"
+"None, where something is out of the ordinary: nothing is done then.");
+
+static PyObject *fold(PyObject *module, PyObject *arguments) {
+    PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
+    Py_buffer rows, codes, times, values, frame;
+    double now;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!y*y*y*y*dy*:fold", &PyList_Type, &dumps, &rows, &codes, &times, &values, &now, &frame)) return NULL;
+    const int64_t *row = rows.buf;
+    Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
+    State *state = PyMem_Malloc(sizeof *state);
+    if (state == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !isfinite(now) || fabs(now) > 1e12) goto none;
+    made = PyList_New(total);
+    slots = PyList_New(total);
+    if (made == NULL || slots == NULL) goto done;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        Py_ssize_t length, begin = place;
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), frame.buf, frame.len, &length);
+        if (dump == NULL || !read_state(dump, length, state)) goto none;
+        while (place < count && row[place] == at) place++;
+        if (place == begin) goto none;
+        if (!add_events(state, (const int64_t *)codes.buf + begin, (const double *)times.buf + begin, (const double *)values.buf + begin, place - begin, now)) goto none;
+        PyObject *one = write_state(state, frame.buf, frame.len);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made, at, one);
+        PyObject *number = PyLong_FromLong(state->slots);
+        if (number == NULL) goto done;
+        PyList_SET_ITEM(slots, at, number);
+    }
+    if (place != count) goto none;  /* rows that are none, or not in order */
+    result = PyTuple_Pack(2, made, slots);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(made);
+    Py_XDECREF(slots);
+    PyMem_Free(state);
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&codes);
+    PyBuffer_Release(&times);
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&frame);
+    return result;
+}
+
+/* The slots of each level of an archive; False for what is none of the ordinary. */
+static int read_archive(const uint8_t *dump, Py_ssize_t length, Slot (*levels)[MOST_SLOTS], int *counts) {
+    counts[0] = counts[1] = counts[2] = 0;
+    if (length == 0) return 1;
+    if (length < LEVELS * BLOCK_BYTES || length % 8) return 0;
+    Block blocks[LEVELS];
+    Py_ssize_t end = LEVELS * BLOCK_BYTES;
+    for (int level = 0; level < LEVELS; level++) {
+        uint16_t two[2];
+        memcpy(two, dump + level * BLOCK_BYTES + 4, 4);
+        if (two[0] > MOST_SLOTS) return 0;
+        counts[level] = two[0];
+        blocks[level] = block_at(end, two[0], two[1]);
+        end = blocks[level].end;
+    }
+    if (end != length) return 0;
+    for (int level = 0; level < LEVELS; level++) {
+        uint32_t base;
+        memcpy(&base, dump + level * BLOCK_BYTES, 4);
+        if (!read_block(dump, &blocks[level], counts[level], base, WIDTHS[level + 1], levels[level])) return 0;
+    }
+    return 1;
+}
+
+typedef struct {
+    State state;
+    Slot old[LEVELS][MOST_SLOTS];
+    Slot new[LEVELS][LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS];
+} Spilling;
+
+/* Widen one slot, and give it to its level. */
+static void give(Spilling *spilling, int *counts, Slot slot, int level, double steady, double now) {
+    if ((double)slot.start > now + MAX_AHEAD) slot.start = (int64_t)steady;
+    if ((double)slot.start < since_of(steady)) return;
+    for (int next = level + 1; next <= LEVELS; next++) {
+        int64_t wide = slot.start / WIDTHS[next] * WIDTHS[next];
+        if ((double)(wide + WIDTHS[next]) <= steady - (double)SPANS[next - 1]) level = next;
+        else break;
+    }
+    slot.start = slot.start / WIDTHS[level] * WIDTHS[level];
+    spilling->new[level - 1][counts[level - 1]++] = slot;
+}
+
+static PyObject *write_archive(Spilling *spilling, int *counts) {
+    Block blocks[LEVELS];
+    unsigned codes[LEVELS];
+    Py_ssize_t end = LEVELS * BLOCK_BYTES;
+    for (int level = 0; level < LEVELS; level++) {
+        counts[level] = join_slots(spilling->new[level], counts[level]);
+        codes[level] = codes_of_block(spilling->new[level], counts[level], WIDTHS[level + 1]);
+        blocks[level] = block_at(end, counts[level], codes[level]);
+        end = blocks[level].end;
+    }
+    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    if (made == NULL) return NULL;
+    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
+    memset(dump, 0, (size_t)end);
+    for (int level = 0; level < LEVELS; level++) {
+        write_block_head(dump + level * BLOCK_BYTES, spilling->new[level], counts[level], WIDTHS[level + 1], codes[level]);
+        write_block(dump, &blocks[level], spilling->new[level], counts[level], WIDTHS[level + 1]);
+    }
+    return made;
+}
+
+PyDoc_STRVAR(spill_doc,
+"spill(dumps, archives, now, frame) -> (dumps, archives) | None\n\n"
+"The main parts without the slots that leave their journals, and the archives with them. `frame` as in `fold`, of the main parts alone.\n"
+"None, where something is out of the ordinary: nothing is done then.");
+
+static PyObject *spill(PyObject *module, PyObject *arguments) {
+    PyObject *dumps, *archives, *made = NULL, *archived = NULL, *result = NULL;
+    Py_buffer frame;
+    double now;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!dy*:spill", &PyList_Type, &dumps, &PyList_Type, &archives, &now, &frame)) return NULL;
+    Py_ssize_t total = PyList_GET_SIZE(dumps);
+    Spilling *spilling = PyMem_Malloc(sizeof *spilling);
+    if (spilling == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if (PyList_GET_SIZE(archives) != total || !isfinite(now) || fabs(now) > 1e12) goto none;
+    made = PyList_New(total);
+    archived = PyList_New(total);
+    if (made == NULL || archived == NULL) goto done;
+    State *state = &spilling->state;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        int old[LEVELS], counts[LEVELS] = {0, 0, 0}, kept = 0;
+        Py_ssize_t length;
+        PyObject *archive = PyList_GET_ITEM(archives, at);
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), frame.buf, frame.len, &length);
+        if (dump == NULL || !PyBytes_Check(archive) || !read_state(dump, length, state)) goto none;
+        if (!read_archive((const uint8_t *)PyBytes_AS_STRING(archive), PyBytes_GET_SIZE(archive), spilling->old, old)) goto none;
+        double steady = steady_of(state, now);
+        if (steady < 0.0) goto none;
+        for (int level = 0; level < LEVELS; level++)
+            for (int place = 0; place < old[level]; place++) give(spilling, counts, spilling->old[level][place], level + 1, steady, now);
+        for (int place = 0; place < state->slots; place++) {
+            Slot slot = state->slot[place];
+            double ends = (double)(slot.start / WIDTHS[1] * WIDTHS[1] + WIDTHS[1]);
+            if (ends <= steady - (double)SPANS[0] || (double)slot.start > steady + (double)SPANS[0]) give(spilling, counts, slot, 1, steady, now);
+            else state->slot[kept++] = slot;
+        }
+        state->slots = kept;
+        PyObject *one = write_state(state, frame.buf, frame.len);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made, at, one);
+        one = write_archive(spilling, counts);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(archived, at, one);
+    }
+    result = PyTuple_Pack(2, made, archived);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(made);
+    Py_XDECREF(archived);
+    PyMem_Free(spilling);
+    PyBuffer_Release(&frame);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"fold", fold, METH_VARARGS, fold_doc},
+    {"spill", spill, METH_VARARGS, spill_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__rows(void) {
+    const uint16_t one = 1;
+    if (*(const uint8_t *)&one != 1) {
+        PyErr_SetString(PyExc_ImportError, "dumps are little-endian, and this machine is not");
+        return NULL;
+    }
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,108 @@
+"""What CounterGroup does in C it does with arrays as well, to the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.handlers import counter_group
+from taba.handlers.counter_group import JOURNAL_SLOTS, CounterGroup
+from taba.server.keys import Framed, frame
+from taba.server.work.folding import Folded, Work, fold_type
+
+NOW = 1_700_000_000.0
+# eighths, so that no sum is rounded; and far apart, so that sketches collapse
+VALUES = st.one_of(st.integers(-80, 80).map(lambda eighths: eighths / 8), st.sampled_from([1e-30, 1e30, -1e30, 2.0**40, 0.0]))
+AGES = st.one_of(st.integers(0, 90), st.integers(-20_000, 200_000), st.sampled_from([0, 4, 5, 60, 600, 3600, 86_400, 90_000]))
+EVENTS = st.lists(st.tuples(AGES, VALUES), min_size=1, max_size=40)
+ROUNDS = st.lists(st.tuples(st.integers(0, 4000), st.lists(EVENTS, min_size=3, max_size=3)), min_size=1, max_size=12)
+
+
+def folded(states: Sequence[Framed], parts: Sequence[Sequence[Framed]], columns: Any, now: float) -> Folded:
+    steps = fold_type(CounterGroup(), True, Work(states, columns), now)
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send({row: list(parts[row]) for row in wanted})
+    except StopIteration as stop:
+        result: Folded = stop.value
+        return result
+
+
+def columns_of(rows: Sequence[Sequence[tuple[int, float]]], now: float) -> list[tuple[int, bytes, bytes]]:
+    return [
+        (row, np.array([now - ago for ago, _ in events]).tobytes(), np.array([value for _, value in events]).tobytes())
+        for row, events in enumerate(rows)
+    ]
+
+
+class RowsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if counter_group._rows is None:
+            raise SkipTest("_rows is not built: needs a compiler")
+
+    @settings(deadline=None, max_examples=60)
+    @given(ROUNDS)
+    def test_a_fold_gives_the_bytes_that_arrays_give(self, rounds: list[tuple[int, list[list[tuple[int, float]]]]]) -> None:
+        states, parts = [Framed(0, 0, b"")] * 3, [[Framed(0, 0, b"")]] * 3
+        now = NOW
+        for later, rows in rounds:
+            now += later
+            columns = columns_of(rows, now)
+            ours = folded(states, parts, columns, now)
+            with mock.patch.object(counter_group, "_rows", None):
+                arrays = folded(states, parts, columns, now)
+            self.assertEqual(ours, arrays)
+            states = [Framed(1, 0, ours.states[row]) for row in range(3)]
+            parts = [[Framed(1, 0, ours.parts[row][0])] if row in ours.parts else parts[row] for row in range(3)]
+
+    def test_a_journal_spills_as_with_arrays(self) -> None:
+        events = [[(5 * ago, 0.5 * row) for ago in range(JOURNAL_SLOTS + 8 - 8 * row, -1, -1)] for row in range(3)]
+        states, parts = [Framed(0, 0, b"")] * 3, [[Framed(0, 0, b"")]] * 3
+        ours = folded(states, parts, columns_of(events, NOW), NOW)
+        with mock.patch.object(counter_group, "_rows", None):
+            self.assertEqual(folded(states, parts, columns_of(events, NOW), NOW), ours)
+        self.assertEqual(sorted(ours.parts), [0, 1])  # the third has fewer than spill with others
+
+    def test_whatever_bytes_there_are_they_do_what_they_do_with_arrays(self) -> None:
+        good = folded([Framed(0, 0, b"")], [[]], columns_of([[(5 * ago, float(ago)) for ago in range(20)]], NOW), NOW).states[0]
+        chance = np.random.default_rng(7)
+        for _ in range(400):
+            bad = bytearray(good)
+            for _ in range(int(chance.integers(1, 4))):
+                bad[int(chance.integers(len(bad)))] = int(chance.choice([0, 1, 7, 127, 128, 255]))
+            content = bytes(bad[: int(chance.choice([len(bad), len(bad), len(bad) - 8, 40, 48]))])
+            states = [Framed(1, 0, content), Framed(1, 0, good)]
+            columns = columns_of([[(0, 1.0)], [(0, 2.0)]], NOW)
+            ours = folded(states, [[Framed(0, 0, b"")]] * 2, columns, NOW)
+            with mock.patch.object(counter_group, "_rows", None):
+                arrays = folded(states, [[Framed(0, 0, b"")]] * 2, columns, NOW)
+            self.assertEqual((ours.failed, sorted(ours.states)), (arrays.failed, sorted(arrays.states)))
+            self.assertEqual(ours.states.get(1), arrays.states.get(1))
+
+    def test_a_frame_of_another_version_is_not_read(self) -> None:
+        [good] = CounterGroup().dump_array(CounterGroup().load_array([b""]))
+        one = np.ones(1)
+        found = CounterGroup().fold_dumps([frame(1, 5) + good], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9))
+        assert found is not None
+        self.assertTrue(found.dumps[0].startswith(frame(1, 9)))
+        self.assertIsNone(CounterGroup().fold_dumps([frame(2, 5) + good], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9)))
+        self.assertIsNone(CounterGroup().fold_dumps([b"\1\0"], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9)))
+
+    def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
+        rows, one = counter_group._rows, np.ones(1)
+        none = np.zeros(1, np.int64)
+        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, b""))
+        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, b""))
+        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, b""))
+        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, b""))
+        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, b""))
+        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, b""))
+        self.assertIsNone(rows.spill([b""], [], NOW, b""))
+        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW, b""))

@@ -1,0 +1,31 @@
+"""Commands are written in C as hiredis writes them."""
+
+from __future__ import annotations
+
+from hiredis import pack_command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.shard.servers import connection
+from taba.shard.servers.connection import encode
+
+COMMANDS = st.lists(st.lists(st.one_of(st.binary(max_size=12), st.integers(0, 300).map(bytes)), min_size=1, max_size=12).map(tuple))
+
+
+class WireTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if connection._wire is None:
+            raise SkipTest("_wire is not built: needs a compiler")
+
+    @settings(deadline=None)
+    @given(COMMANDS)
+    def test_commands_are_the_bytes_that_hiredis_makes(self, commands: list[tuple[bytes, ...]]) -> None:
+        wanted = b"".join(map(pack_command, commands))
+        self.assertEqual(connection._wire.encode(commands), wanted)
+        self.assertEqual(encode(commands), wanted)
+
+    def test_what_is_not_all_bytes_is_left_alone(self) -> None:
+        for commands in ((), ((b"GET", b"a"),), [[b"GET", b"a"]], [(b"GET", "a")], [(b"GET", bytearray(b"a"))], [(b"GET", 1)], [None], None):
+            self.assertIsNone(connection._wire.encode(commands))
+        self.assertEqual(encode([(b"SET", b"a", 1)]), b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n")  # type: ignore[list-item]
