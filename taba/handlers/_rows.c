@@ -15,6 +15,7 @@
 
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
+#define FRAME_BYTES 6                        /* before what the store keeps: the version and the age */
 #define LEVELS 3                             /* of an archive */
 #define MARK 0x43
 #define MAX_CODE 32767
@@ -219,7 +220,7 @@ static int read_state(const uint8_t *dump, Py_ssize_t length, State *state) {
     return read_block(dump, &block, slots, base, WIDTHS[0], state->slot);
 }
 
-static PyObject *write_state(const State *state, const uint8_t *frame, Py_ssize_t frame_bytes) {
+static PyObject *write_state(const State *state) {
     uint64_t heaviest = 0, farthest = 0;
     for (int place = 0; place < state->bins; place++) {
         if ((uint64_t)state->weights[place] > heaviest) heaviest = (uint64_t)state->weights[place];
@@ -230,11 +231,9 @@ static PyObject *write_state(const State *state, const uint8_t *frame, Py_ssize_
     unsigned codes = codes_of_block(state->slot, state->slots, WIDTHS[0]);
     Py_ssize_t deltas = aligned(HEAD_BYTES + ((Py_ssize_t)state->bins << weight_code), delta_code);
     Block block = block_at(aligned(deltas + ((Py_ssize_t)state->bins << delta_code), 3), state->slots, codes);
-    PyObject *made = PyBytes_FromStringAndSize(NULL, frame_bytes + block.end);
+    PyObject *made = PyBytes_FromStringAndSize(NULL, block.end);
     if (made == NULL) return NULL;
     uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memcpy(dump, frame, (size_t)frame_bytes);
-    dump += frame_bytes;
     memset(dump, 0, (size_t)block.end);
     uint32_t held = state->held < MAX_TALLY ? (uint32_t)state->held : MAX_TALLY;
     uint16_t bins = (uint16_t)state->bins;
@@ -356,7 +355,8 @@ static int join_slots(Slot *slots, int count) {
     }
     int kept = 0;
     for (int place = 0; place < count;) {
-        double totals[LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS] = {slots[place].total};
+        double totals[LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS];
+        totals[0] = slots[place].total;
         int64_t sum = slots[place].count;
         int end = place + 1;
         for (; end < count && slots[end].start == slots[place].start; end++) {
@@ -425,28 +425,30 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     return state->slots <= MOST_SLOTS;
 }
 
-/* The dump in `content`, behind a frame of the same version; NULL where it is none. */
-static const uint8_t *unframed(PyObject *content, const uint8_t *frame, Py_ssize_t frame_bytes, Py_ssize_t *length) {
-    if (!PyBytes_Check(content) || PyBytes_GET_SIZE(content) < frame_bytes) return NULL;
+/* The dump in `content`, behind a frame that says this version, unless that is 0; NULL where there is none. */
+static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
+    if (!PyBytes_Check(content)) return NULL;
     const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
-    if (frame_bytes && memcmp(dump, frame, 2) != 0) return NULL;
-    *length = PyBytes_GET_SIZE(content) - frame_bytes;
-    if (frame_bytes && *length == 0) return NULL;
-    return dump + frame_bytes;
+    *length = PyBytes_GET_SIZE(content);
+    if (version == 0) return dump;
+    if (*length <= FRAME_BYTES || (dump[0] | dump[1] << 8) != version) return NULL;
+    *length -= FRAME_BYTES;
+    return dump + FRAME_BYTES;
 }
 
 PyDoc_STRVAR(fold_doc,
-"fold(dumps, rows, codes, times, values, now, frame) -> (dumps, slots) | None\n\n"
+"fold(dumps, rows, codes, times, values, now, version) -> (dumps, slots) | None\n\n"
 "The main parts with these events added, and how many slots the journal of each has. `rows` (int64) are in order, `codes` (int64) those\n"
-"of the `values`. With a `frame`, each part begins with one of the same version, and `frame` stands before what is made.\n"
+"of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say that one.\n"
 "None, where something is out of the ordinary: nothing is done then.");
 
 static PyObject *fold(PyObject *module, PyObject *arguments) {
     PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
-    Py_buffer rows, codes, times, values, frame;
+    Py_buffer rows, codes, times, values;
     double now;
+    int version;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!y*y*y*y*dy*:fold", &PyList_Type, &dumps, &rows, &codes, &times, &values, &now, &frame)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O!y*y*y*y*di:fold", &PyList_Type, &dumps, &rows, &codes, &times, &values, &now, &version)) return NULL;
     const int64_t *row = rows.buf;
     Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
     State *state = PyMem_Malloc(sizeof *state);
@@ -460,12 +462,12 @@ static PyObject *fold(PyObject *module, PyObject *arguments) {
     if (made == NULL || slots == NULL) goto done;
     for (Py_ssize_t at = 0; at < total; at++) {
         Py_ssize_t length, begin = place;
-        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), frame.buf, frame.len, &length);
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), version, &length);
         if (dump == NULL || !read_state(dump, length, state)) goto none;
         while (place < count && row[place] == at) place++;
         if (place == begin) goto none;
         if (!add_events(state, (const int64_t *)codes.buf + begin, (const double *)times.buf + begin, (const double *)values.buf + begin, place - begin, now)) goto none;
-        PyObject *one = write_state(state, frame.buf, frame.len);
+        PyObject *one = write_state(state);
         if (one == NULL) goto done;
         PyList_SET_ITEM(made, at, one);
         PyObject *number = PyLong_FromLong(state->slots);
@@ -485,7 +487,6 @@ done:
     PyBuffer_Release(&codes);
     PyBuffer_Release(&times);
     PyBuffer_Release(&values);
-    PyBuffer_Release(&frame);
     return result;
 }
 
@@ -554,16 +555,15 @@ static PyObject *write_archive(Spilling *spilling, int *counts) {
 }
 
 PyDoc_STRVAR(spill_doc,
-"spill(dumps, archives, now, frame) -> (dumps, archives) | None\n\n"
-"The main parts without the slots that leave their journals, and the archives with them. `frame` as in `fold`, of the main parts alone.\n"
+"spill(dumps, archives, now) -> (dumps, archives) | None\n\n"
+"The main parts without the slots that leave their journals, and the archives with them.\n"
 "None, where something is out of the ordinary: nothing is done then.");
 
 static PyObject *spill(PyObject *module, PyObject *arguments) {
     PyObject *dumps, *archives, *made = NULL, *archived = NULL, *result = NULL;
-    Py_buffer frame;
     double now;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!dy*:spill", &PyList_Type, &dumps, &PyList_Type, &archives, &now, &frame)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!d:spill", &PyList_Type, &dumps, &PyList_Type, &archives, &now)) return NULL;
     Py_ssize_t total = PyList_GET_SIZE(dumps);
     Spilling *spilling = PyMem_Malloc(sizeof *spilling);
     if (spilling == NULL) {
@@ -579,7 +579,7 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
         int old[LEVELS], counts[LEVELS] = {0, 0, 0}, kept = 0;
         Py_ssize_t length;
         PyObject *archive = PyList_GET_ITEM(archives, at);
-        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), frame.buf, frame.len, &length);
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), 0, &length);
         if (dump == NULL || !PyBytes_Check(archive) || !read_state(dump, length, state)) goto none;
         if (!read_archive((const uint8_t *)PyBytes_AS_STRING(archive), PyBytes_GET_SIZE(archive), spilling->old, old)) goto none;
         double steady = steady_of(state, now);
@@ -593,7 +593,7 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
             else state->slot[kept++] = slot;
         }
         state->slots = kept;
-        PyObject *one = write_state(state, frame.buf, frame.len);
+        PyObject *one = write_state(state);
         if (one == NULL) goto done;
         PyList_SET_ITEM(made, at, one);
         one = write_archive(spilling, counts);
@@ -608,7 +608,6 @@ done:
     Py_XDECREF(made);
     Py_XDECREF(archived);
     PyMem_Free(spilling);
-    PyBuffer_Release(&frame);
     return result;
 }
 

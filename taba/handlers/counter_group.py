@@ -115,10 +115,10 @@ class CounterStates:
 class FoldedDumps:
     """Main parts as bytes, after a fold: how many slots each journal has, and when it was."""
 
-    __slots__ = ("dumps", "frame", "now", "slots")
+    __slots__ = ("dumps", "now", "slots")
 
-    def __init__(self, dumps: list[bytes], slots: list[int], now: float, frame: bytes):
-        self.dumps, self.slots, self.now, self.frame = dumps, slots, now, frame
+    def __init__(self, dumps: list[bytes], slots: list[int], now: float):
+        self.dumps, self.slots, self.now = dumps, slots, now
 
 
 class CounterGroup(ArrayHandler):
@@ -177,18 +177,16 @@ class CounterGroup(ArrayHandler):
             )
         self._forget(states, now)
 
-    def fold_dumps(
-        self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, frame: bytes = b""
-    ) -> FoldedDumps | None:
+    def fold_dumps(self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0) -> FoldedDumps | None:
         """What `load_array` and `fold_array` would make, in one pass over the bytes; None where that is not to be had.
 
-        Each row must have Events. With `frame` each dump stands behind one of the same version, and `frame` before what is made.
+        Each row must have Events. With a `version` each dump stands behind a frame, as the store keeps it, which has to say that one.
         """
         if _rows is None or not len(rows):
             return None
         rows, times, values = by_rows(rows, times, values)
-        found = _rows.fold(dumps, rows, codes_of(values), times, values, now, frame)
-        return None if found is None else FoldedDumps(*found, now, frame)
+        found = _rows.fold(dumps, rows, codes_of(values), times, values, now, version)
+        return None if found is None else FoldedDumps(found[0], found[1], now)
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         head = {**figures_of(rows, values, total), "refused": np.zeros(total, np.int64), "held": np.zeros(total, np.int64)}
@@ -283,13 +281,13 @@ class CounterGroup(ArrayHandler):
         return [[archive] for archive in merged]
 
     def _spill_dumps(self, states: FoldedDumps, rows: list[int], parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
-        dumps, frame = states.dumps, states.frame
-        found = _rows.spill([dumps[row] for row in rows], [part[0] for part in parts], states.now, frame)
+        dumps = states.dumps
+        found = _rows.spill([dumps[row] for row in rows], [part[0] for part in parts], states.now)
         if found is None:  # what is out of the ordinary
-            loaded = self.load_array([dumps[row][len(frame) :] for row in rows])
+            loaded = self.load_array([dumps[row] for row in rows])
             loaded.now = states.now
             archives = [archive for [archive] in self.spill(loaded, np.arange(len(rows)), parts)]
-            found = [frame + dump for dump in self.dump_array(loaded)], archives
+            found = self.dump_array(loaded), archives
         for row, dump in zip(rows, found[0], strict=True):
             dumps[row] = dump
         return [[archive] for archive in found[1]]

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -203,6 +203,37 @@ def unframe_all(contents: Sequence[bytes | None]) -> list[Framed]:
             versions, ages = zip(*_FRAME.iter_unpack(heads), strict=True)
             return list(map(_new_framed, zip(versions, ages, [content[FRAME_BYTES:] for content in contents], strict=True)))  # type: ignore[index]
     return list(map(unframe, contents))
+
+
+class Kept(Sequence[Framed]):
+    """Main parts as they were read, each behind its frame: unframed for whoever looks at them."""
+
+    __slots__ = ("_framed", "contents")
+
+    def __init__(self, contents: list[bytes]):
+        self.contents = contents
+        self._framed: list[Framed] | None = None
+
+    @property
+    def framed(self) -> list[Framed]:
+        """All of them."""
+        if self._framed is None:
+            self._framed = unframe_all(self.contents)
+        return self._framed
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.framed[place]
+
+    def __iter__(self) -> Iterator[Framed]:
+        return iter(self.framed)
+
+
+def are_framed(contents: Sequence[bytes | None]) -> bool:
+    """Whether all are there, and long enough to have a frame."""
+    return _BYTES.issuperset(map(type, contents)) and min(map(len, contents), default=0) >= FRAME_BYTES  # type: ignore[arg-type]
 
 
 def unframe(content: bytes | None) -> Framed:

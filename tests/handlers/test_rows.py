@@ -88,21 +88,22 @@ class RowsTests(SynchronousTestCase):
 
     def test_a_frame_of_another_version_is_not_read(self) -> None:
         [good] = CounterGroup().dump_array(CounterGroup().load_array([b""]))
-        one = np.ones(1)
-        found = CounterGroup().fold_dumps([frame(1, 5) + good], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9))
-        assert found is not None
-        self.assertTrue(found.dumps[0].startswith(frame(1, 9)))
-        self.assertIsNone(CounterGroup().fold_dumps([frame(2, 5) + good], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9)))
-        self.assertIsNone(CounterGroup().fold_dumps([b"\1\0"], np.zeros(1, np.int64), one * NOW, one, NOW, frame(1, 9)))
+        row, one = np.zeros(1, np.int64), np.ones(1)
+        plain = CounterGroup().fold_dumps([good], row, one * NOW, one, NOW)
+        found = CounterGroup().fold_dumps([frame(1, 5) + good], row, one * NOW, one, NOW, 1)
+        assert plain is not None and found is not None
+        self.assertEqual(found.dumps, plain.dumps)
+        for content in (frame(2, 5) + good, frame(257, 5) + good, frame(1, 5), b"\1\0"):
+            self.assertIsNone(CounterGroup().fold_dumps([content], row, one * NOW, one, NOW, 1))
 
     def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
         rows, one = counter_group._rows, np.ones(1)
         none = np.zeros(1, np.int64)
-        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, b""))
-        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, b""))
-        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, b""))
-        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, b""))
-        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, b""))
-        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, b""))
-        self.assertIsNone(rows.spill([b""], [], NOW, b""))
-        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW, b""))
+        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, 0))
+        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
+        self.assertIsNone(rows.spill([b""], [], NOW))
+        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW))

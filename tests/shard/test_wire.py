@@ -26,6 +26,15 @@ class WireTests(SynchronousTestCase):
         self.assertEqual(encode(commands), wanted)
 
     def test_what_is_not_all_bytes_is_left_alone(self) -> None:
-        for commands in ((), ((b"GET", b"a"),), [[b"GET", b"a"]], [(b"GET", "a")], [(b"GET", bytearray(b"a"))], [(b"GET", 1)], [None], None):
+        for commands in (
+            (),
+            ((b"GET", b"a"),),
+            [[b"GET", b"a"]],
+            [(b"GET", "a")],
+            [(b"GET", bytearray(b"a"))],
+            [(b"GET", 1)],
+            [None],
+            None,
+        ):
             self.assertIsNone(connection._wire.encode(commands))
         self.assertEqual(encode([(b"SET", b"a", 1)]), b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n")  # type: ignore[list-item]

@@ -239,7 +239,7 @@ class Group:
         self.rows: dict[int, int] = {}
         self.parts: list[GroupPart] = []
         self.merges: list[tuple[int, Column]] = []
-        self.states: list[keys.Framed] = []
+        self.states: Sequence[keys.Framed] = ()
         self.folded: Folded | None = None
 
     @property
@@ -597,19 +597,24 @@ class Fold:
         group.merges = merges
 
     def _load(self, group: Group) -> None:
-        contents = [self.kept[row] for row in group.rows]
+        contents = list(map(self.kept.__getitem__, group.rows))
+        if keys.are_framed(contents):
+            group.states = keys.Kept(cast(list[bytes], contents))
+            return
         try:
             group.states = keys.unframe_all(contents)
             return
         except ValueError:
             pass  # said of each that is none
         bad: dict[int, str] = {}
+        states: list[keys.Framed] = []
         for row, local in group.rows.items():
             try:
-                group.states.append(keys.unframe(self.kept[row]))
+                states.append(keys.unframe(self.kept[row]))
             except ValueError as error:
                 bad[local] = str(error)
-                group.states.append(keys.ABSENT)
+                states.append(keys.ABSENT)
+        group.states = states
         if bad:
             for local, column in (*group.columns, *group.merges):
                 if local in bad:

@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good, dumps_of
 from taba.server.fold.in_all import ENDLESS, Room
+from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE, Folded, Parts, Work
@@ -124,7 +126,14 @@ class _Joint:
         for _, group, begin in self.members:
             runs.extend(group.runs, begin)
         merges = [merge for _, group, begin in self.members for merge in dumps_of(group, begin)]
-        return Work([state for _, group, _ in self.members for state in group.states], runs, merges=merges)
+        return Work(self._states, runs, merges=merges)
+
+    @property
+    def _states(self) -> Sequence[Framed]:
+        states = [group.states for _, group, _ in self.members]
+        if all(isinstance(its, Kept) for its in states):
+            return Kept(list(chain.from_iterable(its.contents for its in states)))  # type: ignore[attr-defined]
+        return list(chain.from_iterable(states))
 
     def wanted(self, rows: list[int]) -> dict[Fold, tuple[Group, list[int], int]]:
         """By bucket which of its rows these are."""

@@ -19,7 +19,7 @@ import numpy
 
 from taba.bounds import MiB
 from taba.handlers.lookup import Events, column_of
-from taba.server.keys import ABSENT, Framed
+from taba.server.keys import ABSENT, Framed, Kept
 from taba.server.work.faults import sentence
 from taba.server.work.runs import Runs, Values
 
@@ -171,6 +171,8 @@ def fold_type(
     """
     folded = nothing_folded()
     work = work._replace(columns=Runs.of(work.columns))
+    if is_array and turn is None and (yield from _fold_kept(handler, work, now, folded)):
+        return folded
     rows = list(dict.fromkeys([*work.runs.rows, *(row for row, _ in work.merges)] if work.merges else work.runs.rows))
     if max(map(_VERSION_OF, work.states), default=0) > handler.version:
         for row in rows:
@@ -190,6 +192,26 @@ def fold_type(
             yield from search.run(folded)
             tries = search.tries
     return folded
+
+
+def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generator[list[int], Parts, bool]:
+    """Fold what is kept as it is, with no step for each State, where the Handler has such a way; False where it does not come to that."""
+    if not isinstance(work.states, Kept) or work.merges or getattr(handler, "fold_dumps", None) is None:
+        return False
+    states = _fold_dumps(handler, work.states.contents, work.runs, now, handler.version)
+    if states is None:
+        return False
+    spilling = handler.spilling(states)
+    if len(spilling):
+        rows = spilling.tolist()
+        framed = yield rows
+        try:
+            parts = handler.spill(states, spilling, [_dumps_of(framed[row], handler.version) for row in rows])
+        except ValueError:  # who is at fault is found with the arrays
+            return False
+        folded.parts.update(zip(rows, parts, strict=True))
+    folded.states.update(enumerate(handler.dump_array(states)))
+    return True
 
 
 class _Search:
@@ -430,7 +452,7 @@ def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: li
     runs, merges = work.runs, work.merges
     if len(rows) == len(dumps) and rows == list(range(len(dumps))):
         of_runs, of_merges = runs.rows, [row for row, _ in merges]
-        quick = None if of_merges else _fold_dumps(handler, dumps, runs, now)
+        quick = None if of_merges else _fold_dumps(handler, dumps, runs, now, 0)
         if quick is not None:
             return _Lot(quick, rows, handler.spilling(quick).tolist())
         states = handler.load_array(dumps)
@@ -451,12 +473,15 @@ def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: li
     return _Lot(states, rows, spilling)
 
 
-def _fold_dumps(handler: Any, dumps: list[bytes], runs: Runs, now: float) -> Any:
-    """What a Handler makes of the bytes at once, where it has such a way, and it is one for these Events; else None."""
+def _fold_dumps(handler: Any, dumps: list[bytes], runs: Runs, now: float, version: int) -> Any:
+    """What a Handler makes of the bytes at once, where it has such a way, and it is one for these Events; else None.
+
+    With a `version` each of `dumps` is behind a frame, which has to say that one.
+    """
     fold_dumps = getattr(handler, "fold_dumps", None)
     if fold_dumps is None or not _BYTES.issuperset(map(type, runs.values)):
         return None
-    return fold_dumps(dumps, _rows_of(runs), _floats(runs.times), _floats(runs.values), now)  # type: ignore[arg-type]
+    return fold_dumps(dumps, _rows_of(runs), _floats(runs.times), _floats(runs.values), now, version)  # type: ignore[arg-type]
 
 
 def _rows_of(runs: Runs) -> Any:
