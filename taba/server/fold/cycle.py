@@ -152,6 +152,17 @@ class Cycle:
             self.parts.append([(part, self._block_rows(part) or self._rows(part)) for part in parts_of(item.batch.columns)])
             for meaning in item.batch.meanings:
                 self.tabs.setdefault(meaning.tab, len(self.tabs))
+        self.block = self._only_block()
+
+    def _only_block(self) -> Block | None:
+        """The block of which this cycle is, where it is of one batch of an open stream, and of nothing else, and no State comes twice."""
+        if len(self.waiting) != 1 or len(self.streams) != 1 or self.opens or self.posted or len(self.parts[0]) != 1:
+            return None
+        [(part, _)] = self.parts[0]
+        batch = self.waiting[0].batch
+        if not isinstance(part, Block) or batch.meanings or batch.bad_meanings or self.waiting[0].header is not None:
+            return None
+        return part if len(self.fields) == len(part) else None
 
     def _block_rows(self, part: Part) -> list[int] | None:
         """The rows of a block, all of whose Tabs live here."""
@@ -575,7 +586,7 @@ class Fold:
         """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
         columns = []
         for row, column in group.columns:
-            good = _are_times(numpy.frombuffer(column.times, "<f8"))
+            good = are_times(numpy.frombuffer(column.times, "<f8"))
             if not good.all():
                 self._bury(_picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
                 column = _picked(column, numpy.flatnonzero(good).tolist())
@@ -876,7 +887,7 @@ def are_good(groups: Sequence[Group]) -> bool:
         for _, part in group.parts:
             times += (part.times,) if isinstance(part, Block) else map(_TIMES_OF, part)
             values += (part.values,) if isinstance(part, Block) else map(_VALUES_OF, part)
-    if not _are_times(numpy.frombuffer(b"".join(times), "<f8")).all():
+    if not are_times(numpy.frombuffer(b"".join(times), "<f8")).all():
         return False
     if not (groups and groups[0].is_array):
         return True
@@ -888,7 +899,7 @@ _BYTES = {bytes}
 _TIMES_OF, _VALUES_OF = itemgetter(3), itemgetter(4)  # of a Column
 
 
-def _are_times(times: Any) -> Any:
+def are_times(times: Any) -> Any:
     """Which of these are times that an Event may have."""
     return (times >= 0) & (times <= MAX_TIME)  # so no NaN
 

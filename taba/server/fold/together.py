@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good, dumps_of
 from taba.server.fold.in_all import ENDLESS, Room
+from taba.server.fold.plain import fold_plain, plain_of
 from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench
@@ -64,9 +65,13 @@ class Together:
         in_all: Room = ENDLESS,
     ) -> StepsOfMany:
         """By bucket the Outcome of its cycle, of those in `replies` but who is to be done alone; yields what must be read in addition."""
-        folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in replies.items()}
-        steps = {bucket: fold.run() for bucket, fold in folds.items()}
         outcomes: dict[int, Outcome] = {}
+        if age is not None:
+            plain = [one for bucket, its in replies.items() if (one := plain_of(self._cycles[bucket], its, bench, age)) is not None]
+            outcomes = yield from fold_plain(plain, bench, now, age)
+        left = {bucket: its for bucket, its in replies.items() if bucket not in outcomes}
+        folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in left.items()}
+        steps = {bucket: fold.run() for bucket, fold in folds.items()}
         sent: Mapping[int, Any] = dict.fromkeys(folds)
         joins: dict[int, list[Group]] = {}
         tabs = clients = 0  # that these cycles make: none has the room that another took

@@ -49,6 +49,10 @@ class Bench:
         """In which version States of `type` that were folded at the edge are merged here; None where none are."""
         return self._lookup.edge(type)
 
+    def folds_dumps(self, type: str) -> bool:
+        """Whether the Handler of `type` is Taba's own, and folds what is kept as it is."""
+        return self._lookup.own(type) and getattr(self._lookup.get(type), "fold_dumps", None) is not None
+
     def may_hang(self, type: str) -> bool:
         """Whether the work of `type` is done elsewhere, and may take as long as the child process has."""
         return not self._lookup.own(type) and self._lookup.get(type) is not None
