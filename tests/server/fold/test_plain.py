@@ -1,0 +1,153 @@
+"""What is decided at once of ordinary buckets is what each of them alone would have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.batch import APPLIED, encode_batch, reading_batch
+from taba.handlers import counter_group
+from taba.handlers.counter_group import JOURNAL_SLOTS
+from taba.handlers.lookup import find_handlers
+from taba.server import keys
+from taba.server.fold import together
+from taba.server.fold.cycle import Cycle, Outcome, WaitingBatch
+from taba.server.fold.marks import Mark, encode_mark
+from taba.server.fold.plain import fold_plain
+from taba.server.fold.together import Together
+from taba.server.work.bench import Bench
+from taba.steps import finish
+
+from ..samples import AGE, NONCE, column, tab_in
+
+BUCKETS = 8
+NOW = 1_000_000.0
+NOBODY: Any = None
+STREAM = bytes([1]) * 16
+Hashes = dict[tuple[bytes, bytes], bytes]
+
+
+class PlainTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if counter_group._rows is None:
+            raise SkipTest("_rows is not built: needs a compiler")
+        self.bench = Bench(find_handlers(), NOBODY)
+        self.tabs = [tab_in(bucket, buckets=BUCKETS) for bucket in range(BUCKETS)]
+        self.hashes: Hashes = {(keys.marks(bucket), STREAM): encode_mark(Mark(NONCE, 0, AGE)) for bucket in range(BUCKETS)}
+
+    def waiting(self, number: int, now: float, events: int = 1, type: str = "CounterGroup") -> list[WaitingBatch]:
+        found = []
+        for bucket, tab in enumerate(self.tabs):
+            times = [now - 5.0 * ago for ago in reversed(range(events))]
+            columns = [column(tab, type, [float(client)] * events, f"web/{client}", times) for client in range(3)]
+            content = encode_batch(STREAM, bucket, number, columns)
+            found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
+        return found
+
+    def answer(self, command: tuple[bytes, ...]) -> Any:
+        name, key, *fields = command
+        if name == b"LRANGE":
+            return []
+        return [self.hashes.get((key, field)) for field in fields] if name in (b"HMGET", b"SMISMEMBER") else 0
+
+    def fold(self, waiting: Sequence[WaitingBatch], now: float) -> dict[int, Outcome]:
+        cycles = Together([Cycle(item.batch.bucket, [item], BUCKETS) for item in waiting])
+        reads: Mapping[int, Sequence[Any]] = cycles.reads
+        steps: Any = None
+        try:
+            while True:
+                replies = {bucket: [self.answer(command) for command in its] for bucket, its in reads.items()}
+                if steps is None:
+                    steps = cycles.fold(replies, self.bench, now, AGE)
+                    reads = next(steps)
+                else:
+                    reads = steps.send(replies)
+        except StopIteration as stop:
+            found: dict[int, Outcome] = stop.value
+            return found
+
+    def write(self, outcomes: Mapping[int, Outcome]) -> None:
+        for outcome in outcomes.values():
+            for name, key, *rest in outcome.commands:
+                if name == b"HSET":
+                    self.hashes.update({(key, field): content for field, content in zip(rest[::2], rest[1::2], strict=True)})
+
+    def both(self, waiting: Sequence[WaitingBatch], now: float) -> tuple[dict[int, Outcome], int]:
+        """The Outcomes, the same by both ways; and how many buckets were decided at once."""
+        at_once = 0
+
+        def counting(*arguments: Any) -> Any:
+            nonlocal at_once
+            found = yield from fold_plain(*arguments)
+            at_once += len(found)
+            return found
+
+        with mock.patch.object(together, "fold_plain", counting):
+            ours = self.fold(waiting, now)
+        with mock.patch.object(together, "plain_of", lambda *_: None):
+            theirs = self.fold(waiting, now)
+        self.assertEqual(list(ours), list(theirs))
+        for bucket, outcome in ours.items():
+            self.assertEqual(outcome._replace(times=outcome.times.tolist()), theirs[bucket]._replace(times=theirs[bucket].times.tolist()))
+        return ours, at_once
+
+    def made(self) -> None:
+        """Have all States there, with journals that are nearly full."""
+        self.write(self.both(self.waiting(1, NOW, JOURNAL_SLOTS - 1), NOW)[0])
+
+    def test_new_states_are_not_ordinary_and_those_that_are_there_are(self) -> None:
+        outcomes, at_once = self.both(self.waiting(1, NOW), NOW)
+        self.assertEqual(at_once, 0)
+        self.write(outcomes)
+        for number in (2, 3):
+            outcomes, at_once = self.both(self.waiting(number, NOW + number, events=number), NOW + number)
+            self.assertEqual((at_once, {outcome.folded for outcome in outcomes.values()}), (BUCKETS, {3 * number}))
+            self.write(outcomes)
+
+    def test_what_spills_writes_archives(self) -> None:
+        self.made()
+        now = NOW + 10
+        for number in range(2, 30):
+            now += 5
+            outcomes, at_once = self.both(self.waiting(number, now), now)
+            self.assertEqual(at_once, BUCKETS)
+            self.write(outcomes)
+        archives = [field for key, field in self.hashes if key == keys.states(0) and field.count(b"\0") == 2]
+        self.assertEqual(len(archives), 3)
+
+    def test_whatever_is_out_of_the_ordinary_leaves_the_rest_as_it_is(self) -> None:
+        cases: dict[str, tuple[Callable[[], None], int]] = {
+            "another Type": (lambda: self.hashes.update({(keys.tabs(2), self.tabs[2].encode()): b"Gauge"}), BUCKETS - 1),
+            "no mark": (lambda: self.hashes.pop((keys.marks(3), STREAM)) and None, BUCKETS - 1),
+            "a mark that is none": (lambda: self.hashes.update({(keys.marks(3), STREAM): b"x"}), BUCKETS - 1),
+            "applied before": (lambda: self.hashes.update({(keys.marks(3), STREAM): encode_mark(Mark(NONCE, 2, AGE))}), BUCKETS - 1),
+            "a gap": (lambda: self.hashes.update({(keys.marks(3), STREAM): encode_mark(Mark(NONCE, 0, AGE))}), BUCKETS - 1),
+            "no State": (lambda: self.hashes.update({self.state(4): b"\0"}), BUCKETS - 1),
+            "a State that is none": (lambda: self.hashes.update({self.state(4): keys.frame(1, AGE) + b"x" * 48}), 0),
+            "a State of a newer version": (lambda: self.hashes.update({self.state(4): keys.frame(2, AGE) + b"x" * 48}), 0),
+        }
+        self.made()
+        kept = dict(self.hashes)
+        for name, (spoil, wanted) in cases.items():
+            self.hashes = dict(kept)
+            spoil()
+            outcomes, at_once = self.both(self.waiting(2, NOW + 5), NOW + 5)
+            self.assertEqual((name, at_once), (name, wanted))
+            self.assertEqual(outcomes[0].verdicts[0].word, APPLIED)
+
+    def test_an_archive_that_is_none_is_found_with_the_arrays(self) -> None:
+        self.made()
+        self.hashes[keys.states(1), self.state(1)[1] + b"\0001"] = keys.frame(1, AGE) + b"x" * 24
+        outcomes, at_once = self.both(self.waiting(2, NOW + 20, 3), NOW + 20)
+        self.assertEqual((at_once, outcomes[1].folded, outcomes[1].dead), (0, 6, {"handler_error": 3}))
+
+    def state(self, bucket: int) -> tuple[bytes, bytes]:
+        return keys.states(bucket), keys.state_field(self.tabs[bucket], "web/1")
+
+    def test_an_event_whose_time_is_none_is_buried(self) -> None:
+        self.made()
+        outcomes, at_once = self.both(self.waiting(2, -5.0), NOW + 5)
+        self.assertEqual((at_once, outcomes[0].dead), (0, {"bad_time": 3}))
