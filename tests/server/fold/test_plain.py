@@ -142,7 +142,7 @@ class PlainTests(SynchronousTestCase):
         self.made()
         self.hashes[keys.states(1), self.state(1)[1] + b"\0001"] = keys.frame(1, AGE) + b"x" * 24
         outcomes, at_once = self.both(self.waiting(2, NOW + 20, 3), NOW + 20)
-        self.assertEqual((at_once, outcomes[1].folded, outcomes[1].dead), (0, 6, {"handler_error": 3}))
+        self.assertEqual((at_once, outcomes[1].folded, outcomes[1].dead), (0, 7, {"handler_error": 2}))
 
     def state(self, bucket: int) -> tuple[bytes, bytes]:
         return keys.states(bucket), keys.state_field(self.tabs[bucket], "web/1")
