@@ -9,16 +9,16 @@ import sysconfig
 
 import pytest
 
+from tests.client import test_sanitizers as of_client
 from tests.client.cases import ROOT
 from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
-from tests.client.test_sanitizers import SanitizerTests as Running
 
 SOURCES = ("taba/handlers/_rows.c", "taba/shard/servers/_wire.c")
 TESTS = ("tests/handlers/test_rows.py", "tests/shard/test_wire.py")
 
 
 @pytest.mark.real
-class SanitizerTests(Running):
+class SanitizerTests(of_client.SanitizerTests):
     test_the_sanitizers_find_nothing_in_what_the_tests_of_recording_do = None  # type: ignore[assignment]  # there
 
     def test_the_analyzer_and_strict_warnings_find_nothing(self) -> None:

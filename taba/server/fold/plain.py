@@ -84,7 +84,7 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
     outcomes: dict[int, Outcome] = {}
     for type, of_type in groupby(sorted(plain, key=_TYPE_OF), _TYPE_OF):
         members = list(of_type)
-        handler = bench.get(type)
+        handler: Any = bench.get(type)
         blocks = [one.block for one in members]
         counts = list(chain.from_iterable([block.counts for block in blocks]))
         times = numpy.frombuffer(b"".join([block.times for block in blocks]), "<f8")
