@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import APPLIED, encode_batch, reading_batch
+from taba.handlers import counter_group
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
 from taba.server.fold.cycle import WaitingBatch
@@ -78,7 +79,8 @@ class Costs(SynchronousTestCase):
         few, many = self.calls(self.waiting(2, 4)), self.calls(self.waiting(3, 8))
         state = (many - few) / (4 * BUCKETS)
         self.assertLess(state, 0.5)  # none for each: what is done with all of them is written in C
-        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 180)
+        # what is ordinary takes fewer steps, where its States are folded in C
+        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 180 if counter_group._rows is None else 125)
 
     def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""
