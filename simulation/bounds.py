@@ -95,21 +95,23 @@ def of_agent(loop: Loop) -> Iterator[Held]:
 
 
 def of_what_is_retained(held: Keeper) -> Iterator[Held]:
-    """What an Agent retains just after it has given up what is too much.
+    """What an Agent retains just after a turn, in which it has given up what is too much.
 
     Not looked at between two turns: when the oldest group of the outbox is acknowledged, all that waited behind it to be let go of is
     retained by then, and that may be as much as the outbox holds.
     """
-    # the outbox lets go of its oldest first: what is retained behind one that waits takes no more than the outbox has
-    is_stuck = held.groups.is_stuck
+    # the outbox lets go of its oldest first: what is retained behind one that waits is let go of once that is in the spool
+    is_moving = held._moving > held.outbox.released
     lengths = [
         batch.length
         for lane in held.lanes.values()
         for batch in lane.retained
-        if not batch.is_gone and not (is_stuck and batch.group is not None)
+        if not batch.is_gone and not (is_moving and batch.group is not None)
     ]
-    yield Held("MAX_RETAINED_BATCHES", len(lengths), books.MAX_RETAINED_BATCHES)
-    yield Held("MAX_RETAINED_BYTES", sum(lengths), books.MAX_RETAINED_BYTES)
+    # what came while it moved is behind one that waits again
+    more = TURN_BATCHES if held.groups.is_stuck else 0
+    yield Held("MAX_RETAINED_BATCHES", len(lengths), books.MAX_RETAINED_BATCHES + more)
+    yield Held("MAX_RETAINED_BYTES", sum(lengths), books.MAX_RETAINED_BYTES + more * max(lengths, default=0))
 
 
 def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:

@@ -120,6 +120,8 @@ class World(Ground):
         self.may_bury = False  # a fault made it right that what an Agent folded becomes dead letters
         # Servers are upgraded one after another: one of two may be older all the time, and then nobody sends what it does not merge
         self.servers[-1].is_older = len(self.servers) > 1 and self.is_folding and Random(f"older {seed}").random() < OLDER_SHARE
+        if self.servers[-1].is_older:
+            self.servers[-1].lookup = self.older_lookup  # also before it starts: nobody is told otherwise
         self.is_narrow = shape.random() < NARROW_SHARE and not self.goes_back
         # the streams of an outbox that is lost stay open in buckets of which nothing else tells: their marks go with age alone
         if self.is_narrow and not set(kinds) & LOST_OUTBOX:
@@ -171,17 +173,17 @@ class World(Ground):
 
     def watch_what_is_retained(self) -> None:
         """Look at it just after Agents have given up what is too much, as often as at their other bounds."""
-        bound_retained = keeper.Keeper._bound_retained
+        tick = keeper.Keeper.tick
         due: dict[str, float] = {}  # process → when it is looked at again
 
-        def bound(held: keeper.Keeper) -> None:
-            bound_retained(held)
+        def watched(held: keeper.Keeper, *arguments: Any) -> None:
+            tick(held, *arguments)
             name = self.running.name
             if self.now >= due.get(name, 0.0):
                 due[name] = self.now + self.bound_seconds
                 self._bounded(name, of_what_is_retained(held))
 
-        self.machine.put(keeper.Keeper, "_bound_retained", bound)
+        self.machine.put(keeper.Keeper, "tick", watched)
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:
         for bound, amount, most in held:

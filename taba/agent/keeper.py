@@ -2,8 +2,8 @@
 
 1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
-   A move begins when half of the outbox is not acknowledged, and goes on a little at each tick: from the oldest group on, so that of
-   each lane the spool has the first batches, and the outbox the others.
+   A move begins when half of the outbox is not acknowledged, or more is retained behind a batch that waits than may be, and goes on a
+   little at each tick: from the oldest group on, so that of each lane the spool has the first batches, and the outbox the others.
 3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
 4. The table is complete at every publish. Totals that changed are published before anything else is sent, and before bytes are released.
 
@@ -401,7 +401,7 @@ class Keeper:
         self._bound_retained()
         self._release(0)
         self.backlog.forget()
-        if self._moving > self.outbox.released or self._is_half_full:
+        if self._moving > self.outbox.released or self._is_half_full or self._is_stuck:
             self._move_some(now, moment)
         is_second = now - self.backlog.activated >= 1.0
         if is_second:
@@ -425,6 +425,11 @@ class Keeper:
         except OutboxFull:
             self._journal(table)
         self._published(table)
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether more is retained than may be, behind a batch that waits: the outbox lets go of its oldest first."""
+        return self.books.retains_too_much and self.groups.is_stuck
 
     @property
     def _is_half_full(self) -> bool:

@@ -303,6 +303,27 @@ class KeeperTests(WorldCase):
         self.assertGreater(world.keeper.books.given_up, 0)
         self.assertEqual(world.store.folded, world.recorded)
 
+    def test_with_one_more_retained_than_may_be_what_waits_before_it_moves_to_the_spool(self) -> None:
+        most, world = 20, self.world()
+        self.patch(books, "MAX_RETAINED_BATCHES", most)
+        waits = BatchId(world.keeper.stream, 1, 1)
+        ids = [waits, *(BatchId(world.keeper.stream, 2, number) for number in range(1, most + 2))]
+        for id in ids:
+            if id == ids[-1]:
+                self.assertEqual((world.keeper.books.retained_batches, world.keeper.moves, world.spool.batches), (most, 0, 0))
+            batch = EncodedBatch(id, at(world.now), 1, encode_batch(*id, [COLUMN]))
+            world.keeper.publish([batch], world.now, recorded=1)
+            world.hold([waits])
+            world.send()
+            world.keeper.tick(world.now, at(world.now))
+        self.assertEqual((world.keeper.moves, world.spool.batches, world.keeper.holds_any), (1, 1, False))
+        self.assertEqual((world.keeper.books.retained_batches, world.keeper.books.given_up), (0, most + 1))
+        world.hold([])
+        for _ in range(4):
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.keeper.books.totals()), (len(ids), {}))
+
     def _half_moved(self) -> World:
         """A group of which the outbox retains the first batch, the spool retains the second, of the same lane, and the third waits."""
         world = self.world()

@@ -12,9 +12,14 @@ from taba.shard.servers.connection import Transactions
 from tests.simulation.mutations.listing import AGENT, beside, focused, instead
 
 
-@focused(AGENT + ",memory full", 30.0, seed=15)
+@focused(AGENT + ",memory full", 30.0, seed=47)
 def retained_batches_have_no_bound(put: Any) -> None:
     put(Keeper, "_bound_retained", lambda self: None)
+
+
+@beside("tests.agent.test_keeper.KeeperTests.test_with_one_more_retained_than_may_be_what_waits_before_it_moves_to_the_spool")
+def what_waits_holds_whatever_is_retained_behind_it(put: Any) -> None:
+    put(Keeper, "_is_stuck", False)
 
 
 @focused("store dies,store late,kill server", 30.0, seed=5)
