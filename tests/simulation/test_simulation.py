@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 # modules of the simulated parts that reach the machine as it is, and why that is all the same to a world
 UNTOUCHED = {
     "taba.agent.status": "a status shows a process id",
+    "taba.agent.native": "whether parts are in C, once",
     "taba.client": "the environment of a real process",
     "taba.client.process": "likewise",
     "taba.client.identity": "slots; Clients here have names",
