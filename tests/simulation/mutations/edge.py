@@ -6,7 +6,7 @@ from typing import Any
 
 from taba.agent import edge
 from taba.agent.dispatch import Dispatch
-from taba.agent.drain import Gathered
+from taba.agent.drain import InOrder
 from taba.agent.keeper import Keeper
 from taba.batch import AtEdge, Column, Section, edges_of
 from taba.handlers.windows import Held, Ladder
@@ -17,7 +17,7 @@ from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
 
 @at_edge(AGENT, seed=1)
 def what_is_folded_goes_as_events_as_well(put: Any) -> None:
-    put(Gathered, "_keep", lambda self, kept, columns: None)
+    put(InOrder, "_of", lambda self, kept: self)
 
 
 @at_edge(AGENT, seed=2)
