@@ -28,7 +28,8 @@ async def until(is_so: Callable[[], Any]) -> None:
 class Load:
     """`start` it, do to the store what is to be done, `await stop()`; then `sums` must be `done`. It ends with `case`."""
 
-    def __init__(self, case: TestCase, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2):
+    def __init__(self, case: TestCase, routers: Sequence[Router], buckets: Sequence[int], writers: int = 2, rest: float = 0.0):
+        """`rest`: seconds for which a writer rests after each step, where a test waits long for something else."""
         case.addCleanup(self.cancel)
         self.done: Counter[int] = Counter()  # steps that were acknowledged, by bucket
         self.gaps = 0  # a mark that was acknowledged and is gone: the store went back in time
@@ -38,7 +39,7 @@ class Load:
         self.errors: list[Exception] = []
         self._is_running = self._is_cancelled = False
         self._rounds: Counter[str] = Counter()  # times that each writer has stepped in every bucket
-        self._routers, self._buckets, self._writers = routers, buckets, writers
+        self._routers, self._buckets, self._writers, self._rest = routers, buckets, writers, rest
         self._running: Deferred[Any] | None = None
         self._writing: list[Deferred[None]] = []
 
@@ -94,6 +95,8 @@ class Load:
             step += 1
             for bucket in self._buckets:
                 await self._alone(router, bucket, name, step)
+                if self._rest:
+                    await deferLater(reactor, self._rest)
             self._rounds[name] += 1
 
     async def _alone(self, router: Router, bucket: int, name: str, step: int) -> None:

@@ -34,6 +34,7 @@ def find_redis() -> str:
 
 BUCKETS = 8
 HISTORY = 300  # fields of each bucket that nobody writes any more: what no writer would bring back
+REST_SECONDS = 0.005  # of a writer after each step: a move has a writer in each bucket then, too, and a failover takes ten seconds of it
 FAILOVER_SECONDS = 240.0  # that a machine may take for one, however busy it is
 
 pytestmark = pytest.mark.real
@@ -56,7 +57,7 @@ class FailoverCase(TestCase):
             await first.transact(bucket, [], always((b"HSET", history, *fields)))
         await deferToThread(self.trio.settle)  # nobody writes the history again: what a failover took of it would be gone
         self.routers = [first, await self.router()]
-        self.load = Load(self, self.routers, list(range(BUCKETS)))
+        self.load = Load(self, self.routers, list(range(BUCKETS)), rest=REST_SECONDS)
         self.load.start()
         await self.load.until(20)
 
