@@ -8,10 +8,9 @@ from taba.agent import edge
 from taba.agent.dispatch import Dispatch
 from taba.agent.drain import InOrder
 from taba.agent.keeper import Keeper
-from taba.batch import AtEdge, Column, Section, edges_of
+from taba.batch import AtEdge, Column, edges_of
 from taba.handlers.windows import Held, Ladder
-from taba.server.fold import cycle, deadletters, together
-from taba.shard.servers.connection import Transactions
+from taba.server.fold import cycle, together
 from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
 
 
@@ -56,11 +55,6 @@ def a_state_is_left_out_where_events_of_its_row_came_with_it(put: Any) -> None:
 
 
 @at_edge(AGENT, seed=1)
-def an_agent_counts_a_state_as_one_event(put: Any) -> None:
-    put(Section, "weight", property(lambda self: self.columns if self.edge else len(self.times) >> 3))
-
-
-@at_edge(AGENT, seed=1)
 def a_server_counts_a_state_as_one_event(put: Any) -> None:
     put(cycle.Fold, "_settle", _as_one(cycle.Fold._settle))
 
@@ -98,21 +92,6 @@ def a_state_that_is_not_merged_here_is_left_out(put: Any) -> None:
             real(self, column, reason, detail)
 
     put(cycle.Fold, "_bury", bury)
-
-
-@at_edge("other version,kill agent,kill server", seed=4)
-def a_state_that_became_a_dead_letter_is_never_merged(put: Any) -> None:
-    put(deadletters, "_at_edge", lambda letter: None)
-
-
-@at_edge("other version,kill agent,kill server", seed=4)
-def a_dead_letter_that_is_folded_again_stays_where_it_was(put: Any) -> None:
-    real = Transactions.commit
-
-    async def commit(self: Any, commands: Any, seconds: float = 4.0) -> Any:
-        return await real(self, [command for command in commands if command[0] not in (b"LSET", b"LREM")], seconds)
-
-    put(Transactions, "commit", commit)
 
 
 @at_edge(LATE, seed=14)
