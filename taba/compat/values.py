@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -30,6 +31,15 @@ from taba.compat.collecting import bucket_name, declaring, forgetting, replaced
 EXACT_BUCKETS = "TABA_COMPAT_BUCKETS"  # exact: what falls into each bucket is counted, too
 _told: set[str] = set()
 MAX_TOLD = 1000  # names of which it was told that they are no Tabs
+_locked: weakref.WeakSet[Any] = weakref.WeakSet()  # values with a lock that a child may be forked under: one that another thread holds
+
+
+def _after_fork() -> None:
+    for value in list(_locked):
+        value._unlock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def install(values: Any, metrics: Any = None, multiprocess: Any = None) -> None:
@@ -100,7 +110,17 @@ def _is_plain(base: Any) -> bool:
 def _plain(base: Any) -> tuple[type, type]:
     """Values whose number and lock are used themselves: another call would cost as much as a record."""
 
-    class Amounts(base):  # type: ignore[misc]
+    class Unlocked(base):  # type: ignore[misc]
+        """A value whose lock is free in a forked child."""
+
+        def __init__(self, *arguments: Any, **more: Any):
+            super().__init__(*arguments, **more)
+            _locked.add(self)
+
+        def _unlock(self) -> None:
+            self._lock = Lock()
+
+    class Amounts(Unlocked):
         """A value whose increments are recorded."""
 
         def _bind(self, tab: Any) -> None:
@@ -111,7 +131,7 @@ def _plain(base: Any) -> tuple[type, type]:
                 self._value += amount
             self._record(+amount)  # True is one more
 
-    class Totals(base):  # type: ignore[misc]
+    class Totals(Unlocked):
         """The same in one call of the C accelerator's, which has the number: no step of it lets another thread in."""
 
         _total: Any = None
@@ -130,7 +150,7 @@ def _plain(base: Any) -> tuple[type, type]:
             if self._total is not None:  # else it is just made, and 0
                 self._total.value = value
 
-    class Levels(base):  # type: ignore[misc]
+    class Levels(Unlocked):
         """A value of which each change is recorded as what it is then: the last record is of the last change."""
 
         def _bind(self, tab: Any) -> None:
@@ -167,6 +187,10 @@ def _any(base: Any) -> tuple[type, type]:
 
         def __init__(self, *arguments: Any, **more: Any):
             super().__init__(*arguments, **more)
+            self._unlock()
+            _locked.add(self)
+
+        def _unlock(self) -> None:
             self._order = Lock()
 
         def _bind(self, tab: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
@@ -26,13 +28,18 @@ class Working:
             f"{name}_backlog", description="connections that wait to be accepted; workers that share it see the same"
         )
         self._sockets = list(sockets)
-        self._lock = threading.Lock()  # requests of several threads
-        self._began = self._looked = monotonic()
-        self._since = 0.0  # when the first of the requests under way began
         self._under_way = 0
-        self._spent = 0.0  # busy seconds since the last look
+        self._start_afresh()
+        _workings.add(self)
         client.counter(f"{name}_worker_starts", description="workers that began").inc()
         self._say(0.0, 0.0)
+
+    def _start_afresh(self) -> None:
+        """Also in a child that a request forks: what was spent so far is its parent's to tell."""
+        self._lock = threading.Lock()  # requests of several threads; a child has those alone of the one that forked it
+        self._began = self._looked = self._since = monotonic()  # `_since`: when the first of the requests under way began
+        self._under_way = min(self._under_way, 1)
+        self._spent = 0.0  # busy seconds since the last look
 
     def begin(self) -> None:
         """A request begins."""
@@ -72,6 +79,17 @@ class Working:
         waiting = [length for length in map(backlog, self._sockets) if length is not None]
         if waiting:
             self._backlog.set(sum(waiting))
+
+
+_workings: weakref.WeakSet[Working] = weakref.WeakSet()  # a hook cannot be taken back: one for all
+
+
+def _after_fork() -> None:
+    for working in list(_workings):
+        working._start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def backlog(listening: Any) -> int | None:

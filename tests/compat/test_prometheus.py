@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.client import process, pure, testing
 from taba.compat import values as compat
 from taba.compat.run import environment
+from tests.forking import forked
 from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
@@ -57,6 +59,24 @@ registry = CollectorRegistry()
 multiprocess.MultiProcessCollector(registry)
 print(generate_latest(registry).decode())
 """
+
+
+class Odd:
+    """A value of another kind."""
+
+    _multiprocess = True
+
+    def __init__(self, *arguments: Any, **more: Any):
+        self.content = 0.0
+
+    def inc(self, amount: float) -> None:
+        self.content += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        self.content = value
+
+    def get(self) -> float:
+        return self.content
 
 
 class Recorded(SynchronousTestCase):
@@ -168,29 +188,28 @@ class Recorded(SynchronousTestCase):
                 thread.join()
         self.assertEqual((self.registry.get_sample_value("of_threads_total"), captured.total("of_threads")), (8_000, 8_000))
 
+    def test_a_child_that_is_forked_while_another_thread_changes_a_value_changes_it_too(self) -> None:
+        for value_class, name in ((values.ValueClass, "_lock"), (compat.recorded(Odd), "_order")):
+            self.patch(values, "ValueClass", value_class)
+            registry = CollectorRegistry()
+            gauge, counter = Gauge("depth", "d", registry=registry), Counter("hits", "d", registry=registry)
+            lock = getattr(gauge._value, name)
+
+            def changes(gauge: Any = gauge, counter: Any = counter, registry: Any = registry) -> None:
+                gauge.set(2)
+                counter.inc()
+                assert registry.get_sample_value("depth") == 2
+
+            with lock, getattr(counter._value, "_lock", lock) if name == "_lock" else contextlib.nullcontext():
+                code = forked(changes)
+            self.assertEqual(code, 0, name)
+
     def test_installing_twice_is_installing_once(self) -> None:
         first = values.ValueClass
         compat.install(values, metrics)
         self.assertIs(values.ValueClass, first)
 
     def test_values_that_are_no_number_under_a_lock_are_recorded_too(self) -> None:
-        class Odd:
-            """A value of another kind."""
-
-            _multiprocess = True
-
-            def __init__(self, *arguments: Any, **more: Any):
-                self.content = 0.0
-
-            def inc(self, amount: float) -> None:
-                self.content += amount
-
-            def set(self, value: float, timestamp: float | None = None) -> None:
-                self.content = value
-
-            def get(self) -> float:
-                return self.content
-
         self.patch(values, "ValueClass", compat.recorded(Odd))
         with testing.capture() as captured:
             Counter("c", "", registry=self.registry).inc(2)

@@ -16,6 +16,7 @@ from taba.client import testing
 from taba.frameworks import logging as counting
 from taba.frameworks import vitals, working
 from taba.names import parse_name
+from tests.forking import forked
 
 
 class Vitals(SynchronousTestCase):
@@ -188,6 +189,23 @@ class Workers(SynchronousTestCase):
         self.now += 0.5
         worker.look(0.25)
         self.assertEqual(self.recorded.last("w_worker_busy_ratio"), 0.5)
+
+    def test_a_child_that_is_forked_while_another_thread_counts_a_request_ends_its_own_and_tells_nothing_of_its_parents(self) -> None:
+        worker = working.Working("w")
+        for _ in range(3):
+            worker.begin()
+        self.now += 0.5
+
+        def ends() -> None:
+            assert worker._under_way == 1, worker._under_way
+            self.now += 1.0
+            worker.end()
+            assert worker._under_way == 0, worker._under_way
+            assert self.recorded.values("w_worker_busy_seconds") == [1.0], self.recorded.values("w_worker_busy_seconds")
+
+        with worker._lock:
+            code = forked(ends)
+        self.assertEqual(code, 0)
 
     def test_the_backlog_is_what_waits_at_the_sockets(self) -> None:
         listening = socket.create_server(("127.0.0.1", 0), backlog=10)
