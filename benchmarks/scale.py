@@ -5,11 +5,13 @@ What an event costs depends on how many come together for one (Client, Tab): so 
 Server are its process's own processor time, for one event for each of as many known States: of 100 Tabs and of so many that each has one
 Client; of one Client and of 300; on one shard and on four; in batches of five States by one Agent and by a thousand, whose streams are
 all open. Catching up: clients record at a steady rate, the Server is gone for a while, and the rate goes on once it is back; the figure
-is how many events are folded a second until nothing is behind, beside how many still come.
+is how many events are folded a second from when the Agent has an answer again until nothing is behind, beside how many still come. How
+long the Agent left the Server alone before, by its back-off, is a row of its own: that follows from how long the Server was gone.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,7 +22,7 @@ from benchmarks.budgets import Budget
 from benchmarks.cold import ByBucket, spread
 from benchmarks.rows import Figure, Row, interleave
 from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
-from benchmarks.services import Effort, Services, pid_of, running
+from benchmarks.services import Effort, Services, asking, pid_of, running
 from benchmarks.valkeys import Valkey
 from benchmarks.worker import Worker
 from taba.bounds import DEFAULT_BUCKETS
@@ -35,6 +37,7 @@ SHARDS = 4
 AGENTS = 1_000
 THIN_BUCKETS, THIN_STATES = 8, 5  # of each Agent, and of its batches
 RECORDERS, RECORDED_TABS, RATE = 4, 100, 100_000  # while the Server is away; events a second of all together
+PACED_RING_BYTES = 4 * 2**20  # of each: seven seconds of the rate, for a recorder that the machine keeps waiting makes up for it at once
 FRESH_SECONDS = 2.0  # what comes in so long is under way, and not behind
 VISIBLE_SECONDS = 60.0  # for all to be visible in the end
 
@@ -152,9 +155,9 @@ def _thin() -> ByBucket:
 
 
 def _outage(effort: Effort) -> list[Row]:
-    before, away, after = effort.pick((1.0, 3.0, 15.0), (5.0, 20.0, 40.0))
+    before, away, after = effort.pick((1.0, 8.0, 30.0), (5.0, 20.0, 40.0))
     with ExitStack() as stack:
-        services = stack.enter_context(running(agent=True))
+        services = stack.enter_context(running(agent=True, TABA_RING_BYTES=str(PACED_RING_BYTES)))
         workers = []
         for seed in range(RECORDERS):
             arguments = (str(RECORDED_TABS), str(seed))
@@ -175,8 +178,13 @@ def _outage(effort: Effort) -> list[Row]:
         recorded, dropped = heard()
         services.start_server()
         paces(after)
-        back, first = time.monotonic(), _folded(services)
-        found, now, is_behind = first, back, True
+        back = tried = now = time.monotonic()
+        first = found = _folded(services)
+        while not _is_answered(services) and now - back < after:
+            time.sleep(0.1)
+            tried, first = now, found
+            now, found = time.monotonic(), _folded(services)
+        is_behind = True
         while is_behind and now - back < after:
             time.sleep(0.1)
             found, now = _folded(services), time.monotonic()
@@ -188,11 +196,19 @@ def _outage(effort: Effort) -> list[Row]:
             time.sleep(0.1)
     what = f"after {away:.0f} s without a Server, {RATE:,} events/s going on"
     note = f"{'still behind' if is_behind else 'nothing is behind'} {now - back:.1f} s after the Server answered"
-    times = (found - first) / (now - back) / RATE
+    times = (found - first) / (now - tried) / RATE
+    lost = f"{dropped:,} dropped by the rings, {left:,} not folded {VISIBLE_SECONDS:.0f} s after the last"
     return [
         Row(f"{what}: folded a second", Figure.of([times]), "× what comes", budgets.CATCHING_UP, note=note),
-        Row("… dropped, or not folded in the end", Figure.of([dropped + left]), "events", budgets.CLUSTER_DROPS),
+        Row("… until the Agent tried again", Figure.of([tried - back]), "s"),
+        Row("… dropped, or not folded in the end", Figure.of([dropped + left]), "events", budgets.CLUSTER_DROPS, note=lost),
     ]
+
+
+def _is_answered(services: Services) -> bool:
+    """Whether the last that the Agent sent was answered."""
+    with asking(services.agent_url) as ask:
+        return all(server["healthy"] for server in json.loads(ask("/v1/status")[1])["servers"])
 
 
 def _folded(services: Services) -> int:
