@@ -340,7 +340,7 @@ class StorePool(Pool):
         made: Any = StoreConnection(self.store, self._process, self.address.text)
         return succeed(made)
 
-    def _give_back(self, connection: Any) -> None:
+    def release(self, connection: Any) -> None:
         if connection.is_idle:
             self._kept.append(connection)
         else:

@@ -17,7 +17,7 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record, owner_key
+from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record, is_moving, owner_key
 from taba.shard.initialise import ASK_SECONDS, StoreLost, learn, settings_problems
 from taba.shard.maps import newer_map
 from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses, Standing
@@ -60,6 +60,7 @@ class Hand(NamedTuple):
     reads: Command
     is_whole: bool  # the server is all of its shard
     buckets: int  # of the map
+    is_moving: bool  # who writes there notes what
 
 
 class Atlas:
@@ -220,7 +221,9 @@ class Atlas:
         server, owner = self.server_of(map, bucket), self._good_owners.get(bucket)
         if server is None or owner is None or owner[0] != map.shard_of(bucket):
             return None
-        hand = Hand(server, owner[0], owner[1], (b"GET", owner_key(bucket)), self.is_whole(map, bucket, server), map.buckets)
+        hand = Hand(
+            server, owner[0], owner[1], (b"GET", owner_key(bucket)), self.is_whole(map, bucket, server), map.buckets, is_moving(owner[1])
+        )
         if hand.is_whole:  # else it may be with another of the shard's servers the next time
             self.hands[bucket] = hand
         return hand

@@ -18,10 +18,10 @@ import attrs
 
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, Hand, NewPool, NotHere
-from taba.shard.buckets import BucketMap, is_moving, owner_key, prefix_of, target_of
+from taba.shard.buckets import BucketMap, owner_key, prefix_of, target_of
 from taba.shard.initialise import ASK_SECONDS
 from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
-from taba.shard.keys.at_once import OLD, OTHER, SCRIPT, SHA, AtOnce, arguments
+from taba.shard.keys.at_once import OLD, OTHER, AtOnce, command, in_full
 from taba.shard.keys.places import Text
 from taba.shard.keys.writing import KEPT_TYPES, MOST_KEYS, Place, Write
 from taba.shard.lock import Lock
@@ -334,23 +334,22 @@ class Router(Operations):
         return reply[: len(keys)]
 
     async def _run_here(
-        self, bucket: int, write: Write, how: AtOnce, before: int, number: int
+        self, bucket: int, write: Write, how: AtOnce, before: int, number: int, began: float
     ) -> tuple[int, bytes, NotReplicated | None] | None:
-        hand = self.atlas.at_hand(bucket)
-        began = self._reactor.seconds()
-        if hand is None or hand.server.scripts_from > began or is_moving(hand.owner):
+        hand = self.atlas.hands.get(bucket) or self.atlas.at_hand(bucket)
+        if hand is None or hand.server.scripts_from > began or hand.is_moving:
             return None  # a transaction notes what it writes where a bucket is being copied
         server = hand.server
         writing = server.writing
         is_waited_for = self._who.wait_replicas > 0  # over the connection that wrote: so none goes with others
-        words = arguments((*self._keys_of(bucket), write.key), hand.owner, before, number, write.after, write.name, how)
-        command = (b"EVALSHA", SHA, *words)
+        begins = self._begins.get(bucket) or self._beginning(bucket)
+        asked = command(begins, write.key, hand.owner, before, number, write.after, write.name, how)
         failure = None
         try:
             connection = None if writing.under_way >= ASKED_AT_ONCE and not is_waited_for else server.idle()
             if connection is None and writing.under_way and not is_waited_for:
                 size = sum(map(len, how.words))
-                answer = await writing.join(Question(command, None, True, began, REPLY_SECONDS, REPLY_SECONDS, size))
+                answer = await writing.join(Question(asked, None, True, began, REPLY_SECONDS, REPLY_SECONDS, size))
                 if answer is None:
                     return None  # it was not sent
                 reply = answer[0]
@@ -365,16 +364,16 @@ class Router(Operations):
                         return None
                 writing.under_way += 1
                 try:
-                    [reply] = await connection.execute((command,), REPLY_SECONDS)
+                    [reply] = await connection.execute((asked,), REPLY_SECONDS)
                     if is_waited_for and isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
-                        [reply] = await connection.execute([(b"EVAL", SCRIPT, *words)], REPLY_SECONDS)
+                        [reply] = await connection.execute([in_full(asked)], REPLY_SECONDS)
                     if is_waited_for and isinstance(reply, list):
                         failure = await self._missing_replicas(connection, began)
                 finally:
                     server.release(connection)
                     writing.go_on()
             if isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT"):
-                [reply] = await server.execute([(b"EVAL", SCRIPT, *words)], max(began + REPLY_SECONDS - self._reactor.seconds(), 0.0))
+                [reply] = await server.execute([in_full(asked)], max(began + REPLY_SECONDS - self._reactor.seconds(), 0.0))
         except StoreUnavailable as error:
             self.counts["unknown"] += isinstance(error, ConnectionGone)
             return None

@@ -20,6 +20,7 @@ from taba.shard.dirty import Command
 MOST_WORDS = 1000  # of one write: Lua unpacks no more than some 8,000, and a script holds everybody up
 KEYS = 5  # owner, lease, done, names, and the key that is written
 OLD = b"old"  # the server's scripts are not held to its `min-replicas-to-write`, as those of Redis below 7
+AFTER = {"there": b"there", "maybe": b"maybe", "gone": b"gone"}
 OTHER = b"other"  # something is not as it was: nothing was written
 
 # A whole number of a counter is read back as text: Lua has floats alone, which lose its last digits.
@@ -77,6 +78,16 @@ def written(number: int) -> bytes:
     return b"%d:" % number
 
 
-def arguments(keys: Sequence[bytes], owner: bytes, before: int, number: int, after: str, name: bytes, write: AtOnce) -> Command:
-    """What follows the script, or its digest; `keys` in the order of `KEYS`."""
-    return (b"%d" % KEYS, *keys, owner, b"%d:" % before, b"%d:" % number, after.encode(), name, write.read, *write.words)
+def beginning(keys: Sequence[bytes]) -> Command:
+    """How a write in a bucket begins: the script's digest, how many keys, and those that are its bucket's, in the order of `KEYS`."""
+    return (b"EVALSHA", SHA, b"%d" % KEYS, *keys)
+
+
+def command(begins: Command, key: bytes, owner: bytes, before: int, number: int, after: str, name: bytes, write: AtOnce) -> Command:
+    """All of it; `begins`: see `beginning`."""
+    return (*begins, key, owner, b"%d:" % before, b"%d:" % number, AFTER[after], name, write.read, *write.words)
+
+
+def in_full(command: Command) -> Command:
+    """The same for a server that does not know the digest."""
+    return (b"EVAL", SCRIPT, *command[2:])

@@ -17,7 +17,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from taba import names
 from taba.errors import StoreUnavailable
 from taba.shard.buckets import lease_key, lots, owner_key, prefix_of
-from taba.shard.keys.at_once import MOST_WORDS, AtOnce, answer_of, number_of, written
+from taba.shard.keys.at_once import MOST_WORDS, AtOnce, answer_of, beginning, number_of, written
 from taba.shard.keys.places import Text, bucket_of, doers_key, done_key, names_key, plain_name
 from taba.shard.patience import Pauses, Standing
 from taba.shard.servers.connection import Command
@@ -67,7 +67,7 @@ class Writing:
         self._ended: deque[int] = deque()  # buckets whose turn is to be handed on
         self._is_handing_on = False
         self._written: dict[int, int] = {}  # bucket → the number of the last write of this Router there, where it is known
-        self._keys: dict[int, tuple[bytes, bytes, bytes, bytes]] = {}  # of a bucket, as scripts want them
+        self._begins: dict[int, Command] = {}  # of a bucket: how scripts that write there begin
         self._places: dict[Text, Place] = {}  # name → its bucket and key, of how many buckets; names come again
 
     # what a Router has
@@ -133,18 +133,17 @@ class Writing:
         return await self.read_many(reads)
 
     async def _run_here(
-        self, bucket: int, write: Write, how: AtOnce, before: int, number: int
+        self, bucket: int, write: Write, how: AtOnce, before: int, number: int, began: float
     ) -> tuple[int, bytes, NotReplicated | None] | None:
         """What the script of `at_once` answers, and who did not confirm it; None where it did nothing, or nobody knows."""
         return None
 
-    def _keys_of(self, bucket: int) -> tuple[bytes, bytes, bytes, bytes]:
-        """The keys that its scripts name beside the one that they write."""
-        keys = self._keys.get(bucket)
-        if keys is None:
-            keys = owner_key(bucket), lease_key(bucket), done_key(bucket, self._token.encode()), names_key(bucket)
-            self._keys[bucket] = keys
-        return keys
+    def _beginning(self, bucket: int) -> Command:
+        """How a script that writes there begins: the keys that it names beside the one that it writes are always the same."""
+        begins = self._begins[bucket] = beginning(
+            (owner_key(bucket), lease_key(bucket), done_key(bucket, self._token.encode()), names_key(bucket))
+        )
+        return begins
 
     async def _read(self, name: Text, command: bytes, *arguments: bytes) -> Any:
         """The reply to one read of the key `name`."""
@@ -211,7 +210,7 @@ class Writing:
         self._tries += 1
         number = self._tries
         began = self._reactor.seconds()
-        found = await self._run_here(bucket, write, how, before, number)
+        found = await self._run_here(bucket, write, how, before, number, began)
         if found is None:
             self.counts["not_at_once"] += 1
             passed = self._reactor.seconds() - began

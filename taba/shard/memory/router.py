@@ -103,7 +103,7 @@ class _MemoryPool(Pool):
         connection = self.idle()
         return fail(StoreUnavailable(self.last_error)) if connection is None else succeed(connection)
 
-    def _give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """It is not used again."""
 
 

@@ -168,7 +168,7 @@ class Checkout:
                 connection.is_watching = isinstance(replies[0], Exception)
             except StoreUnavailable:
                 pass  # the connection is closed with its WATCH, which is as good; the caller's own error goes on
-        self._pool._give_back(connection)
+        self._pool.release(connection)
 
 
 class Pool:
@@ -278,10 +278,6 @@ class Pool:
                 return connection
         return None
 
-    def release(self, connection: Connection) -> None:
-        """The caller of `idle` or `take` needs it no more; nothing is WATCHed on it."""
-        self._give_back(connection)
-
     # --- places ---
 
     def _add_place(self) -> None:
@@ -331,7 +327,7 @@ class Pool:
         elif connection.is_open:
             self._open.add(connection)
             self._logged = ""
-            self._give_back(connection)
+            self.release(connection)
 
     def _note(self, failure: Failure) -> None:
         self._fail_with(f"{self.address.text}: {tls_sentence(failure.value, WORDS) or failure.getErrorMessage()}")
@@ -391,7 +387,8 @@ class Pool:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
-    def _give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
+        """The caller of `idle` or `take` needs it no more; nothing is WATCHed on it."""
         if not connection.is_idle:
             connection.abort("its user left it in the middle of something")
             return

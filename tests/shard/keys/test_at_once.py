@@ -17,7 +17,7 @@ from taba.shard import router as router_module
 from taba.shard.buckets import dirty_key, lease_key, owner_key, prefix_of
 from taba.shard.keys import at_once, writing
 from taba.shard.keys.amounts import INT_LIMIT
-from taba.shard.keys.at_once import MOST_WORDS, SCRIPT, SHA, AtOnce, arguments, counted
+from taba.shard.keys.at_once import MOST_WORDS, AtOnce, beginning, command, counted, in_full
 from taba.shard.keys.places import done_key, names_key
 from taba.shard.memory.router import MemoryConnection, MemoryRouter
 from taba.shard.memory.server import MemoryServer
@@ -333,10 +333,10 @@ class ServerTests(TestCase):
         ):
             cases.append(([*start, *change], AtOnce([b"INCRBY", b"1"], counted, b"GET"), "there"))
         for made, how, after in cases:
-            given = arguments(keys, b"open:1:s1", 7, 8, after, b"k", how)
+            asked = command(beginning(keys[:4]), keys[4], b"open:1:s1", 7, 8, after, b"k", how)
             told = []
             for run in (server.run, None):
-                commands = [(b"DEL", *keys), *made, (b"EVAL", SCRIPT, *given), (b"EVALSHA", SHA, *given), (b"GET", keys[2])]
+                commands = [(b"DEL", *keys), *made, in_full(asked), asked, (b"GET", keys[2])]
                 commands += [(b"ZRANGEBYLEX", keys[3], b"-", b"+", b"LIMIT", b"0", b"9"), (b"GET", keys[4]), (b"HGETALL", keys[4])]
                 replies = [run(command) for command in commands] if run is not None else await pool.execute(commands)
                 told.append([str(one).partition(" ")[0] if isinstance(one, Exception) else one for one in replies])
