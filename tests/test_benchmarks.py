@@ -182,6 +182,8 @@ class MachineTest(SynchronousTestCase):
 
 
 class ClusterTest(SynchronousTestCase):
+    waited: list[float]
+
     def rows(self, *missing: int) -> list[str]:
         """The names of the rows of a run, of which each rate leaves so many events that are not visible."""
         return [row.name for row in self.run_of(*missing)]
@@ -192,6 +194,7 @@ class ClusterTest(SynchronousTestCase):
             for left in missing
         ]
         parts = [one._replace(resident=dict.fromkeys(cluster.PARTS, 1.0)) for one in held]
+        waited = self.waited = []
 
         class Pretended:
             recorded = 40
@@ -199,7 +202,8 @@ class ClusterTest(SynchronousTestCase):
             def __init__(self, *arguments: object):
                 pass
 
-            def hold(self, minute: float, seconds: float) -> cluster.Held:
+            def hold(self, minute: float, seconds: float, patience: float) -> cluster.Held:
+                waited.append(patience)
                 return parts.pop(0)
 
             def check(self) -> None:
@@ -217,6 +221,7 @@ class ClusterTest(SynchronousTestCase):
         names = self.rows(0, 0, 0, 0)
         self.assertEqual([sum(name.startswith(f"{rate} M") for name in names) for rate in (1, 10, 40)], [5, 5, 5])
         self.assertTrue(names[-1].startswith("events recorded, and found"))
+        self.assertEqual(self.waited, [cluster.VISIBLE_SECONDS, *[cluster.QUICK_VISIBLE_SECONDS] * 3])  # the first makes all States
 
     def test_after_a_rate_of_which_not_all_is_visible_the_run_ends_and_says_so(self) -> None:
         names = self.rows(0, 0, 7)
