@@ -6,28 +6,16 @@
       out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault.
    3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "_dumps.h"
 
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
-#define FRAME_BYTES 6                        /* before what the store keeps: the version and the age */
 #define LEVELS 3                             /* of an archive */
 #define MARK 0x43
-#define MAX_CODE 32767
-#define MAX_BINS 2048                        /* per sign */
 #define MOST_BINS 8192                       /* of a State that is handled here; a sketch has 4,097 at the most */
 #define MOST_SLOTS 512                       /* of a journal, and of an archive's level, that is handled here; ordinary ones have a hundred */
 #define MOST_COUNT (INT64_C(1) << 48)        /* of one bin or slot of a dump that is handled here: no sum of them is too great for 64 bits */
 #define MOST_RUNS 64                         /* runs of one slot among a State's events that are handled here */
-#define MAX_START ((INT64_C(1) << 33) - 1)
-#define MAX_TALLY UINT32_MAX
-#define MAX_AHEAD 3600
-#define DAY 86400
 #define COUNTED_FROM 24                      /* events of one State, from which on their codes are counted in a table of all codes */
 #define ALL_CODES 65536
 
@@ -51,40 +39,6 @@ typedef struct {
 
 static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
 
-static int64_t load_int(const uint8_t *from, int code, int is_signed) {
-    switch (code) {
-    case 0: return is_signed ? (int64_t)(int8_t)from[0] : (int64_t)from[0];
-    case 1: { uint16_t found; memcpy(&found, from, 2); return is_signed ? (int64_t)(int16_t)found : (int64_t)found; }
-    case 2: { uint32_t found; memcpy(&found, from, 4); return is_signed ? (int64_t)(int32_t)found : (int64_t)found; }
-    default: { int64_t found; memcpy(&found, from, 8); return found; }
-    }
-}
-
-static double load_number(const uint8_t *from, int code) {
-    double found;
-    if (code < 3) return (double)load_int(from, code, 1);
-    memcpy(&found, from, 8);
-    return found;
-}
-
-static void store_int(uint8_t *to, int code, int64_t item) {
-    memcpy(to, &item, (size_t)1 << code);  /* little-endian: see PyInit__rows */
-}
-
-static void store_number(uint8_t *to, int code, double item) {
-    if (code < 3) store_int(to, code, (int64_t)item);
-    else memcpy(to, &item, 8);
-}
-
-static Py_ssize_t aligned(Py_ssize_t end, int code) {
-    Py_ssize_t least = ((Py_ssize_t)1 << code) - 1;
-    return (end + least) & ~least;
-}
-
-static int count_code(uint64_t most) {
-    return most < (1u << 8) ? 0 : most < (1u << 16) ? 1 : most < (UINT64_C(1) << 32) ? 2 : 3;
-}
-
 static int number_code(const Slot *slots, int count) {
     double most = 0.0;
     for (int place = 0; place < count; place++) {
@@ -93,32 +47,6 @@ static int number_code(const Slot *slots, int count) {
         if (size > most) most = size;
     }
     return most < 128.0 ? 0 : most < 32768.0 ? 1 : most < 2147483648.0 ? 2 : 3;
-}
-
-/* numpy's: so that sums are the same to the last bit */
-static double pairwise(const double *items, Py_ssize_t count) {
-    if (count < 8) {
-        double sum = -0.0;
-        for (Py_ssize_t place = 0; place < count; place++) sum += items[place];
-        return sum;
-    }
-    if (count <= 128) {
-        double part[8];
-        Py_ssize_t place;
-        for (int lane = 0; lane < 8; lane++) part[lane] = items[lane];
-        for (place = 8; place < count - count % 8; place += 8)
-            for (int lane = 0; lane < 8; lane++) part[lane] += items[place + lane];
-        double sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
-        for (; place < count; place++) sum += items[place];
-        return sum;
-    }
-    Py_ssize_t half = count / 2;
-    half -= half % 8;
-    return pairwise(items, half) + pairwise(items + half, count - half);
-}
-
-static double summed(const double *items, Py_ssize_t count) {
-    return count > 1 ? items[0] + pairwise(items + 1, count - 1) : items[0];
 }
 
 /* Where the sections of a block lie, from `start` on. False where `end` comes first. */
@@ -425,17 +353,6 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     return state->slots <= MOST_SLOTS;
 }
 
-/* The dump in `content`, behind a frame that says this version, unless that is 0; NULL where there is none. */
-static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
-    if (!PyBytes_Check(content)) return NULL;
-    const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
-    *length = PyBytes_GET_SIZE(content);
-    if (version == 0) return dump;
-    if (*length <= FRAME_BYTES || (dump[0] | dump[1] << 8) != version) return NULL;
-    *length -= FRAME_BYTES;
-    return dump + FRAME_BYTES;
-}
-
 PyDoc_STRVAR(fold_doc,
 "fold(dumps, rows, codes, times, values, now, version) -> (dumps, slots) | None\n\n"
 "The main parts with these events added, and how many slots the journal of each has. `rows` (int64) are in order, `codes` (int64) those\n"
@@ -620,10 +537,5 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__rows(void) {
-    const uint16_t one = 1;
-    if (*(const uint8_t *)&one != 1) {
-        PyErr_SetString(PyExc_ImportError, "dumps are little-endian, and this machine is not");
-        return NULL;
-    }
-    return PyModule_Create(&definition);
+    return is_little_endian() ? PyModule_Create(&definition) : NULL;
 }

@@ -7,7 +7,6 @@ written lately, sparse, at most JOURNAL_SLOTS. When there are more, those of mor
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.folded import FoldedDumps, written_in_c
 from taba.handlers.fresh import MAX_COUNT, bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -83,17 +83,7 @@ _EMPTY = empty_dump(_HEADER, mark=_MARK)
 _NONE = np.zeros(0, dtype=np.int64)
 
 
-def _written_in_c() -> Any:
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None  # importing it would switch the GIL on for everybody
-    try:
-        from taba.handlers import _rows  # type: ignore[attr-defined]
-    except ImportError:  # not built: the arrays do it all
-        return None
-    return _rows
-
-
-_rows = _written_in_c()
+_rows = written_in_c("_rows")
 
 
 class CounterStates:
@@ -110,15 +100,6 @@ class CounterStates:
         self.slot_counts = counts
         self.slot_totals = totals
         self.now = np.inf  # of the last fold
-
-
-class FoldedDumps:
-    """Main parts as bytes, after a fold: how many slots each journal has, and when it was."""
-
-    __slots__ = ("dumps", "now", "slots")
-
-    def __init__(self, dumps: list[bytes], slots: list[int], now: float):
-        self.dumps, self.slots, self.now = dumps, slots, now
 
 
 class CounterGroup(ArrayHandler):

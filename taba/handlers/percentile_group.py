@@ -20,6 +20,7 @@ from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
+from taba.handlers.folded import FoldedDumps, written_in_c
 from taba.handlers.fresh import bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -68,6 +69,9 @@ def _empty() -> bytes:
 
 
 _EMPTY = _empty()
+_NONE = np.zeros(0, dtype=np.int64)
+
+_spreads = written_in_c("_spreads")
 
 
 class PercentileStates:
@@ -140,6 +144,14 @@ class PercentileGroup(ArrayHandler):
         self._hold(states, now)
         return states
 
+    def fold_dumps(self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0) -> FoldedDumps | None:
+        """As CounterGroup's."""
+        if _spreads is None or not len(rows) or not np.isfinite(values).all():
+            return None
+        rows, times, values = by_rows(rows, times, values)
+        found = _spreads.fold(dumps, rows, codes_of(values), times, values, now, version)
+        return None if found is None else FoldedDumps(found[0], found[1], now)
+
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         slots, of, starts = slots_of(rows, times, int(LADDER.widths[0]), total)
         figures = figures_of(slots, values, len(of))
@@ -191,10 +203,14 @@ class PercentileGroup(ArrayHandler):
             held = np.where(starts > now + MAX_AHEAD_SECONDS, slot, starts)
             states.journal = journal.renamed(slot_keys(rows_in(journal.keys), held))
 
-    def spilling(self, states: PercentileStates) -> Ints:
+    def spilling(self, states: PercentileStates | FoldedDumps) -> Ints:
+        if isinstance(states, FoldedDumps):
+            return np.flatnonzero(np.array(states.slots) > JOURNAL_SLOTS) if max(states.slots) > JOURNAL_SLOTS else _NONE
         return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
 
-    def spill(self, states: PercentileStates, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+    def spill(self, states: PercentileStates | FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        if isinstance(states, FoldedDumps):
+            return self._spill_dumps(states, rows, parts)
         journal = states.journal
         starts, of = starts_in(journal.keys), rows_in(journal.keys)
         steady = LADDER.steady(of, starts, states.rows, states.now)
@@ -224,6 +240,16 @@ class PercentileGroup(ArrayHandler):
         sketches = dump_sketches(lows, highs, *merge_bins(keys, counts, *new))
         return [[archive, sketch] for archive, sketch in zip(archives, sketches, strict=True)]
 
+    def _spill_dumps(self, states: FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        of = rows.tolist()
+        loaded = self.load_array([states.dumps[row] for row in of])
+        loaded.now = states.now
+        with MalformedRow.among(rows):
+            further = self.spill(loaded, np.arange(len(of)), parts)
+        for row, dump in zip(of, self.dump_array(loaded), strict=True):
+            states.dumps[row] = dump
+        return further
+
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""
         loaded = self.load_array([state[0] for state in states])
@@ -242,7 +268,9 @@ class PercentileGroup(ArrayHandler):
             [further] = self.spill(merged, np.array([0]), [further])
         return self.dump_array(merged) + further
 
-    def dump_array(self, states: PercentileStates) -> list[bytes]:
+    def dump_array(self, states: PercentileStates | FoldedDumps) -> list[bytes]:
+        if isinstance(states, FoldedDumps):
+            return states.dumps
         journal = states.journal
         written = Written(journal, rows_in(journal.keys), starts_in(journal.keys) // LADDER.widths[0], states.rows)
         edges = bounds_of(written.lengths + _HEAD)

@@ -1,4 +1,4 @@
-"""What CounterGroup does in C it does with arrays as well, to the same bytes."""
+"""What CounterGroup and PercentileGroup do in C they do with arrays as well, to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.handlers import counter_group
+from taba.handlers import counter_group, percentile_group
 from taba.handlers.counter_group import JOURNAL_SLOTS, CounterGroup
+from taba.handlers.percentile_group import PercentileGroup
 from taba.server.keys import Framed, frame
 from taba.server.work.folding import Folded, Work, fold_type
 
 NOW = 1_700_000_000.0
+COUNTERS, PERCENTILES = CounterGroup(), PercentileGroup()
+ABSENT = Framed(0, 0, b"")
 # eighths, so that no sum is rounded; and far apart, so that sketches collapse
 VALUES = st.one_of(st.integers(-80, 80).map(lambda eighths: eighths / 8), st.sampled_from([1e-30, 1e30, -1e30, 2.0**40, 0.0]))
 AGES = st.one_of(st.integers(0, 90), st.integers(-20_000, 200_000), st.sampled_from([0, 4, 5, 60, 600, 3600, 86_400, 90_000]))
@@ -24,8 +27,8 @@ EVENTS = st.lists(st.tuples(AGES, VALUES), min_size=1, max_size=40)
 ROUNDS = st.lists(st.tuples(st.integers(0, 4000), st.lists(EVENTS, min_size=3, max_size=3)), min_size=1, max_size=6)
 
 
-def folded(states: Sequence[Framed], parts: Sequence[Sequence[Framed]], columns: Any, now: float) -> Folded:
-    steps = fold_type(CounterGroup(), True, Work(states, columns), now)
+def folded(states: Sequence[Framed], parts: Sequence[Sequence[Framed]], columns: Any, now: float, handler: Any = COUNTERS) -> Folded:
+    steps = fold_type(handler, True, Work(states, columns), now)
     try:
         wanted = next(steps)
         while True:
@@ -107,3 +110,81 @@ class RowsTests(SynchronousTestCase):
         self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
         self.assertIsNone(rows.spill([b""], [], NOW))
         self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW))
+
+
+class SpreadsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if percentile_group._spreads is None:
+            raise SkipTest("_spreads is not built: needs a compiler")
+
+    def both(self, states: Sequence[Framed], parts: Sequence[Sequence[Framed]], columns: Any, now: float) -> tuple[Folded, Folded]:
+        ours = folded(states, parts, columns, now, PERCENTILES)
+        with mock.patch.object(percentile_group, "_spreads", None):
+            return ours, folded(states, parts, columns, now, PERCENTILES)
+
+    def assert_in_c(self, dump: bytes, events: Sequence[tuple[float, float]], now: float) -> None:
+        """That it is not left to the arrays."""
+        times, values = (np.array(column) for column in zip(*events, strict=True))
+        self.assertIsNotNone(PERCENTILES.fold_dumps([dump], np.zeros(len(times), np.int64), times, values, now))
+
+    @settings(deadline=None)
+    @given(ROUNDS)
+    def test_a_fold_gives_the_bytes_that_arrays_give(self, rounds: list[tuple[int, list[list[tuple[int, float]]]]]) -> None:
+        states, parts = [ABSENT] * 3, [[ABSENT] * 2] * 3
+        now = NOW
+        for later, rows in rounds:
+            now += later
+            ours, arrays = self.both(states, parts, columns_of(rows, now), now)
+            self.assertEqual(ours, arrays)
+            self.assert_in_c(states[0].dump, [(now - ago, value) for ago, value in rows[0]], now)
+            states = [Framed(2, 0, ours.states[row]) for row in range(3)]
+            parts = [[Framed(2, 0, part) for part in ours.parts[row]] if row in ours.parts else parts[row] for row in range(3)]
+
+    def test_events_of_slots_in_any_order_and_of_any_values_give_the_bytes_that_arrays_give(self) -> None:
+        chance = np.random.default_rng(3)
+        states = [ABSENT, ABSENT]
+        for width in (1, 40, 400):  # seconds
+            for count in (1, 7, 8, 130, 700):
+                rows = [list(zip(chance.uniform(-5, width, count), chance.lognormal(0, 9, count), strict=True)) for _ in range(2)]
+                ours, arrays = self.both(states, [[ABSENT] * 2] * 2, columns_of(rows, NOW), NOW)
+                self.assertEqual(ours, arrays)
+                self.assert_in_c(states[0].dump, [(NOW - ago, value) for ago, value in rows[0]], NOW)
+                states = [Framed(2, 0, ours.states[row]) for row in range(2)]
+
+    def test_whatever_bytes_there_are_they_do_what_they_do_with_arrays(self) -> None:
+        events = [[(15 * ago, ago - 3.5 * place) for ago in range(15, -1, -1) for place in range(1 + ago % 3)]]
+        good = folded([ABSENT], [[]], columns_of(events, NOW), NOW, PERCENTILES).states[0]
+        columns = columns_of([[(0, 1.0)], [(0, 2.0)]], NOW)
+        chance = np.random.default_rng(7)
+        unlike = 0
+        for _ in range(50):
+            bad = bytearray(good)
+            for _ in range(int(chance.integers(1, 4))):
+                bad[int(chance.integers(len(bad)))] = int(chance.choice([0, 1, 7, 127, 128, 255]))
+            content = bytes(bad[: int(chance.choice([len(bad), len(bad), len(bad) - 8, 40, 48]))])
+            ours, arrays = self.both([Framed(2, 0, content), Framed(2, 0, good)], [[ABSENT] * 2] * 2, columns, NOW)
+            self.assertEqual(ours, arrays)
+            unlike += not ours.failed and content != good
+        self.assertGreater(unlike, 5)  # not all of them are refused
+
+    def test_what_the_machine_decides_and_what_is_no_number_is_left_to_the_arrays(self) -> None:
+        row, one = np.zeros(1, np.int64), np.ones(1)
+        for value in (-0.0, np.nan, np.inf):
+            self.assertIsNone(PERCENTILES.fold_dumps([b""], row, one * NOW, one * value, NOW))
+        [zero] = PERCENTILES.dump_array(
+            PERCENTILES.fold_array(PERCENTILES.load_array([b""]), row.repeat(2), one.repeat(2) * NOW, np.array([-0.0, 0.5]), NOW)
+        )
+        self.assertIsNone(PERCENTILES.fold_dumps([zero], row, one * NOW, one, NOW))
+        self.assertIsNotNone(PERCENTILES.fold_dumps([zero], row, one * NOW + 30, one, NOW + 30))  # not its slot
+
+    def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
+        rows, one = percentile_group._spreads, np.ones(1)
+        none = np.zeros(1, np.int64)
+        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, 0))
+        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none, none, one, one, np.nan, 0))
+        self.assertIsNotNone(rows.fold([b""], none, none, one, one, NOW, 0))

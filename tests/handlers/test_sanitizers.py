@@ -13,7 +13,7 @@ from tests.client import test_sanitizers as of_client
 from tests.client.cases import ROOT
 from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
 
-SOURCES = ("taba/handlers/_rows.c", "taba/shard/servers/_wire.c")
+SOURCES = ("taba/handlers/_rows.c", "taba/handlers/_spreads.c", "taba/shard/servers/_wire.c")
 TESTS = ("tests/handlers/test_rows.py", "tests/shard/test_wire.py")
 
 
@@ -45,7 +45,8 @@ class SanitizerTests(of_client.SanitizerTests):
             "PYTHONMALLOC": "malloc",  # or the sanitizer sees Python's pools instead of objects
             "PYTHONPATH": folder,
         }
-        where = "from taba.handlers import _rows; from taba.shard.servers import _wire; print(_rows.__file__); print(_wire.__file__)"
+        names = [source.removesuffix(".c").replace("/", ".") for source in SOURCES]
+        where = f"from importlib import import_module\nfor name in {names}: print(import_module(name).__file__)"
         self.assertEqual(self.run_all([sys.executable, "-c", where], env=environ, cwd=folder).split(), libraries)
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", os.devnull, "--rootdir", folder, "-p", "no:cacheprovider"]
         out = self.run_all([*command, *TESTS], env=environ, cwd=folder)
