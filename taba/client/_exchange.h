@@ -74,9 +74,10 @@ meter_exchange(Meter *self, PyObject *const *args, Py_ssize_t count)
     exchange->root = root;
     Py_INCREF(self->nothing);
     exchange->status = self->nothing;
-    exchange->began = clock_seconds(CLOCK_MONOTONIC);
     if (!meter_record(self->in_flight, 1.0))
         Py_CLEAR(exchange);
+    else
+        exchange->began = clock_seconds(CLOCK_MONOTONIC); /* see meter_begin */
     return (PyObject *)exchange;
 }
 

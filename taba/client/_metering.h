@@ -197,8 +197,9 @@ is_of_parent(Meter *self, double began)
 static PyObject *
 meter_begin(Meter *self, PyObject *Py_UNUSED(ignored))
 {
-    double began = clock_seconds(CLOCK_MONOTONIC);
-    return meter_record(self->in_flight, 1.0) ? PyFloat_FromDouble(began) : NULL;
+    if (!meter_record(self->in_flight, 1.0)) /* first: it finds out whether this process was forked, before which no request of its own began */
+        return NULL;
+    return PyFloat_FromDouble(clock_seconds(CLOCK_MONOTONIC));
 }
 
 static PyObject *

@@ -39,9 +39,10 @@ meter_reply(Meter *self, PyObject *const *args, Py_ssize_t count)
     reply->owner = args[3];
     reply->route = Py_None;
     reply->status = reply->headers = self->nothing;
-    reply->began = clock_seconds(CLOCK_MONOTONIC);
     if (!meter_record(self->in_flight, 1.0))
         Py_CLEAR(reply);
+    else
+        reply->began = clock_seconds(CLOCK_MONOTONIC); /* see meter_begin */
     return (PyObject *)reply;
 }
 

@@ -42,9 +42,8 @@ class Meter:
 
     def begin(self) -> float:
         """One more is under way; the clock for end()."""
-        began = perf_counter()
-        self._in_flight.inc()
-        return began
+        self._in_flight.inc()  # first: it finds out whether this process was forked, before which no request of its own began
+        return perf_counter()
 
     def end(self, began: float, method: Any, route: Any, status: Any, received: int, sent: int) -> None:
         """One is over. `received` (0 for no body) and `sent` are -1 where nobody knows."""

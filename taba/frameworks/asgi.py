@@ -57,7 +57,6 @@ class Middleware:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving, sockets = self._serving, self._sockets
-        began = perf_counter()
         root = scope.get("root_path") or ""
         is_accepted = is_gone = False
         code: int | str = REJECTED
@@ -88,6 +87,7 @@ class Middleware:
                 raise
 
         sockets.begin()
+        began = perf_counter()  # behind it, as in a Meter
         try:
             await self.app(scope, received_from, sent_to)
         except FAILURES as error:

@@ -121,6 +121,30 @@ class MeteringTests(ClientCase):
             self.meter.series.clear()
             self.made = 0
 
+    def test_the_first_request_of_a_forked_child_is_its_own(self) -> None:
+        async def send(message: Any) -> None: ...
+
+        def over_asgi() -> None:
+            self.run_steps(self.exchange(send=send).send(BODY))
+
+        def over_wsgi() -> None:
+            self.meter.reply(lambda environ: "/", {"REQUEST_METHOD": "GET"}, lambda *of: None, self).end()
+
+        def by_hand() -> None:
+            self.meter.end(self.meter.begin(), "GET", "/", 200, 0, 0)
+
+        for fork in (os.fork, ctypes.PyDLL(None).fork):
+            for first in (over_asgi, over_wsgi, by_hand):
+                child = fork()
+                if child == 0:
+                    status = 1
+                    try:
+                        first()  # until then nothing here knows that this is a child
+                        status = int((self.in_flight.net, self.made) != (0.0, 1))
+                    finally:
+                        os._exit(status)
+                self.assertEqual(os.waitpid(child, 0)[1], 0, (fork, first))
+
     def test_what_is_no_series_and_what_cannot_be_a_key_is_an_error_of_whoever_gives_it(self) -> None:
         meter = type(self.meter)(self.in_flight, lambda *key: "four", print)
         for error, of in ((Exception, ("GET", "/", 200)), (TypeError, ("GET", [], 200))):

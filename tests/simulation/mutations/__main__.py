@@ -11,6 +11,12 @@ from simulation.command import prepare
 from tests.simulation.mutations import ALL, FOCUS, find
 
 
+def short(error: str, most: int) -> str:
+    """Of a sentence its beginning, of a traceback its end."""
+    words = " ".join(error.split())
+    return words[-most:] if "Traceback" in error else words[:most]
+
+
 def main(arguments: list[str]) -> int:
     made = argparse.ArgumentParser(description=__doc__)
     made.add_argument("names", nargs="*", metavar="NAME")
@@ -23,8 +29,13 @@ def main(arguments: list[str]) -> int:
     for name in options.names or ALL:
         began = time.process_time()
         found = find(name, FOCUS[name].seed if options.pinned and name in FOCUS else options.seed, options.seeds)
-        missed += found is None
-        how = "NOT FOUND" if found is None else f"seed {found[0]}: {' '.join(found[1].split())[:110]}"
+        missed += found is None or found.is_stale
+        if found is None:
+            how = "NOT FOUND"
+        elif found.is_stale:  # its hook is to be mended
+            how = f"NOT FOUND, for it fails itself, with seed {found.seed}: {short(found.error, 300)}"
+        else:
+            how = f"seed {found.seed}: {short(found.error, 110)}"
         print(f"{name}: {how} ({time.process_time() - began:.1f} s)", flush=True)
     return 1 if missed else 0
 

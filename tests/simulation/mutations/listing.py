@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import unittest
 from collections.abc import Callable, Iterator
@@ -25,6 +26,24 @@ MOVING = "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,m
 HOME = "outbox removed,second Agent,kill agent,memory full"
 
 RATE = 4.0  # a second and Client: more makes worlds longer, not stranger
+
+
+# what a mutation ends with whose place in the real code is another one now: nothing is found by it
+STALE = re.compile(r"\b(AttributeError|TypeError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError)\b")
+
+
+RAISED = re.compile(r"(E\s+)?[\w.]+(Error|Exception|FailTest)\b")  # a traceback's last line
+
+
+class Found(NamedTuple):
+    """What a mutation was found by, in the world of this seed, or 0 for a test.
+
+    `is_stale`: it is the mutation itself that fails, and not a check of what it does.
+    """
+
+    seed: int
+    error: str
+    is_stale: bool
 
 
 class Focus(NamedTuple):
@@ -103,8 +122,8 @@ def instead(where: Any, name: str, value: Any) -> Iterator[None]:
         setattr(where, name, before)
 
 
-def find(name: str, seed: int, seeds: int) -> tuple[int, str] | None:
-    """The first of these seeds that finds the mutation, and how."""
+def find(name: str, seed: int, seeds: int) -> Found | None:
+    """The first of these seeds in which something is wrong with the mutation, and what."""
     if name in BESIDE:
         return _find_beside(name)
     focus = FOCUS[name]
@@ -116,11 +135,11 @@ def find(name: str, seed: int, seeds: int) -> tuple[int, str] | None:
             except Exception as raised:  # what a mutation breaks may break more than an invariant
                 error = f"{type(raised).__name__}: {raised}"
         if error is not None:
-            return number, error
+            return Found(number, error, STALE.search(error) is not None)
     return None
 
 
-def _find_beside(name: str) -> tuple[int, str] | None:
+def _find_beside(name: str) -> Found | None:
     before, result = os.getcwd(), unittest.TestResult()
     with applied(name), tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)  # what a test makes goes with it
@@ -129,5 +148,9 @@ def _find_beside(name: str) -> tuple[int, str] | None:
         finally:
             os.chdir(before)
     assert result.testsRun == 1, BESIDE[name]
-    found = [*result.failures, *result.errors]
-    return (0, found[0][1].strip().splitlines()[-1]) if found else None
+    found = [(said, False) for _, said in result.failures] + [(said, STALE.search(said) is not None) for _, said in result.errors]
+    if not found:
+        return None
+    said, is_stale = found[0]
+    lines = said.strip().splitlines()
+    return Found(0, next((line for line in reversed(lines) if RAISED.match(line)), lines[-1]), is_stale)  # Hypothesis says more behind it
