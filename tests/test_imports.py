@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 PARTS = {"client", "agent", "server", "handlers", "shard", "query", "cli", "compat", "frameworks", "inputs"}
 ROOT_ROOMS = {"batch"}  # packages that are of the root
-STANDARD_ONLY = {"names", "bounds", "errors", "ring"}  # the root modules that the client may import
+STANDARD_ONLY = {"names", "bounds", "errors", "parts", "ring"}  # the root modules that the client may import
 
 MAY = {
     "root": set(),

@@ -16,6 +16,7 @@
 #error "records are little-endian"
 #endif
 
+#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define RECORD_BYTES 24
 #define MAX_RECORDS (1u << 30)
 
@@ -93,14 +94,19 @@ by_number(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-/* The Tabs that were counted, in order, and how often each; the counts are zero again. -1 with an exception. */
+/* The Tabs that were counted, in order, and how often each; the counts are zero again. -1 with an exception. `most`: so many at the most. */
 static Py_ssize_t
-take_counts(const Record *records, Py_ssize_t total, uint32_t *counts, Py_ssize_t known, uint32_t *tabs, int64_t *many)
+take_counts(const Record *records, Py_ssize_t total, uint32_t *counts, Py_ssize_t known, uint32_t *tabs, int64_t *many, Py_ssize_t most)
 {
     Py_ssize_t found = 0;
     if (known <= 8 * total) {
         for (Py_ssize_t tab = 0; tab < known; tab++)
             if (counts[tab] != 0) {
+                if (found == most) {
+                    memset(counts, 0, (size_t)known * sizeof *counts);
+                    PyErr_SetString(PyExc_ValueError, "counts that were not zero");
+                    return -1;
+                }
                 tabs[found] = (uint32_t)tab;
                 many[found++] = counts[tab];
                 counts[tab] = 0;
@@ -197,7 +203,7 @@ count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_ValueError, "pieces of fewer records than there are");
         goto undo;
     }
-    found = take_counts(records, total, counts, known, tabs_view.buf, many_view.buf);
+    found = take_counts(records, total, counts, known, tabs_view.buf, many_view.buf, most);
     goto done;
 undo:
     while (at > 0)
@@ -614,7 +620,14 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int
+set_form(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "FORM", FORM);
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, set_form},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

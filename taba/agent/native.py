@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
+from taba import parts
 
-def found() -> Any:
-    """The module, or None."""
-    # importing it would switch the GIL on for everybody
-    if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return None
-    try:
-        from taba.agent import _drain  # type: ignore[attr-defined]
-    except ImportError:  # not built: `taba status` says so
-        return None
-    return _drain
-
-
-NATIVE: Any = found()
+NAME = "taba.agent._drain"
+NATIVE: Any = parts.find(NAME)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import taba
+from taba import parts
 from taba.agent.admission import MAX_SHOWN
 from taba.agent.backlog import MAX_LANES
 from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
-from taba.agent.native import NATIVE
+from taba.agent.native import NAME, NATIVE
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
 from taba.client.identity import MAX_SLOTS
@@ -59,6 +60,7 @@ def describe(
         "rings": shown,
         "rings_open": len(rings.open),
         "accelerated": NATIVE is not None,
+        "in_c": parts.told(),
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
         "recorded": keeper.books.recorded + sum(live.values()),
         "dropped_by_reason": dict(sorted((keeper.books.totals() + live).items())),
@@ -160,7 +162,7 @@ def _of_inputs(inputs: Sequence[Mapping[str, Any]]) -> list[Exposed]:
 def as_text(content: dict[str, Any]) -> str:
     """The same for people."""
     lines = [f"taba-agent {content['version']}, Agent {content['agent']}"]
-    how = "" if content["accelerated"] else ", drained without the C part: it was not built here"
+    how = "" if content["accelerated"] else f", drained without the C part: {content['in_c'][NAME]}"
     lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}{how}")
     edge = content["edge"]
     lines.append(f"folded here: {edge['events']} events to {edge['states']} States, of {', '.join(edge['types']) or 'no Type by now'}")

@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
+
 #include "_layout.h"
 #include "_producer.h"
 #include "_values.h"
@@ -163,6 +165,8 @@ module_exec(PyObject *module)
     if (add_type(module, "Total", &total_spec, NULL, NULL) < 0)
         return -1;
     PyObject *coarse = is_coarse_sound() ? Py_True : Py_False;
+    if (PyModule_AddIntConstant(module, "FORM", FORM) < 0)
+        return -1;
     return PyModule_AddObjectRef(module, "IS_COARSE_SOUND", coarse) < 0 ? -1 : add_layout(module);
 }
 

@@ -6,6 +6,7 @@
 #include <Python.h>
 #include <stdint.h>
 
+#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define CODE_BITS 16
 #define CODES (1 << CODE_BITS)
 #define HALF (CODES / 2)
@@ -149,7 +150,14 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int
+set_form(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "FORM", FORM);
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, set_form},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

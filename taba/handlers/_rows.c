@@ -8,6 +8,7 @@
 
 #include "_dumps.h"
 
+#define FORM 1                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */
@@ -373,6 +374,7 @@ static PyObject *fold(PyObject *module, PyObject *arguments) {
         PyErr_NoMemory();
         goto done;
     }
+    if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
     if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !isfinite(now) || fabs(now) > 1e12) goto none;
     made = PyList_New(total);
     slots = PyList_New(total);
@@ -537,5 +539,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__rows(void) {
-    return is_little_endian() ? PyModule_Create(&definition) : NULL;
+    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
+    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
+    return module;
 }

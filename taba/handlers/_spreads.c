@@ -8,6 +8,7 @@
 
 #include "_dumps.h"
 
+#define FORM 1                               /* of what Python gives it and gets: see taba/parts.py */
 #define TALLY_BYTES 32
 #define BLOCK_BYTES 16
 #define HEAD_BYTES (TALLY_BYTES + BLOCK_BYTES)
@@ -457,5 +458,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_spreads", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__spreads(void) {
-    return is_little_endian() ? PyModule_Create(&definition) : NULL;
+    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
+    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
+    return module;
 }

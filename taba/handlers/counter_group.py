@@ -17,7 +17,7 @@ from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.folded import FoldedDumps, written_in_c
+from taba.handlers.folded import FoldedDumps
 from taba.handlers.fresh import MAX_COUNT, bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -54,6 +54,7 @@ from taba.handlers.slots import (
     starts_in,
 )
 from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
+from taba.parts import find
 
 LADDER = Ladder(5, 30, 150, 900)
 JOURNAL_SLOTS = 32  # with 20 bins, a main part of some 450 bytes; after a spill at most 19 are left, so the next is 13 slots away
@@ -83,7 +84,7 @@ _EMPTY = empty_dump(_HEADER, mark=_MARK)
 _NONE = np.zeros(0, dtype=np.int64)
 
 
-_rows = written_in_c("_rows")
+_rows = find("taba.handlers._rows")  # without it the arrays do it all
 
 
 class CounterStates:

@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
-from importlib import import_module
-from typing import Any
-
-
-def written_in_c(name: str) -> Any:
-    """The module of this name in C beside this one; None where there is none: then the arrays do it all."""
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None  # importing it would switch the GIL on for everybody
-    try:
-        return import_module(f"taba.handlers.{name}")
-    except ImportError:  # not built
-        return None
 
 
 class FoldedDumps:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from taba import parts
 from taba.codes import codes_of
 from taba.handlers.ragged import Floats, Ints, run_lengths, run_starts, sum_rows
 from taba.handlers.sketch import collapse, keys_of
@@ -22,18 +21,7 @@ MAX_COUNT = 2**32 - 1  # of one bin or slot of what an edge made; where stranger
 CELLS = 4  # so many times as many as Events there may be: with more, looking for those that are filled costs more than a sort
 
 
-def _found() -> Any:
-    """The C part, `_fresh.c`, where it was built and sound; or None."""
-    if os.environ.get("TABA_PURE") or not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return None
-    try:
-        from taba.handlers import _fresh  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    return _fresh
-
-
-NATIVE: Any = _found()
+NATIVE: Any = parts.find("taba.handlers._fresh")
 
 
 def figures_of(rows: Ints, values: Floats, total: int) -> dict[str, Any]:

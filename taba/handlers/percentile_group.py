@@ -20,7 +20,7 @@ from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.folded import FoldedDumps, written_in_c
+from taba.handlers.folded import FoldedDumps
 from taba.handlers.fresh import bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -45,6 +45,7 @@ from taba.handlers.slots import rows_in, slot_keys, starts_in
 from taba.handlers.spread import HEADER as BLOCK
 from taba.handlers.spread import Slots, SpreadLayout, Spreads, Written, join_spreads, read_slots
 from taba.handlers.windows import MAX_AHEAD_SECONDS, WINDOWS, Ladder
+from taba.parts import find
 
 LADDER = Ladder(15, 120, 600, 3600)
 JOURNAL_SLOTS = 18  # after a spill at most 13 are left, so the next is over a minute away
@@ -71,7 +72,7 @@ def _empty() -> bytes:
 _EMPTY = _empty()
 _NONE = np.zeros(0, dtype=np.int64)
 
-_spreads = written_in_c("_spreads")
+_spreads = find("taba.handlers._spreads")  # without it the arrays do it all
 
 
 class PercentileStates:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from taba import __version__, versions
+from taba import __version__, parts, versions
 from taba.caps import Caps
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
@@ -330,6 +330,7 @@ class Status:
             "latency": self._ingest.latency.percentiles(self._now()),
             "agents": self._now.senders,
             "states_read": self._query.read["states"],
+            "in_c": parts.told(),
             "problems": problems,
         }
 

@@ -144,6 +144,8 @@ class ArgumentsTests(Native):
             ):
                 self.assertRaises(ValueError, NATIVE.count, content, ((5, 7),), *some)
             self.assertRaises(ValueError, NATIVE.count, content[1:], ((5, 7),), known, counts, tabs, many)
+        with self.assertRaises(ValueError):  # counts that somebody left behind
+            NATIVE.count(content, ((5, 7),), 9, np.ones(9, U32), np.zeros(5, U32), np.zeros(5, I64))
         with self.assertRaises(BufferError):
             NATIVE.count(content, ((5, 7),), 6, bytes(24), np.zeros(9, U32), np.zeros(9, I64))
 

@@ -73,6 +73,38 @@ class RowsTests(SynchronousTestCase):
             self.assertEqual(folded(states, parts, columns_of(events, NOW), NOW), ours)
         self.assertEqual(sorted(ours.parts), [0, 1])  # the third has fewer than spill with others
 
+    def test_sums_are_rounded_as_with_arrays(self) -> None:
+        chance = np.random.default_rng(5)
+        for many in (1, 7, 8, 9, 23, 24, 129, 1000):
+            for values in (
+                chance.normal(size=many),
+                chance.lognormal(0, 30, many),
+                chance.choice([0.0, -0.0, 5e-324, 1.7e308, -1.7e308], many),
+            ):
+                events = [*zip(chance.choice([0, 4, 11, 700], many).tolist(), values.tolist(), strict=True)]
+                states, parts = [Framed(0, 0, b"")], [[Framed(0, 0, b"")]]
+                for now in (NOW, NOW + 3):
+                    ours = folded(states, parts, columns_of([events], now), now)
+                    with mock.patch.object(counter_group, "_rows", None):
+                        self.assertEqual(folded(states, parts, columns_of([events], now), now), ours)
+                    states = [Framed(1, 0, ours.states[0])]
+
+    def test_whatever_bytes_an_archive_has_they_do_what_they_do_with_arrays(self) -> None:
+        columns = columns_of([[(30 * ago, 0.1 * ago) for ago in range(JOURNAL_SLOTS + 90, -1, -1)]], NOW)
+        first = folded([Framed(0, 0, b"")], [[Framed(0, 0, b"")]], columns, NOW)
+        state, good = [Framed(1, 0, first.states[0])], first.parts[0][0]
+        chance = np.random.default_rng(9)
+        for _ in range(60):
+            bad = bytearray(good)
+            for _ in range(int(chance.integers(1, 4))):
+                bad[int(chance.integers(len(bad) if chance.random() < 0.5 else 24))] = int(chance.choice([0, 1, 7, 127, 128, 255]))
+            content = bytes(bad[: int(chance.choice([len(bad), len(bad), len(bad) - 8, 16, 24]))])
+            parts = [[Framed(1, 0, content)]]
+            again = columns_of([[(30 * ago, 0.5) for ago in range(JOURNAL_SLOTS + 8, -1, -1)]], NOW + 9000)
+            ours = folded(state, parts, again, NOW + 9000)
+            with mock.patch.object(counter_group, "_rows", None):
+                self.assertEqual(folded(state, parts, again, NOW + 9000), ours)
+
     def test_whatever_bytes_there_are_they_do_what_they_do_with_arrays(self) -> None:
         good = folded([Framed(0, 0, b"")], [[]], columns_of([[(5 * ago, float(ago)) for ago in range(20)]], NOW), NOW).states[0]
         chance = np.random.default_rng(7)
@@ -108,6 +140,8 @@ class RowsTests(SynchronousTestCase):
         self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, 0))
         self.assertIsNone(rows.fold([None], none, none, one, one, NOW, 0))
         self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
+        odd = np.frombuffer(bytes(9), np.uint8)[1:].view(np.float64)  # does not begin where a word may
+        self.assertIsNone(rows.fold([b""], none, none, odd, one, NOW, 0))
         self.assertIsNone(rows.spill([b""], [], NOW))
         self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW))
 

@@ -1,4 +1,4 @@
-"""The parts in C of the fold and of the store's commands under those who find what tests alone do not."""
+"""The parts in C of the fold, of the store's commands and of answers under those who find what tests alone do not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from tests.client import test_sanitizers as of_client
 from tests.client.cases import ROOT
 from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
 
-SOURCES = ("taba/handlers/_rows.c", "taba/handlers/_spreads.c", "taba/shard/servers/_wire.c")
-TESTS = ("tests/handlers/test_rows.py", "tests/shard/test_wire.py")
+SOURCES = ("taba/handlers/_rows.c", "taba/handlers/_spreads.c", "taba/shard/servers/_wire.c", "taba/server/ask/_writing.c")
+TESTS = (
+    "tests/handlers/test_rows.py",
+    "tests/handlers/test_spreads.py",
+    "tests/shard/test_wire.py",
+    "tests/server/ask/test_writing.py",
+)
 
 
 @pytest.mark.real

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define FIRST_ROOM 4096
 #define REMEMBERED 16    /* fractions; a power of two */
 #define MOST_DIGITS 25   /* -1.7976931348623157e+308 and its end */
@@ -188,6 +189,7 @@ put_dict(Writer *writer, PyObject *value, int is_plain)
     int is_first = 1;
     if (put(writer, "{", 1) < 0) return -1;
     while (PyDict_Next(value, &place, &key, &item)) {
+        if (!PyUnicode_Check(key)) goto changed; /* what `shown` asked for its text has put another in */
         if (!is_plain && PyUnicode_GET_LENGTH(key) && PyUnicode_READ_CHAR(key, 0) == '_') continue;
         if (!is_first && put(writer, ", ", 2) < 0) return -1;
         is_first = 0;
@@ -195,12 +197,12 @@ put_dict(Writer *writer, PyObject *value, int is_plain)
         int done = put_text(writer, key) < 0 || put(writer, ": ", 2) < 0 ? -1 : put_value(writer, item, is_plain);
         Py_DECREF(item);
         if (done < 0) return -1;
-        if (PyDict_GET_SIZE(value) != size) {
-            PyErr_SetString(PyExc_RuntimeError, "a dictionary changed while it was written");
-            return -1;
-        }
+        if (PyDict_GET_SIZE(value) != size) goto changed;
     }
     return put(writer, "}", 1);
+changed:
+    PyErr_SetString(PyExc_RuntimeError, "a dictionary changed while it was written");
+    return -1;
 }
 
 static int
@@ -222,7 +224,7 @@ put_items(Writer *writer, PyObject *value, int is_plain)
 static int
 put_value(Writer *writer, PyObject *value, int is_plain)
 {
-    if (PyFloat_CheckExact(value)) return put_float(writer, PyFloat_AS_DOUBLE(value));
+    if (PyFloat_CheckExact(value) || (is_plain && PyFloat_Check(value))) return put_float(writer, PyFloat_AS_DOUBLE(value));
     if (value == Py_None) return put(writer, "null", 4);
     if (value == Py_True) return put(writer, "true", 4);
     if (value == Py_False) return put(writer, "false", 5);
@@ -271,7 +273,14 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int
+set_form(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "FORM", FORM);
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, set_form},
 #ifdef Py_mod_multiple_interpreters
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

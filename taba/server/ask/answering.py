@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
+from taba import parts
 from taba.handlers.lookup import shown
 from taba.server.ask.answers import Aggregated, Unanswered
 
@@ -29,17 +29,8 @@ def write_plainly(value: Any, shown: Any) -> str:
     return dumped(shown(value))
 
 
-def _writer() -> Any:
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return write_plainly  # importing it would switch the GIL on for everybody
-    try:
-        from taba.server.ask import _writing  # type: ignore[attr-defined]
-    except ImportError:  # not built
-        return write_plainly
-    return _writing.write
-
-
-_write = _writer()
+_writing = parts.find("taba.server.ask._writing")
+_write = write_plainly if _writing is None else _writing.write
 
 
 def aggregate_as_json(item: Aggregated) -> Any:

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_DIGITS 20
 
 static int digits_of(Py_ssize_t number) {
@@ -76,4 +77,8 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_wire", .m_size = -1, .m_methods = methods};
 
-PyMODINIT_FUNC PyInit__wire(void) { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit__wire(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
+    return module;
+}

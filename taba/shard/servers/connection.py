@@ -10,7 +10,6 @@ lose WATCHes, leak connections and know no deadline for a whole pipeline.
 
 from __future__ import annotations
 
-import sysconfig
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from taba import parts
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.dirty import Command as Command
 from taba.shard.servers.prefix import USUAL, with_prefix
@@ -82,17 +82,7 @@ def _told(reply: Exception) -> str:
     return str(reply).removeprefix(_ABORTED)
 
 
-def _written_in_c() -> Any:
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        return None  # importing it would switch the GIL on for everybody
-    try:
-        from taba.shard.servers import _wire  # type: ignore[attr-defined]
-    except ImportError:  # not built
-        return None
-    return _wire
-
-
-_wire = _written_in_c()
+_wire = parts.find("taba.shard.servers._wire")
 
 
 def encode(commands: Sequence[Command]) -> bytes:

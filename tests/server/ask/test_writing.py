@@ -6,6 +6,7 @@ import math
 import sys
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -23,6 +24,10 @@ class Whole(int):
     """A number of a kind of its own."""
 
 
+class Real(float):
+    """A fraction of a kind of its own, as numpy's are."""
+
+
 PLAIN = (
     st.none()
     | st.booleans()
@@ -32,7 +37,10 @@ PLAIN = (
     | st.text(max_size=20)
 )
 ODD = (
-    st.binary(max_size=8) | st.sampled_from([Text("of a kind"), Whole(17)]) | st.complex_numbers() | st.sets(st.integers(0, 9), max_size=1)
+    st.binary(max_size=8)
+    | st.sampled_from([Text("of a kind"), Whole(17), Real(0.5), Real(17.0), Real(1e300), Real("nan")])
+    | st.complex_numbers()
+    | st.sets(st.integers(0, 9), max_size=1)
 )
 KEYS = st.text(max_size=6) | st.sampled_from(["_bins", "_", "p99.9"]) | st.binary(max_size=4) | st.integers(0, 9) | st.just(Text("_own"))
 VALUES = st.recursive(
@@ -69,6 +77,19 @@ class Written(SynchronousTestCase):
         endless: list[Any] = []
         endless.append(endless)
         self.assertRaises(RecursionError, written, endless)
+
+    def test_fractions_of_other_kinds_are_written_as_fractions(self) -> None:
+        self.assertEqual(written({"own": Real(0.5), "numpy": [np.float64(0.1), np.float64(17.0)]}), '{"own": 0.5, "numpy": [0.1, 17]}')
+
+    def test_what_is_put_in_while_it_is_written_does_no_harm(self) -> None:
+        class Meddling:
+            def __str__(self) -> str:
+                value.pop("second", None)
+                value[5] = 1
+                return "text"
+
+        value: dict[Any, Any] = {"first": Meddling(), "second": 2}
+        self.assertRaises(RuntimeError, written, value)
 
     def test_no_reference_is_kept(self) -> None:
         value = {"values": [object(), (math.pi, "text", b"bytes")], 1: {"_hidden": "x" * 1000}}

@@ -1,0 +1,88 @@
+"""How many instructions the parts in C of an Agent and of a Server take for an event: what a clock could only guess, valgrind counts, the
+same in each run. One function is counted at a time, in a process that imports no numpy."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.client.cases import ROOT
+from tests.needs import needs_program
+from tests.patience import PATIENCE_SECONDS
+
+EVENTS = 20_000
+TABS = 100
+CODE = """
+import struct, sys
+from array import array
+from taba import parts
+
+which, events, tabs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+drain, fresh, rows = (parts.find(name) for name in ("taba.agent._drain", "taba.handlers._fresh", "taba.handlers._rows"))
+zeros = [bytearray(8 * events) for _ in range(4)]
+values, each = array("d", [1.5]) * events, events // tabs
+in_order = array("q", [row for row in range(tabs) for _ in range(each)])
+codes = array("q", [at % 20 for at in range(events)])
+records = b"".join(struct.pack("<dQII", 1.0, at, at % tabs, 7) for at in range(events))
+if which == "leading":
+    assert drain.leading(records, 7) == (events, events)
+elif which == "count":
+    assert drain.count(records, ((events, 7),), tabs, bytearray(4 * tabs), bytearray(4 * tabs), bytearray(8 * tabs)) == tabs
+elif which == "place":
+    starts = array("q", range(0, events, each))
+    drain.place(records, array("I", range(tabs)), starts, bytearray(8 * tabs), zeros[0], zeros[1], None)
+elif which == "bins":
+    assert fresh.bins(in_order, codes, *zeros[:2]) == 20 * tabs
+elif which == "figures":
+    fresh.figures(in_order, values, *(bytearray(8 * tabs) for _ in range(3)))
+elif which == "fold":
+    times = array("d", [1.7e9 + at % 3 for at in range(events)])
+    assert rows.fold([b""] * tabs, in_order, codes, times, values, 1.7e9 + 60, 0) is not None
+else:  # one event for each of as many States, as they are in a store that is written to once a second
+    dumps, _ = rows.fold([b""] * events, array("q", range(events)), codes, array("d", [1.7e9]) * events, values, 1.7e9, 0)
+    found = rows.fold(dumps, array("q", range(events)), codes, array("d", [1.7e9 + 7]) * events, values, 1.7e9 + 7, 0)
+    assert found is not None and found[1][0] == 2
+"""
+
+
+@pytest.mark.real
+class InstructionsTest(SynchronousTestCase):
+    def taken(self, case: str, function: str, times: int) -> float:
+        """Instructions an event, within `function` and all that it calls."""
+        needs_program("valgrind")
+        command = ["valgrind", "--tool=callgrind", f"--toggle-collect={function}", "--callgrind-out-file=/dev/null"]
+        settings = {**os.environ, "PYTHONPATH": ROOT, "PYTHONHASHSEED": "0", "TABA_PURE": ""}
+        run = subprocess.run(
+            [*command, sys.executable, "-c", CODE, case, str(times), str(TABS)],
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        self.assertEqual(run.returncode, 0, run.stderr)
+        found = re.search(r"Collected : (\d+)", run.stderr)
+        assert found is not None, run.stderr
+        return int(found[1]) / times
+
+    def test_an_event_that_is_drained_takes_no_more_than_it_did(self) -> None:
+        for function, most in (("leading", 9), ("count", 13), ("place", 23)):
+            taken = self.taken(function, function, EVENTS)
+            self.assertTrue(3 < taken <= most, (function, taken))
+
+    def test_an_event_that_is_folded_at_the_edge_takes_no_more_than_it_did(self) -> None:
+        for function, most in (("bins", 37), ("figures", 24)):
+            taken = self.taken(function, function, EVENTS)
+            self.assertTrue(5 < taken <= most, (function, taken))
+
+    def test_an_event_that_a_server_folds_takes_no_more_than_it_did(self) -> None:
+        taken = self.taken("fold", "fold", EVENTS)
+        self.assertTrue(10 < taken <= 90, taken)
+
+    def test_a_state_of_one_event_takes_no_more_than_it_did(self) -> None:
+        taken = self.taken("states", "fold", 2000)
+        self.assertTrue(500 < taken <= 4000, taken)
