@@ -4,7 +4,8 @@
       Both give the same bytes (tests/handlers/test_rows.py).
    2. Every byte of a dump is a stranger's: it is read only where the dump's own length says that it lies. A dump that is none, or one that is
       out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault.
-   3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. */
+   3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. Each step is rounded by
+      itself (setup.py says how). Which sign the least of 0.0 and -0.0 has is left to both. */
 
 #include "_dumps.h"
 

@@ -79,7 +79,7 @@ class RowsTests(SynchronousTestCase):
             for values in (
                 chance.normal(size=many),
                 chance.lognormal(0, 30, many),
-                chance.choice([0.0, -0.0, 5e-324, 1.7e308, -1.7e308], many),
+                chance.choice([0.0, 5e-324, 1.7e308, -1.7e308], many),
             ):
                 events = [*zip(chance.choice([0, 4, 11, 700], many).tolist(), values.tolist(), strict=True)]
                 states, parts = [Framed(0, 0, b"")], [[Framed(0, 0, b"")]]
