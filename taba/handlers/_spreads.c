@@ -414,6 +414,7 @@ static PyObject *fold(PyObject *module, PyObject *arguments) {
         goto done;
     }
     const Sorted sorted = {.values = room, .codes = (int64_t *)(room + count), .runs = (uint8_t *)(room + 2 * count)};
+    if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
     if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !isfinite(now) || fabs(now) > 1e12) goto none;
     made = PyList_New(total);
     slots = PyList_New(total);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 class FoldedDumps:
     """Main parts as bytes, after a fold: how many slots each journal has, and when it was."""
 

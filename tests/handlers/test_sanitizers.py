@@ -16,7 +16,6 @@ from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
 SOURCES = ("taba/handlers/_rows.c", "taba/handlers/_spreads.c", "taba/shard/servers/_wire.c", "taba/server/ask/_writing.c")
 TESTS = (
     "tests/handlers/test_rows.py",
-    "tests/handlers/test_spreads.py",
     "tests/shard/test_wire.py",
     "tests/server/ask/test_writing.py",
 )
