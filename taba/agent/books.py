@@ -71,6 +71,7 @@ class Books:
         self.holes = 0  # gaps that a store showed and that nothing retained fills, since this Agent's start; counted or not
         self.lost_batches = 0  # ever, that a store lost and nobody had any more; of some nobody knows how many events they held
         self.spool_problem: str | None = None
+        self.history_problem: str | None = None  # why what was forgotten could not be noted: it is tried again each second
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS_SHOWN)
         self.covered: tuple[Covered, ...] = ()
         self.retired: set[bytes] = set()
@@ -221,7 +222,9 @@ class Books:
         try:
             self._history.flush()
         except OSError as error:  # should just these batches be lost by the store, nobody knows how many events that are
-            self.spool_problem = f"{error}"
+            self.history_problem = f"{error}"
+        else:
+            self.history_problem = None
 
     @property
     def retains_too_much(self) -> bool:

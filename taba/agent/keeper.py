@@ -411,6 +411,8 @@ class Keeper:
         self.settle_totals()
         if is_second:
             self.backlog.discard_settled()
+            if self.books.history_problem:  # nothing may be forgotten for long
+                self.books.flush_history()
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""

@@ -120,9 +120,9 @@ class Problems:
 
     def _look_at_spool(self, found: dict[str, str]) -> None:
         keeper, spool = self._keeper, self._keeper.spool
-        if keeper.books.spool_problem:
+        if problem := keeper.books.spool_problem or keeper.books.history_problem:
             found["spool"] = (
-                f"the spool {spool.path} cannot be read or written ({keeper.books.spool_problem}):"
+                f"the spool {spool.path} cannot be read or written ({problem}):"
                 f" {keeper.unacknowledged} batches wait in memory; make room on its disk, or look at that"
             )
         if keeper.books.unreadable:

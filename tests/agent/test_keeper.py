@@ -324,6 +324,22 @@ class KeeperTests(WorldCase):
             world.send()
         self.assertEqual((world.store.folded, world.keeper.books.totals()), (len(ids), {}))
 
+    def test_that_the_history_could_not_be_written_is_said_until_it_can_be(self) -> None:
+        world = self.world()
+        world.record(40)
+        world.tick()
+        world.send()
+        keeper_ = world.keeper
+        keeper_.history.note(BatchId(keeper_.stream, 1, 1), 1)
+        with mock.patch.object(keeper_.history, "flush", side_effect=OSError(28, os.strerror(28))):
+            keeper_.books.flush_history()
+            keeper_.tick(world.now, at(world.now))
+            self.assertIn(os.strerror(28), str(keeper_.books.history_problem))
+        for _ in range(2):  # nothing else is to be noted
+            world.now += 1.0
+            keeper_.tick(world.now, at(world.now))
+        self.assertEqual((keeper_.books.history_problem, keeper_.books.spool_problem), (None, None))
+
     def _half_moved(self) -> World:
         """A group of which the outbox retains the first batch, the spool retains the second, of the same lane, and the third waits."""
         world = self.world()

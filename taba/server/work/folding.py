@@ -186,12 +186,28 @@ def fold_type(
     else:
         _fold_plainly(handler, work, now, rows, folded, is_own)
     tries = MAX_TRIES
+    parts: Parts = {}
     for row in rows:
         if row in folded.failed:
             search = _Search(handler, is_array, work, row, now, is_own, turn, tries)
-            yield from search.run(folded)
+            steps = search.run(folded)
+            sent: Parts | None = None
+            while _wants(steps, sent):
+                if row not in parts:
+                    # of all that are to be looked at, since a cycle reads a few times at the most
+                    parts.update((yield [other for other in rows if other in folded.failed and other not in parts]))
+                sent = parts
             tries = search.tries
     return folded
+
+
+def _wants(steps: Generator[list[int], Parts, None], sent: Parts | None) -> bool:
+    """Let a search go on; whether it wants the parts of its row."""
+    try:
+        steps.send(sent)  # type: ignore[arg-type]
+    except StopIteration:
+        return False
+    return True
 
 
 def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generator[list[int], Parts, bool]:

@@ -124,6 +124,19 @@ class Culprits(SynchronousTestCase):
         kept = sorted(value for part in parts for (value,) in struct.iter_unpack("<d", part))
         self.assertEqual(kept, sorted(value for value in values if value != 13))
 
+    def test_parts_of_all_rows_that_are_looked_at_are_read_at_once(self) -> None:
+        # a cycle that reads more often than a few times is given up, and its batch would be sent for ever
+        row = struct.pack("<5d", 1.0, 14.0, 2.0, 3.0, 4.0)
+        work = Work([ABSENT] * 20, [(place, struct.pack("<5d", *[1.0] * 5), row) for place in range(20)])
+        steps, rounds, sent = fold_type(Spilling(), True, work, 1.0), 0, None
+        try:
+            while True:
+                sent = {wanted: [ABSENT] * 2 for wanted in steps.send(sent)}  # type: ignore[arg-type]
+                rounds += 1
+        except StopIteration as stop:
+            self.assertEqual(sorted(stop.value.spoiled), list(range(20)))
+        self.assertLessEqual(rounds, 2)
+
     def test_a_handler_that_always_raises_is_not_asked_for_ever(self) -> None:
         self.patch(module, "MAX_TRIES", 10)
         outcome = folded(Never(), ["x"] * 100)
