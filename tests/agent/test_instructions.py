@@ -15,15 +15,22 @@ from tests.client.cases import ROOT
 from tests.needs import needs_program
 from tests.patience import PATIENCE_SECONDS
 
-EVENTS = 20_000
+EVENTS = 20_000  # with gcc 12: looked for 7, counted 11, put in its place 19; its bin 25, its figures 20; folded by a Server 91
 TABS = 100
 CODE = """
 import struct, sys
 from array import array
-from taba import parts
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+def part(folder, name):  # without its package, which would import numpy: that takes valgrind a minute
+    spec = PathFinder.find_spec(name, [folder])
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 which, events, tabs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-drain, fresh, rows = (parts.find(name) for name in ("taba.agent._drain", "taba.handlers._fresh", "taba.handlers._rows"))
+drain, fresh, rows = part("taba/agent", "_drain"), part("taba/handlers", "_fresh"), part("taba/handlers", "_rows")
 zeros = [bytearray(8 * events) for _ in range(4)]
 values, each = array("d", [1.5]) * events, events // tabs
 in_order = array("q", [row for row in range(tabs) for _ in range(each)])
@@ -56,10 +63,11 @@ class InstructionsTest(SynchronousTestCase):
         """Instructions an event, within `function` and all that it calls."""
         needs_program("valgrind")
         command = ["valgrind", "--tool=callgrind", f"--toggle-collect={function}", "--callgrind-out-file=/dev/null"]
-        settings = {**os.environ, "PYTHONPATH": ROOT, "PYTHONHASHSEED": "0", "TABA_PURE": ""}
+        settings = {**os.environ, "PYTHONHASHSEED": "0"}
         run = subprocess.run(
             [*command, sys.executable, "-c", CODE, case, str(times), str(TABS)],
             env=settings,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -75,14 +83,14 @@ class InstructionsTest(SynchronousTestCase):
             self.assertTrue(3 < taken <= most, (function, taken))
 
     def test_an_event_that_is_folded_at_the_edge_takes_no_more_than_it_did(self) -> None:
-        for function, most in (("bins", 37), ("figures", 24)):
+        for function, most in (("bins", 30), ("figures", 24)):
             taken = self.taken(function, function, EVENTS)
             self.assertTrue(5 < taken <= most, (function, taken))
 
     def test_an_event_that_a_server_folds_takes_no_more_than_it_did(self) -> None:
         taken = self.taken("fold", "fold", EVENTS)
-        self.assertTrue(10 < taken <= 90, taken)
+        self.assertTrue(10 < taken <= 105, taken)
 
     def test_a_state_of_one_event_takes_no_more_than_it_did(self) -> None:
         taken = self.taken("states", "fold", 2000)
-        self.assertTrue(500 < taken <= 4000, taken)
+        self.assertTrue(500 < taken <= 2700, taken)  # 2260
