@@ -25,7 +25,7 @@ from simulation.ground import Ground, Part
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
 from simulation.network import Sender
 from simulation.store import StorePool
-from taba.agent.edge import Edge, Lot, States
+from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.home import CannotOpen, Home
 from taba.agent.http import Routes
 from taba.agent.keeper import Keeper
@@ -387,7 +387,7 @@ class WatchedEdge(Edge):
         super().__init__({type: world.lookup.get(type) for type in world.lookup.edges}, FEWEST)
         self._world = world
 
-    def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
+    def fold(self, lot: EdgeLot, most: int = MAX_DUMP_BYTES) -> list[States]:
         found = super().fold(lot, most)
         self._world.fired["States folded at the edge"] += sum(len(states.columns) for states in found)
         return found

@@ -404,12 +404,12 @@ class _Lot:
 
     def columns(self) -> list[Column]:
         return [
-            Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), pack_values(values))
+            Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), column_values(values))
             for (client, tab, type), (times, values) in self.series.items()
         ]
 
 
-def pack_values(values: Sequence[Any]) -> bytes | list[Any] | Packed:
+def column_values(values: Sequence[Any]) -> bytes | list[Any] | Packed:
     """A column's values: float64 bytes where every one is a number that a float holds exactly, else a list of them all; where some hold
     others, whose msgpack stands for them, Packed."""
     if all(type(value) is float or (type(value) is int and abs(value) <= MAX_EXACT_INT) for value in values):

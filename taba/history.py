@@ -24,11 +24,11 @@ from taba.codes import Floats, Ints, estimates_of
 
 MAX_POINTS = 11_000  # of one line, as Prometheus' own bound
 
-Column: TypeAlias = NDArray[Any]
+SlotColumn: TypeAlias = NDArray[Any]
 
 
 @attrs.frozen(eq=False)
-class Steps:
+class PastSteps:
     """What happened in the steps that end at `times`, one row a group, NaN where nothing is known.
 
     `low`, `high` and the heat map (`codes` and, for each step, how many values lay in each of their bins) are None for a Type without.
@@ -121,7 +121,7 @@ def grown(history: Any, groups: Ints, total: int, begins: Floats, ends: Floats, 
     return found
 
 
-def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats, step: float) -> Steps:
+def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Floats, step: float) -> PastSteps:
     """What happened in the `step` seconds up to and including each of `times` (rising)."""
     until = np.asarray(times, dtype=np.float64)
     since = until - step
@@ -135,14 +135,14 @@ def resample(history: Any, groups: Ints, total: int, times: Sequence[float] | Fl
         )
     if history.codes is not None:
         codes, heat = heat_map(history, groups, total, since, until)
-    return Steps(until, count, amount, low, high, codes, heat)
+    return PastSteps(until, count, amount, low, high, codes, heat)
 
 
-def each_group(steps: Steps) -> Iterator[Steps]:
-    """The Steps of each group by itself, each with one row."""
+def each_group(steps: PastSteps) -> Iterator[PastSteps]:
+    """The PastSteps of each group by itself, each with one row."""
     for group in range(len(steps.count)):
         one = slice(group, group + 1)
-        yield Steps(
+        yield PastSteps(
             steps.times,
             steps.count[one],
             steps.total[one],
@@ -276,13 +276,13 @@ def pasts(history: Any, groups: Ints, total: int) -> list[Past]:
 class _Ever:
     """The all-time figures of one State."""
 
-    count: Column
-    total: Column
-    low: Column | None
-    high: Column | None
-    bins: Column | None
-    codes: Column | None
-    counts: Column | None
+    count: SlotColumn
+    total: SlotColumn
+    low: SlotColumn | None
+    high: SlotColumn | None
+    bins: SlotColumn | None
+    codes: SlotColumn | None
+    counts: SlotColumn | None
 
 
 @attrs.frozen(eq=False)
@@ -290,9 +290,9 @@ class _Together(_Ever):
     """A history of one State."""
 
     since: float
-    row: Column
-    start: Column
-    end: Column
+    row: SlotColumn
+    start: SlotColumn
+    end: SlotColumn
     ever: _Ever
 
 
@@ -368,7 +368,7 @@ def _cumulated(
     if slots is None:
         slots = np.flatnonzero(late)
         of = of[slots]
-        columns: list[Column] = [np.asarray(column, dtype=np.float64)[slots] for column in amounts]
+        columns: list[SlotColumn] = [np.asarray(column, dtype=np.float64)[slots] for column in amounts]
     else:
         kept = late[slots]
         slots, of = slots[kept], of[kept]

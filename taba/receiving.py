@@ -17,7 +17,7 @@ _NETWORK = re.compile(r"(udp|tcp):([0-9]{1,5})(?::interface=(.+))?")
 _UNIX = re.compile(r"unix:(/[^:\0]*[^/:\0])(?::mode=0?([0-7]{3}))?")
 
 
-class Address(NamedTuple):
+class InputAddress(NamedTuple):
     """Where an input receives; `mode` is a unix socket's, whose path is the `place`."""
 
     kind: str  # udp, tcp or unix: datagrams, connections, datagrams
@@ -38,13 +38,13 @@ class Address(NamedTuple):
         return self.kind == "unix" or ip_address(self.place).is_loopback
 
 
-def receiving(text: str) -> Address:
+def receiving(text: str) -> InputAddress:
     """The address that `text` says. Raises ValueError with what it takes."""
     takes = "takes udp:PORT[:interface=ADDRESS], tcp:PORT[:interface=ADDRESS] or unix:PATH[:mode=0660]; for example udp:8125"
     if match := _UNIX.fullmatch(text):
         if len(match[1].encode()) > MAX_UNIX_PATH:
             raise ValueError(f"takes a path of at most {MAX_UNIX_PATH} bytes")
-        return Address("unix", match[1], 0, int(match[2] or "600", 8))
+        return InputAddress("unix", match[1], 0, int(match[2] or "600", 8))
     match = _NETWORK.fullmatch(text)
     if match is None or not 0 < int(match[2]) < 65_536:
         raise ValueError(takes)
@@ -53,4 +53,4 @@ def receiving(text: str) -> Address:
         place = LOOPBACK if interface == "localhost" else str(ip_address(interface))
     except ValueError:
         raise ValueError(takes) from None
-    return Address(match[1], place, int(match[2]), 0)
+    return InputAddress(match[1], place, int(match[2]), 0)

@@ -225,7 +225,7 @@ def split_value(word: int) -> tuple[int, int]:
 # --- the header --------------------------------------------------------------------------------------------------------------------
 
 
-class Header(NamedTuple):
+class RingHeader(NamedTuple):
     """A ring's header. The first part never changes; `tail` and what follows are as they were when the page was read."""
 
     size: int
@@ -255,7 +255,7 @@ def encode_header(size: int, flags: int, pid: int, ring_id: bytes, created: floa
     return _FIXED.pack(0, VERSION, flags, size, pid, ring_id, created, len(content)) + content
 
 
-def parse_header(page: bytes, segment_bytes: int) -> Header:
+def parse_header(page: bytes, segment_bytes: int) -> RingHeader:
     """The header in the first HEADER_BYTES of a segment of `segment_bytes`. Raises MalformedRing for anything else.
 
     A page of zeros where the magic should be is a ring that is being made; `is_unmade` tells.
@@ -282,7 +282,7 @@ def parse_header(page: bytes, segment_bytes: int) -> Header:
     count, used = parse_directory_words(page[DIRECTORY_COUNT_OFFSET : DIRECTORY_COUNT_OFFSET + _PRODUCER_WORDS.size], where)
     offset, length = drops_range(size)
     drops = parse_drops(page[offset : offset + length])
-    return Header(size, flags, pid, ring_id, created, client, tail, byte_tail, retired != 0, count, used, drops)
+    return RingHeader(size, flags, pid, ring_id, created, client, tail, byte_tail, retired != 0, count, used, drops)
 
 
 def is_unmade(page: bytes) -> bool:

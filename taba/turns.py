@@ -56,7 +56,7 @@ class Turns:
             self._clock.callLater(0, self._next)
 
 
-class Together(Generic[T]):
+class SharedLook(Generic[T]):
     """Work that is the same for all that wait for it. It begins after they came; those that come meanwhile share the next time."""
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]):

@@ -133,7 +133,7 @@ class Api(resource.Resource):
             if request.method == b"HEAD":
                 request.channel.answering(request, 0)
             else:
-                gate = Gate()
+                gate = Sluice()
                 request.registerProducer(gate, True)
                 try:
                     await _send_slices(request, first, slices, gate, compressor)
@@ -163,7 +163,7 @@ class Api(resource.Resource):
             request.channel.answering(request, 0)
             request.finish()
             return
-        gate = Gate()
+        gate = Sluice()
         request.registerProducer(gate, True)
         listener = Listener(request, gate, takes_gzip)
         over = request.channel.callLater(MAX_LISTEN_SECONDS, listener.end)
@@ -204,7 +204,7 @@ class Api(resource.Resource):
 
 
 @implementer(IPushProducer)
-class Gate:
+class Sluice:
     """Shut while a peer has more to take than its transport will hold; whoever streams passes it between two slices."""
 
     def __init__(self) -> None:
@@ -306,7 +306,7 @@ async def sliced(pieces: AsyncIterator[str]) -> AsyncIterator[bytes]:
     yield b"".join(waiting)
 
 
-async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes], gate: Gate, compressor: Any) -> None:
+async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes], gate: Sluice, compressor: Any) -> None:
     content: bytes | None = first
     while content is not None:
         for start in range(0, len(content), SLICE_BYTES):

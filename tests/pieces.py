@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from taba.agent.drain import Packed
+from taba.agent.drain import SectionsByBucket
 from taba.batch import AtEdge, Column, sections_of
 from taba.batch import Packed as PackedValues
 
 
-def pack(columns: Mapping[int, Iterable[Column]]) -> Packed:
+def pack(columns: Mapping[int, Iterable[Column]]) -> SectionsByBucket:
     """`columns` as a drain hands them to the encoder."""
     return {bucket: sections_of(some) for bucket, some in columns.items()}
 

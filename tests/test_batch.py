@@ -25,11 +25,11 @@ from taba.batch import (
     MAX_STORE_ID,
     NONCE_BYTES,
     OPEN,
-    Answer,
     AtEdge,
     BadColumn,
     Column,
     Envelope,
+    EnvelopeAnswer,
     Header,
     Meaning,
     SentBatch,
@@ -441,7 +441,7 @@ class Envelopes(SynchronousTestCase):
         ]
         for age in (None, 0, MAX_STORE_AGE):
             content = batch.encode_verdicts(verdicts, age)
-            self.assertEqual(batch.decode_verdicts(content, 7), Answer(verdicts, age))
+            self.assertEqual(batch.decode_verdicts(content, 7), EnvelopeAnswer(verdicts, age))
             self.assertRaises(NoVerdicts, batch.decode_verdicts, content, 6)
         for bad_age in (-1, 1.0, "1", True, MAX_STORE_AGE + 1):
             self.assertRaises(NoVerdicts, batch.decode_verdicts, msgpack.packb({"verdicts": [], "store_age": bad_age}), 0)

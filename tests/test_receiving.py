@@ -6,18 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.receiving import MAX_UNIX_PATH, Address, receiving
+from taba.receiving import MAX_UNIX_PATH, InputAddress, receiving
 
 
 class Addresses(SynchronousTestCase):
     def test_ports_are_on_loopback_unless_they_say_otherwise(self) -> None:
-        self.assertEqual(receiving("udp:8125"), Address("udp", "127.0.0.1", 8125, 0))
-        self.assertEqual(receiving("tcp:1:interface=localhost"), Address("tcp", "127.0.0.1", 1, 0))
+        self.assertEqual(receiving("udp:8125"), InputAddress("udp", "127.0.0.1", 8125, 0))
+        self.assertEqual(receiving("tcp:1:interface=localhost"), InputAddress("tcp", "127.0.0.1", 1, 0))
         for text, is_local in (("0.0.0.0", False), ("10.1.2.3", False), ("::", False), (r"\:\:1", True), ("127.0.0.9", True)):
             self.assertIs(receiving(f"udp:8125:interface={text}").is_local, is_local, text)
 
     def test_a_unix_socket_is_its_owners_alone_unless_it_says_otherwise(self) -> None:
-        self.assertEqual(receiving("unix:/run/dsd.sock"), Address("unix", "/run/dsd.sock", 0, 0o600))
+        self.assertEqual(receiving("unix:/run/dsd.sock"), InputAddress("unix", "/run/dsd.sock", 0, 0o600))
         self.assertEqual(receiving("unix:/run/dsd.sock:mode=0660").mode, 0o660)
         self.assertTrue(receiving("unix:/run/dsd.sock").is_local)
 

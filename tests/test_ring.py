@@ -86,7 +86,7 @@ class HeaderTests(SynchronousTestCase):
         agent: dict[str, Any] = {"TAIL_OFFSET": 5, "BYTE_TAIL_OFFSET": 6, "RETIRED_OFFSET": 1}
         content = page(**agent, DIRECTORY_COUNT_OFFSET=2, DIRECTORY_USED_OFFSET=48, DROPS_OFFSET=9)
         header = ring.parse_header(bytes(content), 1 << 20)
-        self.assertEqual(header, ring.Header(1 << 20, 1, 77, bytes(range(16)), 1e9, "web/3", 5, 6, True, 2, 48, {"ring_full": 9}))
+        self.assertEqual(header, ring.RingHeader(1 << 20, 1, 77, bytes(range(16)), 1e9, "web/3", 5, 6, True, 2, 48, {"ring_full": 9}))
         self.assertTrue(header.is_accelerated)
 
     def test_a_count_of_a_reason_without_a_name_is_kept(self) -> None:

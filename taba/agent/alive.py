@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from taba.agent.ages import Moment
-from taba.agent.drain import Packed, absolute_section
+from taba.agent.drain import SectionsByBucket, absolute_section
 from taba.agent.pump import RingPump
 from taba.names import ALIVE_TAB, ALIVE_TYPE, PROBLEMS_TAB, PROBLEMS_TYPE, PROCESS_TAB, PROCESS_TYPE, STARTS_TAB, STARTS_TYPE
 
@@ -149,7 +149,7 @@ class Alive:
         return facts
 
     def _say(self, said: list[Saying], wall: float, now: float, moment: Moment) -> bool:
-        packed: Packed = defaultdict(list)
+        packed: SectionsByBucket = defaultdict(list)
         rows: Counter[int] = Counter()
         for one in said:
             bucket = self._pump.bucket_of(one.tab)

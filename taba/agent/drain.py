@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from taba.agent.ages import Moment
 from taba.agent.directory import MAX_FRESH_TABS
-from taba.agent.edge import Edge, Lot, States
+from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
 from taba.agent.meanings import Telling
 from taba.agent.native import NATIVE
@@ -69,7 +69,7 @@ MAX_SECTIONS = 262_144  # pairs of bucket and Type that are known by a number; w
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
 
-Packed: TypeAlias = dict[int, list[Section]]  # by bucket
+SectionsByBucket: TypeAlias = dict[int, list[Section]]  # by bucket
 
 UNKNOWN, SUMMED, HELD_BACK = 0, 1, 2  # numbers of no section: events of no Tab, of Tabs that heal, and of clients that are left out
 
@@ -88,7 +88,7 @@ class Drained(NamedTuple):
     """What one drain gives: columns by bucket, the readings to settle once they are safe, and what was found in the rings. `packed` and
     `tallies` hold until the next."""
 
-    packed: Packed
+    packed: SectionsByBucket
     added: list[Added]  # to Tabs that heal
     readings: list[tuple[Ring, Reading]]
     found: int  # events in the rings, whatever became of them
@@ -168,7 +168,7 @@ class Drain:
         self._most_dump = min(MAX_DUMP_BYTES, batch_bytes // 2)
         self._rows.lots = 0
         gathered = self._gather()
-        packed: Packed = defaultdict(list)
+        packed: SectionsByBucket = defaultdict(list)
         added: list[Added] = []
         held_back: Counter[str] = Counter()
         tallies: list[Sorted | Tally] = []
@@ -236,7 +236,7 @@ class Drain:
         self,
         gathered: Gathered,
         spent: frozenset[str],
-        packed: Packed,
+        packed: SectionsByBucket,
         added: list[Added],
         held_back: Counter[str],
         lost: dict[str, Counter[str]],
@@ -302,7 +302,9 @@ class Drain:
             if index in ring.names.untold and tab is not None:
                 yield Telling(ring, index, self.bucket(tab.name), ring.names.untold[index])
 
-    def _sum_up(self, events: InOrder, spent: frozenset[str], packed: Packed, added: list[Added], held_back: Counter[str]) -> None:
+    def _sum_up(
+        self, events: InOrder, spent: frozenset[str], packed: SectionsByBucket, added: list[Added], held_back: Counter[str]
+    ) -> None:
         """Sum the finite numbers of each Tab that heals; other values go as columns, and its Handler refuses them one by one."""
         for column in range(*events.columns_of(SUMMED)):
             ring, place = events.tally.rings[events.tally.of[column]], int(events.tally.places[column])
@@ -329,7 +331,7 @@ class Drain:
                 Section(tab.type, 1, pack_bin(field_of(tab.name, ring.client)), count, stamps[rest].tobytes(), listed, True)
             )
 
-    def _pack(self, events: InOrder, packed: Packed) -> None:
+    def _pack(self, events: InOrder, packed: SectionsByBucket) -> None:
         """Add to `packed` all that stands behind what is no section."""
         tally = events.tally
         first = events.columns_of(HELD_BACK)[1]
@@ -365,7 +367,7 @@ class Drain:
             self._kinds = np.concatenate((self._kinds, more))
         return self._kinds
 
-    def _pack_states(self, folded: Folded, packed: Packed) -> None:
+    def _pack_states(self, folded: Folded, packed: SectionsByBucket) -> None:
         """Add to `packed` what was folded."""
         edge = folded.states.edge
         numbers, dumps, fields, native = folded.numbers, folded.states.dumps, folded.fields.tolist(), self._scratch.native
@@ -404,7 +406,7 @@ class InOrder(NamedTuple):
         tally, keys = self.tally, self.keys
         rings, counts, of = tally.rings, tally.counts, tally.of
         of_columns = np.where(keys & 1, np.int8(0), kinds[keys >> 1])
-        found = edge.fold(Lot(self.starts, self.times, tally.values, counts, of_columns), most)
+        found = edge.fold(EdgeLot(self.starts, self.times, tally.values, counts, of_columns), most)
         if not found:
             return [], self
         folded: list[Folded] = []
@@ -701,7 +703,7 @@ def absolute_section(client: str, tab: str, type: str, time: float, row: Any, ev
 
 
 def encode(
-    packed: Packed,
+    packed: SectionsByBucket,
     stream: bytes,
     numbers: Mapping[int, int],
     created: Moment,

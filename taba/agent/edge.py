@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.batch import MAX_DUMP_BYTES
+from taba.codes import Floats, Ints
 from taba.handlers.lookup import EDGE_SECONDS, MAX_EDGE_TIME
 from taba.versions import Edges
 
@@ -23,11 +24,8 @@ MIN_EVENTS = 32  # of a column that is folded: with fewer a State is hardly smal
 MAX_EDGE_VALUE = 1e290  # either way: what any drain sums up of such is finite, which Servers ask of a State
 MAX_SHARE = 4  # of the bytes of its events, 16 each, a State takes this part at the most
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
-
-class Lot(NamedTuple):
+class EdgeLot(NamedTuple):
     """Events of a drain, column by column: of each its time and value; and of each column where it starts (and behind the last the end),
     how many it has, and what `kind` gives for its Type, or 0 where it is not to be folded."""
 
@@ -96,7 +94,7 @@ class Edge:
         self.states += self._states
         self.begin()
 
-    def fold(self, lot: Lot, most: int = MAX_DUMP_BYTES) -> list[States]:
+    def fold(self, lot: EdgeLot, most: int = MAX_DUMP_BYTES) -> list[States]:
         """What of the lot goes as States, of at most `most` bytes each: no two of one Type."""
         chosen = self._allowed[lot.kinds] & (lot.counts >= self._fewest)
         if not chosen.any():
@@ -117,7 +115,7 @@ class Edge:
                 self._events += int(lot.counts[states.columns].sum())
         return found
 
-    def _fold(self, handler: Any, lot: Lot, columns: Ints, most: int) -> States:
+    def _fold(self, handler: Any, lot: EdgeLot, columns: Ints, most: int) -> States:
         counts, starts = lot.counts[columns], lot.starts[columns]
         times, values = lot.times, lot.values
         if len(columns) < len(lot.counts):
@@ -147,7 +145,7 @@ def _marked(columns: Ints, total: int) -> NDArray[np.bool_]:
     return marked
 
 
-def _odd(lot: Lot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _odd(lot: EdgeLot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the chosen columns have a time or a value that may not be folded, or times too far apart."""
     odd = np.zeros(len(chosen), np.bool_)
     first, last = lot.times.min(), lot.times.max()  # NaN where one is: no comparison with it is true

@@ -23,7 +23,7 @@ from taba import versions
 from taba.agent.ages import Moment
 from taba.agent.dispatch import MAX_IN_FLIGHT, Dispatch, Parcel, ServerPeer
 from taba.agent.pin import Store, StoreUnknown, read_store
-from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, Answer, Verdict, decode_verdicts, encode_envelope
+from taba.batch import CONTENT_TYPE, VERDICTS_HEADER, EnvelopeAnswer, Verdict, decode_verdicts, encode_envelope
 from taba.bounds import KiB, MiB
 from taba.caps import Caps, read_caps
 from taba.errors import NoVerdicts, TabaError
@@ -169,7 +169,7 @@ class Forwarder:
             self._dispatch.failed(parcel, problem, is_answer, self._now())
         self.pump()
 
-    async def _post(self, server: ServerPeer, body: bytes, entries: int) -> Answer:
+    async def _post(self, server: ServerPeer, body: bytes, entries: int) -> EnvelopeAnswer:
         headers = {"Content-Type": CONTENT_TYPE}
         if not server.is_local and len(body) >= COMPRESS_BYTES:
             body = zlib.compress(body, 1)

@@ -29,7 +29,7 @@ from taba.agent.lanes import Backoff
 from taba.agent.noting import Noting
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, DATAGRAM_BYTES, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
-from taba.receiving import Address
+from taba.receiving import InputAddress
 
 STATSD = "statsd"
 NAMES = {STATSD: "StatsD"}  # what people call a kind of input
@@ -66,7 +66,7 @@ class CannotReceive(OSError):
 class Input(ProcessProtocol):
     """One of them: what it has of the machine, its process, and how it does."""
 
-    def __init__(self, reactor: Any, kind: str, address: Address, agent: str, shm: str, environ: Mapping[str, str], chance: Random):
+    def __init__(self, reactor: Any, kind: str, address: InputAddress, agent: str, shm: str, environ: Mapping[str, str], chance: Random):
         self.kind, self.address = kind, address
         self._reactor, self._environ = reactor, environ
         self._path = desk_path(agent, address.text, shm)
@@ -366,7 +366,7 @@ class Inputs:
         return found
 
 
-def bound(address: Address) -> tuple[socket.socket, tuple[int, int] | None]:
+def bound(address: InputAddress) -> tuple[socket.socket, tuple[int, int] | None]:
     """A socket there, and of a unix socket which file it is. Raises OSError."""
     if address.kind == "unix":
         return _bound_path(address)
@@ -385,7 +385,7 @@ def bound(address: Address) -> tuple[socket.socket, tuple[int, int] | None]:
         raise
 
 
-def _bound_path(address: Address) -> tuple[socket.socket, tuple[int, int]]:
+def _bound_path(address: InputAddress) -> tuple[socket.socket, tuple[int, int]]:
     path = address.place
     if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise CannotReceive(errno.EEXIST, "there is a file that is no socket")

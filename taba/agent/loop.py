@@ -24,7 +24,7 @@ from taba.agent.home import Home
 from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
 from taba.agent.outbox import OutboxCorrupt, OutboxFull
-from taba.agent.pin import Pin, Store
+from taba.agent.pin import PinFile, Store
 from taba.agent.problems import Problems, Space
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.spool import SpoolFull
@@ -107,7 +107,7 @@ class Loop:
         self.pump = RingPump(self.keeper, self.rings, home.register, around.wall(), edge)
         self._sentences: list[str] = []  # the problems of the last look
         self.alive = Alive(self.pump, around.wall, sender_of(around.host, home.name), lambda: self._sentences)
-        self.pin = Pin(pin)
+        self.pin = PinFile(pin)
         self.rings.admission.change(self.pin.caps)  # before anything is read
         self.dispatch = Dispatch(self.keeper, urls, around.random, around.host, self.pump.edge.edges)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.space, now)

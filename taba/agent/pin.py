@@ -47,7 +47,7 @@ def read_store(told: Any) -> Store:
     return Store(id, buckets, tuple(succeeds))
 
 
-class Pin:
+class PinFile:
     """The store that is kept in the file `path`, and its `caps`; None before one is met. A file that tells of none counts as none."""
 
     def __init__(self, path: Path):

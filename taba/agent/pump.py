@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
-from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, Packed, encode
+from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, SectionsByBucket, encode
 from taba.agent.edge import Edge
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
@@ -342,14 +342,14 @@ class RingPump:
             return
         lost, gone = self.sums.overdue(drain, self.rings.open.values(), self.rings.directory, now)
         for word, position, entries in ((ENDED, RING_ENDED, lost), (GONE, RING_GONE, gone)):
-            packed: Packed = defaultdict(list)
+            packed: SectionsByBucket = defaultdict(list)
             weights: dict[int, int] = {}
             self.sums.pack(drain, packed, weights, entries, position)
             if entries and self.publish(packed, weights, now, moment):
                 self.sums.told(word, entries)
         self.sums.forget(drain, now)
 
-    def publish(self, packed: Packed, weights: dict[int, int], now: float, moment: Moment) -> bool:
+    def publish(self, packed: SectionsByBucket, weights: dict[int, int], now: float, moment: Moment) -> bool:
         """Publish what no ring holds; False where there is no room."""
         keeper = self.keeper
         batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
@@ -371,7 +371,7 @@ class RingPump:
         for ring in drained.empty:
             if not dead.get(ring) or ring.name not in self.rings.open:
                 continue
-            packed: Packed = defaultdict(list)
+            packed: SectionsByBucket = defaultdict(list)
             try:
                 if not ring.where.records:
                     ring.retire()  # before it is read: nobody begins to count there any more, should a kill keep it from being removed

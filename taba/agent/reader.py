@@ -24,8 +24,9 @@ from taba.agent.admission import Admission
 from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory, Tab
 from taba.agent.native import NATIVE
 from taba.agent.outbox import Covered
+from taba.codes import Floats
 from taba.counting import unpack_counted
-from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Header, Layout, MalformedRing
+from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Layout, MalformedRing, RingHeader
 
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
 BEHIND_RECORDS = 16_384  # that are read at once of a ring whose names are not all read: behind the next new one nothing can be used
@@ -36,7 +37,6 @@ MAX_CHUNK = 4096  # records whose commit words are looked at by one read: fits a
 MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
 
 Words: TypeAlias = NDArray[np.uint64]
-Floats: TypeAlias = NDArray[np.float64]
 _TAILS = struct.Struct("<QQ")
 _U64 = np.dtype("<u8")
 _U32 = np.dtype("<u4")
@@ -123,7 +123,7 @@ class Ring:
         self.fd, self.name = fd, name
         self.is_blocked = False  # the last read ended before an event of a Tab whose name was not read yet
         page = os.pread(fd, layouts.HEADER_BYTES, 0)
-        self.header: Header = layouts.parse_header(page, os.fstat(fd).st_size)
+        self.header: RingHeader = layouts.parse_header(page, os.fstat(fd).st_size)
         self.where: Layout = layouts.layout(self.header.size)
         # the id alone would let one ring name another's
         self.key = hashlib.blake2b(self.header.ring_id + name.encode(), digest_size=16).digest()

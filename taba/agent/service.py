@@ -34,7 +34,7 @@ from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
 from taba.handlers.lookup import find_edges
 from taba.listening import Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
-from taba.receiving import Address
+from taba.receiving import InputAddress
 from taba.ring import SHM_DIRECTORY as SHM
 
 log = Logger()
@@ -62,7 +62,7 @@ class AgentService(service.Service):
         is_daemon: bool = False,
         credentials: Credentials | None = None,
         ring_group: int | None = None,
-        statsd: Sequence[Address] = (),
+        statsd: Sequence[InputAddress] = (),
     ):
         self._statsd = statsd
         self._inputs = Inputs([])

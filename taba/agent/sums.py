@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from taba.agent.drain import Added, Drain, Packed, absolute_section
+from taba.agent.drain import Added, Drain, SectionsByBucket, absolute_section
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
 from taba.agent.outbox import Covered, EncodedBatch
@@ -92,7 +92,7 @@ class Sums:
         self._told = {found.ring: found.end for found in keeper.books.covered}
 
     def pending(
-        self, drain: Drain, rings: Iterable[Ring], readings: dict[Ring, Reading], added: Iterable[Added], packed: Packed
+        self, drain: Drain, rings: Iterable[Ring], readings: dict[Ring, Reading], added: Iterable[Added], packed: SectionsByBucket
     ) -> tuple[Pending, list[tuple[Ring, str]]]:
         """Add the absolutes that are due to `packed`, and write their copies. Returns the rings that turned out to be none, too."""
         totals = {(found.ring, found.place): found for found in added}
@@ -139,7 +139,7 @@ class Sums:
     def _pack_summed(
         self,
         drain: Drain,
-        packed: Packed,
+        packed: SectionsByBucket,
         weights: dict[int, int],
         ring: Ring,
         summed: dict[tuple[str, str], list[Any]],
@@ -171,7 +171,7 @@ class Sums:
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty, held.is_noted = not is_sent, True
 
-    def ending(self, drain: Drain, ring: Ring, packed: Packed) -> Ending | None:
+    def ending(self, drain: Drain, ring: Ring, packed: SectionsByBucket) -> Ending | None:
         """Add to `packed` that this ring's process is dead. None where not all of its Tabs are known yet."""
         weights: dict[int, int] = {}
         told = beyond = known = 0
@@ -262,13 +262,15 @@ class Sums:
             self.register.note(GONE, gone)
         self.register.over([stream for stream in self.register.streams if not self._keeper.is_known(stream)])
 
-    def pack(self, drain: Drain, packed: Packed, weights: dict[int, int], entries: Iterable[SentSum], position: int) -> None:
+    def pack(self, drain: Drain, packed: SectionsByBucket, weights: dict[int, int], entries: Iterable[SentSum], position: int) -> None:
         """Add to `packed` that these are at RING_ENDED or RING_GONE."""
         for entry in entries:
             self._pack(drain, packed, weights, entry, 0.0, [bytes.fromhex(entry.ring), position, 0.0], 0)
 
     @staticmethod
-    def _pack(drain: Drain, packed: Packed, weights: dict[int, int], entry: SentSum, time: float, row: list[Any], events: int) -> None:
+    def _pack(
+        drain: Drain, packed: SectionsByBucket, weights: dict[int, int], entry: SentSum, time: float, row: list[Any], events: int
+    ) -> None:
         bucket = drain.bucket(entry.tab)
         packed[bucket].append(absolute_section(entry.client, entry.tab, entry.type, time, row, events))
         weights[bucket] = weights.get(bucket, 0) + events - 1

@@ -18,9 +18,9 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taba.agent.reader import Ring
+from taba.codes import Floats, Ints
 from taba.exposition import Exposed, Point, gauge, is_tabas
 from taba.handlers.lookup import MAX_TIMES
 from taba.matching import Matcher
@@ -53,8 +53,6 @@ MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE
 SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
 CREATED = "_created"
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Key: TypeAlias = tuple[str, str]  # a Tab's name and Type
 _Part: TypeAlias = tuple[Sequence[Any], Floats, "Ints | None"]  # a directory, its columns, the places in them; None: wherever something is
 _Item = TypeVar("_Item")

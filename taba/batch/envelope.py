@@ -65,7 +65,7 @@ class Verdict(NamedTuple):
     why: str | int = ""
 
 
-class Answer(NamedTuple):
+class EnvelopeAnswer(NamedTuple):
     """The verdicts on an envelope's entries, in order, and the store's age in minutes, None where it is not known."""
 
     verdicts: list[Verdict]
@@ -189,7 +189,7 @@ _DETAILS: dict[str, tuple[tuple[type, ...], type]] = {  # what a verdict's detai
 }
 
 
-def decode_verdicts(content: bytes, entries: int) -> Answer:
+def decode_verdicts(content: bytes, entries: int) -> EnvelopeAnswer:
     """The answer to an envelope of so many entries. Raises NoVerdicts for anything else."""
     try:
         fields = unpack_counted(content, 3, 4 * entries + MAX_FIELDS)
@@ -209,4 +209,4 @@ def decode_verdicts(content: bytes, entries: int) -> Answer:
             raise NoVerdicts(f"verdict {verdict!r}"[:200])
         if (word == GAP and why not in (NUMBER, NONCE, NOT_OPEN)) or (word == OPEN and (len(detail) != NONCE_BYTES or cast(int, why) < 0)):
             raise NoVerdicts(f"verdict {verdict!r}"[:200])
-    return Answer([Verdict(*verdict) for verdict in verdicts], age)
+    return EnvelopeAnswer([Verdict(*verdict) for verdict in verdicts], age)

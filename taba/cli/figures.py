@@ -52,7 +52,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 # --- rows ---
 
 
-class Column(NamedTuple):
+class ShownColumn(NamedTuple):
     """One column of a table of Tabs or Clients; `least`: of how many columns a terminal has to be for it to have room."""
 
     title: str
@@ -88,34 +88,34 @@ def _trend(line: Mapping[str, Any], is_ascii: bool) -> str:
 
 NAME, TREND, TEXT = 26, 12, 10
 OF_TABS = (  # 79 with the name and a blank between
-    Column("RATE", 8, _count("rate")),
-    Column("1M", 8, _count("1m"), 97),
-    Column("1H", 8, _hour),
-    Column("P50", 7, _value("p50")),
-    Column("P99", 7, _value("p99")),
-    Column("MAX", 7, _value("max"), 97),
-    Column("TREND", TREND, _trend),
-    Column("CLIENTS", 5, _count("clients")),
+    ShownColumn("RATE", 8, _count("rate")),
+    ShownColumn("1M", 8, _count("1m"), 97),
+    ShownColumn("1H", 8, _hour),
+    ShownColumn("P50", 7, _value("p50")),
+    ShownColumn("P99", 7, _value("p99")),
+    ShownColumn("MAX", 7, _value("max"), 97),
+    ShownColumn("TREND", TREND, _trend),
+    ShownColumn("CLIENTS", 5, _count("clients")),
 )
 OF_GROUPS = (
-    Column("RATE", 8, _count("rate")),
-    Column("1M", 8, _count("1m")),
-    Column("1H", 8, _hour),
-    Column("P50", 7, _value("p50")),
-    Column("P99", 7, _value("p99")),
-    Column("MAX", 7, _value("max")),
+    ShownColumn("RATE", 8, _count("rate")),
+    ShownColumn("1M", 8, _count("1m")),
+    ShownColumn("1H", 8, _hour),
+    ShownColumn("P50", 7, _value("p50")),
+    ShownColumn("P99", 7, _value("p99")),
+    ShownColumn("MAX", 7, _value("max")),
 )
 OF_CLIENTS = (
-    Column("1M", 8, _count("1m")),
-    Column("1H", 8, _count("1h")),
-    Column("P50", 7, _value("p50")),
-    Column("P99", 7, _value("p99")),
-    Column("MAX", 7, _value("max")),
-    Column("VALUE", TEXT, _value("value")),
+    ShownColumn("1M", 8, _count("1m")),
+    ShownColumn("1H", 8, _count("1h")),
+    ShownColumn("P50", 7, _value("p50")),
+    ShownColumn("P99", 7, _value("p99")),
+    ShownColumn("MAX", 7, _value("max")),
+    ShownColumn("VALUE", TEXT, _value("value")),
 )
 
 
-def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, shown: Sequence[Column] = OF_TABS) -> str:
+def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, shown: Sequence[ShownColumn] = OF_TABS) -> str:
     """A row of figures as one line of `columns` characters at the most; the name has what is left over."""
     there = [column for column in shown if column.least <= columns]
     room = max(NAME, columns - sum(column.width + 1 for column in there))
@@ -128,7 +128,7 @@ def row(line: Mapping[str, Any], columns: int = 79, is_ascii: bool = False, show
     return _cut(" ".join([name, *cells]), columns, is_ascii)
 
 
-def head(columns: int = 79, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> str:
+def head(columns: int = 79, shown: Sequence[ShownColumn] = OF_TABS, name: str = "NAME") -> str:
     """The names of the columns, as `row` places them."""
     there = [column for column in shown if column.least <= columns]
     cells = [name.ljust(max(NAME, columns - sum(column.width + 1 for column in there)))]
@@ -194,7 +194,7 @@ def sum_of(name: str, rows: Sequence[Mapping[str, Any]], aggregate: Mapping[str,
     }
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[Column] = OF_TABS, name: str = "NAME") -> None:
+def print_table(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[ShownColumn] = OF_TABS, name: str = "NAME") -> None:
     """Rows under their head, on a terminal."""
     is_ascii = knows_ascii_only()
     columns = _enough(rows, columns, shown)
@@ -203,7 +203,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence
         print(row(line, columns, is_ascii, shown))
 
 
-def _enough(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[Column]) -> int:
+def _enough(rows: Sequence[Mapping[str, Any]], columns: int, shown: Sequence[ShownColumn]) -> int:
     """What such a table needs of a terminal of so many columns: figures stand near their names."""
     longest = max((cell_len(show.plain(line["name"])) for line in rows), default=NAME)
     there = [column for column in shown if column.least <= columns]

@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """One event as a line tells it; `time` None stands for now."""
 
     name: str
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     time: float | None
 
 
-def read_line(text: str, default_type: str = DEFAULT_TYPE) -> Line | None:
+def read_line(text: str, default_type: str = DEFAULT_TYPE) -> TextLine | None:
     """The event in one line, None where there is none. Raises ValueError with what is wrong."""
     text = text.strip()
     if not text or text.startswith("#"):
@@ -55,7 +55,7 @@ def read_line(text: str, default_type: str = DEFAULT_TYPE) -> Line | None:
     time = _read_time(fields.pop(0)) if fields else None
     if fields:
         raise ValueError(f"has {fields[0][:50]!r} too many; takes: name value [type] [time], and a text with blanks in double quotes")
-    return Line(name, value, type, time)
+    return TextLine(name, value, type, time)
 
 
 def read_value(text: str) -> tuple[Any, float | None] | None:

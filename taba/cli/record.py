@@ -13,7 +13,7 @@ import click
 
 from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
-from taba.cli.lines import DEFAULT_TYPE, Line, read_line
+from taba.cli.lines import DEFAULT_TYPE, TextLine, read_line
 from taba.cli.reading import read_lines
 from taba.cli.sharing import query_of, server_option, shown
 from taba.client import identity
@@ -36,7 +36,7 @@ class Lost(click.ClickException):
 class Sink(Protocol):
     """Where events go."""
 
-    def take(self, line: Line) -> None:
+    def take(self, line: TextLine) -> None:
         """Hand on one event, or keep it for a moment. Raises Lost."""
 
     def flush(self) -> None:
@@ -57,7 +57,7 @@ class RingSink:
         self._ring: int | None = None
         self._layout: ring.Layout | None = None
 
-    def take(self, line: Line) -> None:
+    def take(self, line: TextLine) -> None:
         key = (line.name, line.type)
         tab = self._tabs.get(key)
         if tab is None:
@@ -131,7 +131,7 @@ class PostSink:
         self._complained = False
         self._events: list[Event] = []
 
-    def take(self, line: Line) -> None:
+    def take(self, line: TextLine) -> None:
         # the time is that of reading, not that of the post
         time_of = time.time() if line.time is None else line.time
         self._events.append({"tab": line.name, "type": line.type, "value": line.value, "time": time_of})

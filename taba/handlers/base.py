@@ -22,7 +22,7 @@ MAX_EDGE_TIME = 2.0**33 - 1  # of an event that is folded at the edge: slots rea
 EDGE_SECONDS = 60.0  # that the times of a column span which is folded at the edge: a fresh State then has few slots, and spills none
 
 Projection = dict[str, Any]
-Column = Any  # a sequence of numbers: a list, or a numpy array
+Numbers = Any  # a sequence of numbers: a list, or a numpy array
 
 
 class Events(NamedTuple):
@@ -54,13 +54,13 @@ class Figures:
     """Columns of one length: `count` and `total`; where the Type has them `low` and `high`, and the bins: `bins`, how many each item
     has, and as flat columns `codes` (see `taba.codes`) and `counts`."""
 
-    count: Column
-    total: Column
-    low: Column | None = None
-    high: Column | None = None
-    bins: Column | None = None
-    codes: Column | None = None
-    counts: Column | None = None
+    count: Numbers
+    total: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
+    bins: Numbers | None = None
+    codes: Numbers | None = None
+    counts: Numbers | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -77,9 +77,9 @@ class History(Figures):
     """
 
     since: float
-    row: Column
-    start: Column
-    end: Column
+    row: Numbers
+    start: Numbers
+    end: Numbers
     ever: Ever
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import COUNTS, Buffer, Ints, MalformedRow, Shape, aligned, count_codes
+from taba.codes import Ints
+from taba.handlers.ragged import COUNTS, Buffer, MalformedRow, Shape, aligned, count_codes
 from taba.handlers.sketch import keys_of
 
 MAX_CODE = 32_767

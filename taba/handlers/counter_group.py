@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from taba.codes import codes_of
+from taba.codes import Floats, Ints, codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
@@ -22,8 +22,6 @@ from taba.handlers.fresh import MAX_COUNT, bins_of, counted, figures_of, slots_o
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
-    Floats,
-    Ints,
     MalformedRow,
     Shape,
     aligned,

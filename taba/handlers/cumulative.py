@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import Floats, Ints
 from taba.handlers.base import Ever, History, Projection, Sample
 from taba.handlers.counter_group import CounterGroup, CounterStates
 from taba.handlers.figures import finite_events, sum_tallies
-from taba.handlers.ragged import Floats, Ints, MalformedRow, refuse
+from taba.handlers.ragged import MalformedRow, refuse
 from taba.handlers.samples import count_and_sum
 from taba.handlers.windows import WINDOWS
 

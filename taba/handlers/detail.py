@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import Floats, Ints
+from taba.codes import Floats, Ints
 from taba.handlers.windows import WINDOWS, Ladder
 
 _SPANS = tuple(WINDOWS.values())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from taba.handlers.ragged import Floats, Ints
+from taba.codes import Floats, Ints
 from taba.handlers.sketched_rows import SketchedRows
 
 _ROWS = SketchedRows(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import Floats, Ints
 from taba.handlers.base import Projection
-from taba.handlers.ragged import Floats, Ints, by_rows, count_rows, run_starts
+from taba.handlers.ragged import by_rows, count_rows, run_starts
 
 # Events without a number, from the future, before all windows, and older than the last of a running total: as _refused, … in Projections
 TALLIES = ("refused", "held", "old", "late")

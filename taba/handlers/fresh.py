@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba import parts
-from taba.codes import codes_of
-from taba.handlers.ragged import Floats, Ints, run_lengths, run_starts, sum_rows
+from taba.codes import Floats, Ints, codes_of
+from taba.handlers.ragged import run_lengths, run_starts, sum_rows
 from taba.handlers.sketch import collapse, keys_of
 
 LOT = 8192  # values whose codes are found at a time: what that takes on the way stays in a cache

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from taba.codes import codes_of
+from taba.codes import Floats, Ints, codes_of
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.fresh import bins_of, counted, figures_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
-from taba.handlers.ragged import Floats, Ints, bounds_of, refuse
+from taba.handlers.ragged import bounds_of, refuse
 from taba.handlers.samples import percentile_samples
 from taba.handlers.sketch import bins_per_row, codes_in, gather_bins, merge_bins, rows_of, tally
 from taba.handlers.sketched_rows import SketchedRows

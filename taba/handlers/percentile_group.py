@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from taba.bounds import KiB
-from taba.codes import codes_of
+from taba.codes import Floats, Ints, codes_of
 from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
@@ -25,8 +25,6 @@ from taba.handlers.fresh import bins_of, counted, figures_of, slots_of, sums_of,
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
     Buffer,
-    Floats,
-    Ints,
     MalformedRow,
     Shape,
     bounds_of,

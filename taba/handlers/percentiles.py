@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from taba.handlers.ragged import Floats, Ints, bounds_of, sum_rows
+from taba.codes import Floats, Ints
+from taba.handlers.ragged import bounds_of, sum_rows
 from taba.handlers.sketch import PERMILLES, codes_in, gather_bins, quantiles
 
 _NOTHING = (None,) * len(PERMILLES)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.codes import codes_of, estimates_of
-from taba.handlers.ragged import Floats, Ints, count_codes, merge_tables, reduce_table, run_lengths, run_starts
+from taba.codes import Floats, Ints, codes_of, estimates_of
+from taba.handlers.ragged import count_codes, merge_tables, reduce_table, run_lengths, run_starts
 
 MAX_BINS = 2048  # per sign: 17 decades below the greatest value, in at most 16 KiB
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import Ints
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.figures import empty_dump
-from taba.handlers.ragged import Buffer, Ints, Shape, aligned, bounds_of, cut_rows, join_rows, refuse
+from taba.handlers.ragged import Buffer, Shape, aligned, bounds_of, cut_rows, join_rows, refuse
 from taba.handlers.sketch import bins_per_row, codes_in
 
 

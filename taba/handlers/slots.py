@@ -11,18 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import (
-    COUNTS,
-    NUMBERS,
-    Buffer,
-    Floats,
-    Ints,
-    Shape,
-    aligned,
-    count_codes,
-    number_codes,
-    refuse,
-)
+from taba.codes import Floats, Ints
+from taba.handlers.ragged import COUNTS, NUMBERS, Buffer, Shape, aligned, count_codes, number_codes, refuse
 
 HEADER_FIELDS: list[tuple[str, str]] = [("base", "<u4"), ("slots", "<u2"), ("codes", "<u2")]
 HEADER = np.dtype(HEADER_FIELDS)  # 8 bytes

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import Floats, Ints
 from taba.handlers.bins import BinLayout, Chains, bin_codes, deltas_of
 from taba.handlers.ragged import (
     COUNTS,
     NUMBERS,
     Buffer,
-    Floats,
-    Ints,
     MalformedRow,
     Shape,
     aligned,

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.codes import Floats, Ints
 from taba.handlers.base import ArrayHandler, Projection, Sample
 from taba.handlers.figures import add_figures, add_heads, empty_dump, finite_pairs, show_tallies, sum_tallies
 from taba.handlers.fresh import figures_of, unsound
-from taba.handlers.ragged import Floats, Ints, MalformedRow, count_rows, refuse
+from taba.handlers.ragged import MalformedRow, count_rows, refuse
 from taba.handlers.samples import count_and_sum, extremes
 
 _STATE = np.dtype([("count", "<i8"), ("total", "<f8"), ("low", "<f8"), ("high", "<f8"), ("refused", "<i8")])  # 40 bytes

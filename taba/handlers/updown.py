@@ -21,7 +21,7 @@ from taba.handlers.figures import show_tallies, sum_tallies
 
 MAX_RINGS = 1000  # entries of one State: a Client has one ring at a time, and one more for each process that died a moment ago
 RING_ID_BYTES = 16
-MAX_POSITION = 2**63 - 1
+MAX_RING_POSITION = 2**63 - 1
 
 State = tuple[float, int, dict[bytes, list[Any]]]  # base, events refused, [position, sum] by ring
 
@@ -96,7 +96,7 @@ def _fold_absolute(rings: dict[bytes, list[Any]], row: list[Any]) -> None:
 
 
 def _check(ring: Any, position: Any, total: Any) -> None:
-    if not isinstance(ring, bytes) or len(ring) != RING_ID_BYTES or type(position) is not int or not 0 <= position <= MAX_POSITION:
+    if not isinstance(ring, bytes) or len(ring) != RING_ID_BYTES or type(position) is not int or not 0 <= position <= MAX_RING_POSITION:
         raise ValueError(f"no ring and position: {ring!r} {position!r}"[:200])
     if type(total) is not float or not math.isfinite(total):
         raise ValueError(f"no sum: {total!r}"[:200])

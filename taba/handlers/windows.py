@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taba.handlers.ragged import Floats, Ints
+from taba.codes import Floats, Ints
 
 WINDOWS = {"1m": 60, "10m": 600, "1h": 3600, "1d": 86_400}  # seconds
 _SPANS = np.array(list(WINDOWS.values()), dtype=np.int64)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from taba.inputs.statsd import Reader, Readers, Record
+from taba.inputs.statsd import Reader, Readers, RecordEvent
 
 MAX_ORIGINS = 64  # a ring each, and to whoever looks at a Gauge a Client
 OTHERS = "others"  # the origin of what comes from further ones
@@ -38,7 +38,7 @@ class Origins:
     `note` is given what is to be noted.
     """
 
-    def __init__(self, producer: Callable[[str], Any], note: Record):
+    def __init__(self, producer: Callable[[str], Any], note: RecordEvent):
         self.readers = Readers(self._tab, note)
         self._make = producer
         self._producers: dict[str, Any] = {}
@@ -62,11 +62,11 @@ class Origins:
             producer.stop()
         self._producers.clear()
 
-    def _tab(self, origin: str, name: str, type: str, unit: str) -> Record:
+    def _tab(self, origin: str, name: str, type: str, unit: str) -> RecordEvent:
         producer = self._producers.get(origin)
         if producer is None:
             producer = self._producers[origin] = self._make(origin)
-        record: Record = producer.tab(name, type, unit, may_conflict=True).record  # what a stranger names ends nothing
+        record: RecordEvent = producer.tab(name, type, unit, may_conflict=True).record  # what a stranger names ends nothing
         return record
 
     def _give_up_one(self, now: float) -> bool:

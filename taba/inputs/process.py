@@ -33,7 +33,7 @@ from taba.desk import COUNTS, DATAGRAM_BYTES, PLACE, Desk
 from taba.inputs.notes import Allowance
 from taba.inputs.origins import OTHERS, Origin, Origins, client_of
 from taba.inputs.statsd import MAX_LINE_BYTES, Event
-from taba.receiving import Address, receiving
+from taba.receiving import InputAddress, receiving
 
 LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
 RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
@@ -60,7 +60,7 @@ class Connection:
 class Input:
     """Receives at one address. `record` is what is done with a packet's content; all else is when, and from where."""
 
-    def __init__(self, address: Address, channel: socket.socket, desk: Desk, producer: Callable[[str], Any], kernel: int):
+    def __init__(self, address: InputAddress, channel: socket.socket, desk: Desk, producer: Callable[[str], Any], kernel: int):
         self._address, self._socket, self._desk, self._kernel = address, channel, desk, kernel
         self._origins = Origins(producer, self.note)
         self._counts = self._origins.readers.counts

@@ -37,8 +37,8 @@ MAX_NAMES = 32 * MiB  # characters of these Tabs' names together: a name of a st
 LEAST_RATE = 1e-9  # one event of this rate stands for a billion, and no pair's number is beyond a float's whole ones
 EXAMPLE_BYTES = 200
 
-Record = Callable[[Any, "float | None"], object]  # a Tab's record(value, time)
-Event = tuple[Record, Any, "float | None"]
+RecordEvent = Callable[[Any, "float | None"], object]  # a Tab's record(value, time)
+Event = tuple[RecordEvent, Any, "float | None"]
 
 
 def passed_over(value: Any, time: float | None) -> None:
@@ -64,7 +64,7 @@ class Tab:
 
     __slots__ = ("carried", "record")
 
-    def __init__(self, record: Record):
+    def __init__(self, record: RecordEvent):
         self.record = record
         self.carried: float | None = None
 
@@ -82,7 +82,7 @@ class Meant(NamedTuple):
 class Known(NamedTuple):
     """What is remembered of a name and its fields: of one number that has no sign, all that is to be done with it."""
 
-    record: Record | None  # None where that takes more
+    record: RecordEvent | None  # None where that takes more
     divisor: float
     gauge: Tab | None  # which carries it
     meant: Meant
@@ -91,7 +91,7 @@ class Known(NamedTuple):
 class Readers:
     """What the readers of one process remember together, and count."""
 
-    def __init__(self, tab: Callable[[str, str, str, str], Record], note: Record, max_tabs: int = MAX_TABS):
+    def __init__(self, tab: Callable[[str, str, str, str], RecordEvent], note: RecordEvent, max_tabs: int = MAX_TABS):
         """`tab` gives the record() of (origin, name, Type, unit); `note` is that of notes: of a text and its time."""
         self._tab, self.note, self._max_tabs = tab, note, max_tabs
         self.checks = Checks()

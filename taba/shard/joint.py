@@ -11,7 +11,7 @@ from taba.shard.buckets import BucketMap
 from taba.shard.patience import Deadline
 from taba.shard.servers.connection import Command, Connection
 from taba.shard.servers.pool import Pool
-from taba.shard.together import MOST_BUCKETS, Group, Guarded, Part
+from taba.shard.together import MOST_BUCKETS, BucketWork, Guarded, SharedTransaction
 from taba.shard.transaction import MOST_READ_ROUNDS, MoreOfMany, Who, Writes, keys_read
 
 MAX_JOINED = MOST_BUCKETS
@@ -24,7 +24,7 @@ def _decided_together(replies: list[Any]) -> NoReturn:
     raise AssertionError("one update decides for all")
 
 
-class Joint(Group):
+class Joint(SharedTransaction):
     """One try of a transaction over the buckets in `reads`; what its update raises, it raises."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Joint(Group):
         update: UpdateOfMany,
         deadline: Deadline,
     ):
-        super().__init__(atlas, who, map, pool, [Part(bucket, its, _decided_together) for bucket, its in reads.items()], deadline)
+        super().__init__(atlas, who, map, pool, [BucketWork(bucket, its, _decided_together) for bucket, its in reads.items()], deadline)
         self._update = update
 
     async def _decisions(self, connection: Connection, guarded: Sequence[Guarded]) -> Sequence[Any]:

@@ -29,12 +29,12 @@ from taba.shard.moving.mending import Mender
 from taba.shard.moving.survey import survey
 from taba.shard.operations import Operations
 from taba.shard.patience import SEALED_PAUSE_SECONDS, Deadline
-from taba.shard.servers.asking import ASKED_AT_ONCE, Question
+from taba.shard.servers.asking import ASKED_AT_ONCE, Joiner
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone, Redirected, Reply, raise_for
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.servers.url import StoreURL
-from taba.shard.together import MOST_BUCKETS, Group, Part
+from taba.shard.together import MOST_BUCKETS, BucketWork, SharedTransaction
 from taba.shard.transaction import (
     TRANSACT_SECONDS,
     Attempt,
@@ -234,7 +234,7 @@ class Router(Operations):
             quiet = self._away_seconds if self._away_seconds < READ_SECONDS else READ_SECONDS
             try:
                 if asking.under_way >= ASKED_AT_ONCE or (connection := server.idle()) is None:
-                    answer = await asking.join(Question(asked, hand.reads, hand.is_whole, began, READ_SECONDS, quiet))
+                    answer = await asking.join(Joiner(asked, hand.reads, hand.is_whole, began, READ_SECONDS, quiet))
                 else:
                     asking.under_way += 1
                     try:
@@ -349,7 +349,7 @@ class Router(Operations):
             connection = None if writing.under_way >= ASKED_AT_ONCE and not is_waited_for else server.idle()
             if connection is None and writing.under_way and not is_waited_for:
                 size = sum(map(len, how.words))
-                answer = await writing.join(Question(asked, None, True, began, REPLY_SECONDS, REPLY_SECONDS, size))
+                answer = await writing.join(Joiner(asked, None, True, began, REPLY_SECONDS, REPLY_SECONDS, size))
                 if answer is None:
                     return None  # it was not sent
                 reply = answer[0]
@@ -545,7 +545,7 @@ class Router(Operations):
         is not open, or busy, leaves at once; where together it does not work out, each is done alone. Nothing is promised of
         several buckets together: each is done as one, or not at all.
         """
-        parts = [Part(bucket, reads, update) for bucket, (reads, update) in work.items()]
+        parts = [BucketWork(bucket, reads, update) for bucket, (reads, update) in work.items()]
         for part in parts:
             keys_read(part.bucket, part.reads)
         deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
@@ -557,9 +557,9 @@ class Router(Operations):
         groups = []
         for server, buckets in self.atlas.by_server(map, work).items():
             if server is not None and self.atlas.is_whole(map, buckets[0], server):
-                here = [Part(bucket, *work[bucket]) for bucket in buckets]
+                here = [BucketWork(bucket, *work[bucket]) for bucket in buckets]
                 lots = [here[start : start + MOST_BUCKETS] for start in range(0, len(here), MOST_BUCKETS)]
-                groups += [Group(self.atlas, self._who, map, server, lot, deadline) for lot in lots if len(lot) > 1]
+                groups += [SharedTransaction(self.atlas, self._who, map, server, lot, deadline) for lot in lots if len(lot) > 1]
         for answer in await gather([group.run() for group in groups]):
             if isinstance(answer, Exception):
                 self.counts["parted"] += 1  # by what one of them would write: alone, its update says so again, and harms no other

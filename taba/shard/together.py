@@ -38,7 +38,7 @@ MOST_BYTES = 2 * MiB  # that one transaction writes, but always what its first b
 T = TypeVar("T")
 
 
-class Part(NamedTuple):
+class BucketWork(NamedTuple):
     """What is to be done in one bucket: as `Router.transact` takes it."""
 
     bucket: int
@@ -46,13 +46,13 @@ class Part(NamedTuple):
     update: Update
 
 
-Guarded = tuple[Part, bytes, list[Any]]  # whose guards said yes, its owner key, and the replies to its reads
+Guarded = tuple[BucketWork, bytes, list[Any]]  # whose guards said yes, its owner key, and the replies to its reads
 
 
-class Group:
+class SharedTransaction:
     """One transaction of the buckets of `parts`, all at the server `pool`; tried once."""
 
-    def __init__(self, atlas: Atlas, who: Who, map: BucketMap, pool: Pool, parts: Sequence[Part], deadline: Deadline):
+    def __init__(self, atlas: Atlas, who: Who, map: BucketMap, pool: Pool, parts: Sequence[BucketWork], deadline: Deadline):
         self._atlas = atlas
         self._who = who
         self._map = map
@@ -114,7 +114,7 @@ class Group:
         """For each of them Writes, or anything else where it is to be done alone."""
         return await self._deadline.not_counting(gather([self._decide(connection, part, own) for part, _, own in guarded]))
 
-    async def _decide(self, connection: Connection, part: Part, replies: list[Any]) -> Writes:
+    async def _decide(self, connection: Connection, part: BucketWork, replies: list[Any]) -> Writes:
         # all wait at once, and none of that is the store's time: it is not counted here, once for each, but around all of them
         return await decide(connection, part.bucket, part.update(replies), lambda: REPLY_SECONDS, _as_it_is)
 

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import edge, pump
 from taba.agent.drain import encode, unpack
-from taba.agent.edge import MIN_EVENTS, Edge, Lot
+from taba.agent.edge import MIN_EVENTS, Edge, EdgeLot
 from taba.batch import AtEdge, Column, decode_batch, sections_of
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME
 from taba.handlers.lookup import MAX_EDGE_TIME, find_edges, find_handlers
@@ -39,11 +39,11 @@ def folding(*types: str) -> Edge:
     return made
 
 
-def one(times: Any, values: Any, type: str = "CounterGroup") -> Lot:
+def one(times: Any, values: Any, type: str = "CounterGroup") -> EdgeLot:
     """A lot of a single column."""
     count = len(values)
     kind = np.array([Edge(HANDLERS).kind(type)], np.int8)
-    return Lot(np.array([0, count]), np.asarray(times, float), np.asarray(values, float), np.array([count]), kind)
+    return EdgeLot(np.array([0, count]), np.asarray(times, float), np.asarray(values, float), np.array([count]), kind)
 
 
 class Rules(SynchronousTestCase):
@@ -86,7 +86,7 @@ class Rules(SynchronousTestCase):
         kind = folding().kind("CounterGroup")
         times, values = np.full(4 * EVENTS, 1000.0), np.ones(4 * EVENTS)
         times[1], values[EVENTS + 1] = 5000.0, math.nan
-        lot = Lot(np.arange(5) * EVENTS, times, values, np.full(4, EVENTS), np.array([kind, kind, kind, 0], np.int8))
+        lot = EdgeLot(np.arange(5) * EVENTS, times, values, np.full(4, EVENTS), np.array([kind, kind, kind, 0], np.int8))
         [states] = folding().fold(lot)
         self.assertEqual(states.columns.tolist(), [2])
 
@@ -118,7 +118,7 @@ class Rules(SynchronousTestCase):
         made = Edge({**HANDLERS, "CounterGroup": Raising()})
         made.allow(made.edges)
         kinds = np.array([made.kind("CounterGroup"), made.kind("TotalsCounter")], np.int8)
-        lot = Lot(np.arange(3) * EVENTS, np.full(2 * EVENTS, 1000.0), np.ones(2 * EVENTS), np.full(2, EVENTS), kinds)
+        lot = EdgeLot(np.arange(3) * EVENTS, np.full(2 * EVENTS, 1000.0), np.ones(2 * EVENTS), np.full(2, EVENTS), kinds)
         for _ in range(2):
             [states] = made.fold(lot)
             self.assertEqual(states.columns.tolist(), [1])

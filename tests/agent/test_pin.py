@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.forward import _reason
-from taba.agent.pin import Pin, Store, StoreUnknown, read_store
+from taba.agent.pin import PinFile, Store, StoreUnknown, read_store
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 from taba.caps import Caps
@@ -20,44 +20,44 @@ class Pins(SynchronousTestCase):
         self.path = Path(tempfile.mkdtemp()) / "a.store"
 
     def test_the_first_store_is_taken_and_known_after_a_restart(self) -> None:
-        pin = Pin(self.path)
+        pin = PinFile(self.path)
         self.assertIsNone(pin.store)
         self.assertTrue(pin.meets(Store("one", 8)))
-        self.assertEqual(Pin(self.path).store, Store("one", 8))
+        self.assertEqual(PinFile(self.path).store, Store("one", 8))
 
     def test_another_store_is_not_taken_unless_it_succeeds_the_one_that_is_known(self) -> None:
-        pin = Pin(self.path)
+        pin = PinFile(self.path)
         pin.meets(Store("one", 8))
         for other in (Store("two", 8), Store("two", 8, ("three",))):
             self.assertFalse(pin.meets(other))
-            self.assertEqual(Pin(self.path).store, Store("one", 8))
+            self.assertEqual(PinFile(self.path).store, Store("one", 8))
         self.assertTrue(pin.meets(Store("two", 16, ("zero", "one"))))
-        self.assertEqual(Pin(self.path).store, Store("two", 16))
+        self.assertEqual(PinFile(self.path).store, Store("two", 16))
         self.assertFalse(pin.meets(Store("one", 8)))
 
     def test_caps_are_kept_with_the_store_and_survive_another_number_of_buckets(self) -> None:
         caps = Caps(7, 70, 3)
-        pin = Pin(self.path)
+        pin = PinFile(self.path)
         pin.keep(caps)  # of no store yet
         self.assertEqual((pin.caps, self.path.exists()), (Caps(), False))
         pin.meets(Store("one", 8))
-        self.assertEqual(Pin(self.path).caps, Caps())
+        self.assertEqual(PinFile(self.path).caps, Caps())
         pin.keep(caps)
-        self.assertEqual((pin.caps, Pin(self.path).caps, Pin(self.path).store), (caps, caps, Store("one", 8)))
+        self.assertEqual((pin.caps, PinFile(self.path).caps, PinFile(self.path).store), (caps, caps, Store("one", 8)))
         pin.meets(Store("one", 16))
-        self.assertEqual((Pin(self.path).caps, Pin(self.path).store), (caps, Store("one", 16)))
+        self.assertEqual((PinFile(self.path).caps, PinFile(self.path).store), (caps, Store("one", 16)))
 
     def test_caps_that_nobody_understands_do_not_unpin_the_store(self) -> None:
         for caps in (None, 7, {}, {"client_tabs": -1}, {"client_tabs": "many", "agent_tabs": 1, "new_tabs": 1}):
             self.path.write_text(json.dumps({"id": "one", "buckets": 8, "caps": caps}))
-            pin = Pin(self.path)
+            pin = PinFile(self.path)
             self.assertEqual((pin.store, pin.caps), (Store("one", 8), Caps()))
             self.assertFalse(pin.meets(Store("two", 8)))
 
     def test_a_file_that_tells_of_no_store_counts_as_none(self) -> None:
         for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):
             self.path.write_bytes(content)
-            self.assertIsNone(Pin(self.path).store, content[:20])
+            self.assertIsNone(PinFile(self.path).store, content[:20])
 
     def test_a_server_that_has_not_reached_its_store_says_so_and_not_nonsense(self) -> None:
         for id in (None, "4f2a"):

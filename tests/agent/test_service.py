@@ -25,7 +25,7 @@ from taba.agent import dispatch, forward
 from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
 from taba.agent.outbox import EncodedBatch, OutboxFull
-from taba.agent.pin import Pin
+from taba.agent.pin import PinFile
 from taba.agent.service import AgentService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
@@ -563,14 +563,14 @@ class ServiceTests(TestCase):
         again = self.start()
         self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=7))
         await self.until(lambda: again.loop.rings.admission.caps == Caps())  # as the Server tells it
-        self.assertEqual(Pin(path).caps, Caps())
-        with mock.patch.object(Pin, "keep", side_effect=OSError(28, "No space left on device", str(path))):
+        self.assertEqual(PinFile(path).caps, Caps())
+        with mock.patch.object(PinFile, "keep", side_effect=OSError(28, "No space left on device", str(path))):
             again.loop._on_caps(Caps(client_tabs=9))
         self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=9))
         self.assertIn(f"cannot be kept for its next start (No space left on device ({path}))", again.loop.problems({})["caps"])
         again.loop._on_caps(Caps(client_tabs=9))
         self.assertNotIn("caps", again.loop.problems({}))
-        self.assertEqual(Pin(path).caps, Caps(client_tabs=9))
+        self.assertEqual(PinFile(path).caps, Caps(client_tabs=9))
 
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()

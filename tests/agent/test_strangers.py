@@ -21,7 +21,7 @@ from taba.agent.discover import Rings
 from taba.agent.home import CannotOpen, Home
 from taba.agent.locks import Stranger
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES
-from taba.agent.pin import Pin, Store
+from taba.agent.pin import PinFile, Store
 from taba.agent.problems import Problems, Space
 from taba.agent.reader import Ring
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
@@ -168,7 +168,7 @@ class StrangerTests(SynchronousTestCase):
         try:
             home = self.home()
             home.register.note("sent", [])
-            Pin(self.spool / f"{AGENT}.store").meets(Store("4f2a", 8))
+            PinFile(self.spool / f"{AGENT}.store").meets(Store("4f2a", 8))
             home.spool.heal("a test")  # what is damaged is kept, too
             home.close()
         finally:

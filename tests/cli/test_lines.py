@@ -2,22 +2,22 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.cli.lines import MAX_LINE_CHARACTERS, Line, read_line
+from taba.cli.lines import MAX_LINE_CHARACTERS, TextLine, read_line
 
 
 class Lines(SynchronousTestCase):
     def test_a_name_and_a_value_are_a_counter_now(self) -> None:
-        self.assertEqual(read_line("bids_won 1\n"), Line("bids_won", 1, "CounterGroup", None))
-        self.assertEqual(read_line("  bids_won\t-1.5e3  "), Line("bids_won", -1500.0, "CounterGroup", None))
-        self.assertEqual(read_line("bids_won +7", "Gauge"), Line("bids_won", 7, "Gauge", None))
+        self.assertEqual(read_line("bids_won 1\n"), TextLine("bids_won", 1, "CounterGroup", None))
+        self.assertEqual(read_line("  bids_won\t-1.5e3  "), TextLine("bids_won", -1500.0, "CounterGroup", None))
+        self.assertEqual(read_line("bids_won +7", "Gauge"), TextLine("bids_won", 7, "Gauge", None))
 
     def test_type_and_time_may_each_be_left_out(self) -> None:
-        self.assertEqual(read_line("a 1 Gauge 1763850000.5"), Line("a", 1, "Gauge", 1763850000.5))
-        self.assertEqual(read_line("a 1 1763850000"), Line("a", 1, "CounterGroup", 1763850000.0))
-        self.assertEqual(read_line("a\t1\tGauge\t5"), Line("a", 1, "Gauge", 5.0))
+        self.assertEqual(read_line("a 1 Gauge 1763850000.5"), TextLine("a", 1, "Gauge", 1763850000.5))
+        self.assertEqual(read_line("a 1 1763850000"), TextLine("a", 1, "CounterGroup", 1763850000.0))
+        self.assertEqual(read_line("a\t1\tGauge\t5"), TextLine("a", 1, "Gauge", 5.0))
 
     def test_labels_may_come_in_any_order_and_hold_blanks_and_braces(self) -> None:
-        self.assertEqual(read_line('p{b="2",a="x y } \\" z"} 1'), Line('p{a="x y } \\" z",b="2"}', 1, "CounterGroup", None))
+        self.assertEqual(read_line('p{b="2",a="x y } \\" z"} 1'), TextLine('p{a="x y } \\" z",b="2"}', 1, "CounterGroup", None))
 
     def test_what_is_no_number_is_text_or_json(self) -> None:
         for text, value in (
@@ -31,7 +31,7 @@ class Lines(SynchronousTestCase):
             ("ünï", "ünï"),
             ("9007199254740993", 9007199254740993),
         ):
-            self.assertEqual(read_line(f"a {text} Gauge"), Line("a", value, "Gauge", None))
+            self.assertEqual(read_line(f"a {text} Gauge"), TextLine("a", value, "Gauge", None))
 
     def test_empty_lines_and_comments_are_nothing(self) -> None:
         for text in ("", "  \n", "# a 1"):

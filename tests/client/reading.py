@@ -30,7 +30,7 @@ class Reader:
         os.close(self.descriptor)
 
     @property
-    def header(self) -> ring.Header:
+    def header(self) -> ring.RingHeader:
         return ring.parse_header(os.pread(self.descriptor, ring.HEADER_BYTES, 0), os.fstat(self.descriptor).st_size)
 
     def tabs(self) -> list[Any]:

@@ -21,7 +21,7 @@ from taba.inputs.notes import Allowance
 from taba.inputs.origins import MAX_ORIGINS
 from taba.inputs.process import Input
 from taba.inputs.statsd import MAX_LINE_BYTES, Event, Reader
-from taba.receiving import Address, receiving
+from taba.receiving import InputAddress, receiving
 from tests.inputs.producers import NotedProducer
 
 
@@ -81,7 +81,7 @@ class AtASocket(SynchronousTestCase):
         if kind == "unix":
             bound = self.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             bound.bind("")  # the kernel gives it an address
-            address = Address("unix", "/nowhere", 0, 0o600)
+            address = InputAddress("unix", "/nowhere", 0, 0o600)
         else:
             bound = self.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
             bound.bind(("127.0.0.1", 0))

@@ -28,7 +28,7 @@ class Heard:
         self.notes: list[tuple[str, float | None]] = []
         self.readers = Readers(self._tab, lambda text, time: self.notes.append((text, time)), **bounds)
 
-    def _tab(self, origin: str, name: str, type: str, unit: str) -> statsd.Record:
+    def _tab(self, origin: str, name: str, type: str, unit: str) -> statsd.RecordEvent:
         self.units[name] = unit
         return lambda value, time: self.events.append((origin, name, type, value, time))
 

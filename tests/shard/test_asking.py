@@ -14,7 +14,7 @@ from taba.errors import StoreUnavailable
 from taba.shard.buckets import owner_key
 from taba.shard.router import Router
 from taba.shard.servers import asking as asking_module
-from taba.shard.servers.asking import ASKED_AT_ONCE, MOST_JOINED, MOST_JOINED_BYTES, MOST_QUEUED, Question
+from taba.shard.servers.asking import ASKED_AT_ONCE, MOST_JOINED, MOST_JOINED_BYTES, MOST_QUEUED, Joiner
 from taba.shard.servers.connection import Connection, TransactionRefused, encode
 from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
@@ -47,9 +47,9 @@ class AskingTests(SynchronousTestCase):
         self.asking = self.pool.asking
         self.asking.under_way = ASKED_AT_ONCE  # others are asked for
 
-    def question(self, number: int, is_whole: bool = True) -> Question:
+    def question(self, number: int, is_whole: bool = True) -> Joiner:
         command, owner = (b"GET", b"k%d" % number), (b"GET", owner_key(number % 3))
-        return Question(command, owner, is_whole, self.clock.seconds(), SECONDS, QUIET)
+        return Joiner(command, owner, is_whole, self.clock.seconds(), SECONDS, QUIET)
 
     def join(self, number: int, is_whole: bool = True) -> Deferred[Any]:
         return self.asking.join(self.question(number, is_whole))
@@ -167,7 +167,7 @@ class AskingTests(SynchronousTestCase):
 
     def test_what_brings_much_along_goes_in_writes_that_are_no_larger_than_the_bound(self) -> None:
         def write(size: int) -> Deferred[Any]:
-            return self.asking.join(Question((b"EVALSHA", b"%d" % size), None, True, self.clock.seconds(), SECONDS, SECONDS, size))
+            return self.asking.join(Joiner((b"EVALSHA", b"%d" % size), None, True, self.clock.seconds(), SECONDS, SECONDS, size))
 
         sizes = [MOST_JOINED_BYTES - 1, 1, 1, MOST_JOINED_BYTES + 1, 1]
         asked = [write(size) for size in sizes]
@@ -183,12 +183,12 @@ class AskingTests(SynchronousTestCase):
 
     def test_what_cannot_be_sent_is_heard_by_who_asked_and_it_goes_on(self) -> None:
         wrong: Any = (b"GET", None)
-        asked = self.asking.join(Question(wrong, (b"GET", owner_key(0)), True, 0.0, SECONDS, QUIET))
+        asked = self.asking.join(Joiner(wrong, (b"GET", owner_key(0)), True, 0.0, SECONDS, QUIET))
         self.asking.go_on()
         self.failureResultOf(asked, TypeError)
         self.assertEqual(self.asking.under_way, ASKED_AT_ONCE - 1)
         self.asking.under_way = ASKED_AT_ONCE
-        asked, other = self.asking.join(Question(wrong, (b"GET", owner_key(0)), True, 0.0, SECONDS, QUIET)), self.join(1)
+        asked, other = self.asking.join(Joiner(wrong, (b"GET", owner_key(0)), True, 0.0, SECONDS, QUIET)), self.join(1)
         self.asking.go_on()
         for one in (asked, other):  # each asks alone, and only whose fault it is hears of it
             self.assertIsNone(self.successResultOf(one))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taba.history import Steps
+from taba.history import PastSteps
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
 
@@ -76,7 +76,7 @@ class Summary(NamedTuple):
     type: str
     aggregated: Aggregated
     clients: int
-    steps: Steps | None
+    steps: PastSteps | None
 
 
 class Total:

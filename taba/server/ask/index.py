@@ -15,7 +15,7 @@ from taba.errors import StoreUnavailable
 from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.router import IsRouter
-from taba.turns import Together
+from taba.turns import SharedLook
 
 MAX_KEPT = 200_000  # names: some 40 MiB; those of further buckets are read for each question
 LATELY_SECONDS = 1.0  # a look so old serves who only wants to know of further Tabs: so fresh is what is promised
@@ -45,7 +45,7 @@ class Index:
         self._all: tuple[Looked, Sequence[str]] | None = None
         self._known: dict[int, Known] = {}
         self._kept = 0
-        self._looks: Together[tuple[Looked, dict[int, str]]] = Together(self._look)
+        self._looks: SharedLook[tuple[Looked, dict[int, str]]] = SharedLook(self._look)
 
     async def look(self, away: dict[int, str] | None = None) -> Looked:
         """All buckets as they are now. Raises StoreUnavailable; with `away`, what cannot be had is in there instead, and why."""

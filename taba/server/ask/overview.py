@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from taba import paths
 from taba.bounds import MAX_EXACT_INT, MAX_ROWS
 from taba.handlers.lookup import shown
-from taba.history import Steps
+from taba.history import PastSteps
 from taba.names import bucket_of
 from taba.server.ask.answers import Aggregated, Asked, Unanswered
 from taba.server.ask.choosing import Chosen
@@ -145,7 +145,7 @@ def _patience(tab: str) -> float:
     return 0.5 + zlib.crc32(tab.encode()) / 2**33
 
 
-def _row(tab: str, type: str, aggregated: Aggregated, clients: int, steps: Steps | None) -> dict[str, Any]:
+def _row(tab: str, type: str, aggregated: Aggregated, clients: int, steps: PastSteps | None) -> dict[str, Any]:
     row: dict[str, Any] = {"name": tab, "type": type, "rate": None, "trend": None}
     row |= {key: paths.first(aggregated.aggregate, places) for key, places in paths.FIGURES.items()}
     row |= {"clients": clients, "sparkline": None}

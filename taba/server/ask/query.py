@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from twisted.logger import Logger
 
-from taba.history import Past, Steps, each_group, number, pasts, resample, together
+from taba.history import Past, PastSteps, each_group, number, pasts, resample, together
 from taba.matching import MatchElsewhere
 from taba.names import RETIRED_CLIENT
 from taba.series import FIGURES
@@ -247,7 +247,7 @@ class Query:
             others = [part for part in lot if part not in large] if large else lot
             found, by_type = await self._read_lot(others, asked.chosen, asked.wanted)
             totals = await self._totalled(found, by_type, asked.chosen)
-            past: dict[str, Steps] = {}
+            past: dict[str, PastSteps] = {}
             for type, (owners, states) in by_type.items():
                 await self.turns.breathe()
                 history = await self._bench.history(type, states, now)

@@ -132,7 +132,7 @@ class Outcome(NamedTuple):
     made: tuple[int, int] = (0, 0)  # new Tabs, and new Clients of the bucket
 
 
-Steps = Generator[Reads | Foreign, Any, Outcome]
+CycleSteps = Generator[Reads | Foreign, Any, Outcome]
 
 
 class Cycle:
@@ -217,7 +217,7 @@ class Cycle:
 
     def fold(
         self, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds = DEFAULT_BOUNDS, in_all: Room = ENDLESS
-    ) -> Steps:
+    ) -> CycleSteps:
         """The Outcome at `now` (Unix seconds), when the store is `age` minutes old, given what it has, and the room in all."""
         return Fold(self, replies, bench, now, age, bounds, in_all).run()
 
@@ -241,7 +241,7 @@ _home = lru_cache(MAX_CACHED_FIELDS)(_find_home)
 GroupPart = tuple[list[int], Block | list[Column]]  # the group's rows, and the column of each
 
 
-class Group:
+class TypeGroup:
     """The columns of one Type: which rows of the cycle they touch, numbered again from 0. `merges`: those that were folded at the edge."""
 
     def __init__(self, type: str, handler: Any, is_array: bool):
@@ -326,7 +326,7 @@ class Fold:
         self.beyond: Counter[Beyond] = Counter()
         self.known_key = 0  # Events of posts that came before by another way
 
-    def run(self) -> Steps:
+    def run(self) -> CycleSteps:
         key = keys.marks(self.cycle.bucket)
         gone = yield from self._make_room()
         marks = Marks(self.kept_marks, self.age, self.bounds.streams - self.open_streams)
@@ -440,8 +440,8 @@ class Fold:
             return NEW_CLIENTS if in_all.is_fast[1] else ALL_CLIENTS
         return None
 
-    def _group(self, accepted: list[int]) -> list[Group]:
-        groups: dict[str, Group] = {}
+    def _group(self, accepted: list[int]) -> list[TypeGroup]:
+        groups: dict[str, TypeGroup] = {}
         for index in accepted:
             large = self.cycle.waiting[index].size > MAX_VALUE_BYTES  # else no value in it can be
             for part, rows in self.cycle.parts[index]:
@@ -452,7 +452,7 @@ class Fold:
             self._load(group)
         return [group for group in groups.values() if group.parts or group.merges]
 
-    def _take_block(self, groups: dict[str, Group], block: Block, rows: list[int]) -> bool:
+    def _take_block(self, groups: dict[str, TypeGroup], block: Block, rows: list[int]) -> bool:
         """Take it at once, where all its States are there, and their Tabs of its Type; else nothing is done."""
         if min(rows) < 0 or (self.has_absent and None in map(self.kept.__getitem__, rows)):
             return False
@@ -462,11 +462,11 @@ class Fold:
         if set(map(self.types.get, dict.fromkeys(block.tabs))) != {block.type}:
             return False
         if group is None:
-            group = groups[block.type] = Group(block.type, self.bench.get(block.type), self.bench.is_array(block.type))
+            group = groups[block.type] = TypeGroup(block.type, self.bench.get(block.type), self.bench.is_array(block.type))
         group.add_block(rows, block)
         return True
 
-    def _take_columns(self, groups: dict[str, Group], part: Part, rows: list[int], large: bool) -> None:
+    def _take_columns(self, groups: dict[str, TypeGroup], part: Part, rows: list[int], large: bool) -> None:
         types, bench = self.types, self.bench
         for column, row in zip(columns_of(part), rows, strict=True):
             is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
@@ -495,7 +495,7 @@ class Fold:
                 if handler is None:
                     self._miss(column)
                     continue
-                group = groups[type] = Group(type, handler, bench.is_array(type))
+                group = groups[type] = TypeGroup(type, handler, bench.is_array(type))
             if isinstance(column.values, AtEdge):
                 self._take_state(group, row, column, column.values)
                 continue
@@ -509,7 +509,7 @@ class Fold:
                 column = good
             group.add(row, column)
 
-    def _take_state(self, group: Group, row: int, column: Column, state: AtEdge) -> None:
+    def _take_state(self, group: TypeGroup, row: int, column: Column, state: AtEdge) -> None:
         """Take what was folded at the edge, if the Handler merges it."""
         edge = self.bench.edge(group.type)
         if state.edge == edge:
@@ -532,7 +532,7 @@ class Fold:
     def _bury(self, column: Column, reason: str, detail: str) -> None:
         self.dead += dead_letters_of(self.now, reason, detail, column)
 
-    def _checked(self, column: Column, group: Group, large: bool, is_measured: bool) -> Column | None:
+    def _checked(self, column: Column, group: TypeGroup, large: bool, is_measured: bool) -> Column | None:
         """A column of msgpack values without those that its Handler cannot take. `is_measured`: each is within its bounds.
 
         As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
@@ -577,12 +577,12 @@ class Fold:
             good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
         return column._replace(values=good)
 
-    def _check(self, groups: list[Group]) -> None:
+    def _check(self, groups: list[TypeGroup]) -> None:
         for group in groups:
             if not are_good([group]):
                 self.bury_bad(group)
 
-    def bury_bad(self, group: Group) -> None:
+    def bury_bad(self, group: TypeGroup) -> None:
         """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
         columns = []
         for row, column in group.columns:
@@ -607,7 +607,7 @@ class Fold:
                 self._bury(column, BAD_COLUMN, error)
         group.merges = merges
 
-    def _load(self, group: Group) -> None:
+    def _load(self, group: TypeGroup) -> None:
         contents = list(map(self.kept.__getitem__, group.rows))
         if keys.are_framed(contents):
             group.states = keys.Kept(cast(list[bytes], contents))
@@ -633,14 +633,16 @@ class Fold:
             group.replace([(local, column) for local, column in group.columns if local not in bad])
             group.merges = [(local, column) for local, column in group.merges if local not in bad]
 
-    def fold_groups(self, groups: list[Group]) -> Generator[Reads | Foreign, Any, None]:
+    def fold_groups(self, groups: list[TypeGroup]) -> Generator[Reads | Foreign, Any, None]:
         """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
-        foldings: list[tuple[Group, Folding]] = [(group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups]
+        foldings: list[tuple[TypeGroup, Folding]] = [
+            (group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups
+        ]
         sent: list[Any] = [None] * len(foldings)
         while foldings:
             # all Types advance to their next need, then one read, and one errand elsewhere, serve them all
-            wants: list[tuple[Group, Folding, list[int]]] = []
-            works: list[tuple[Group, Folding, ForeignWork]] = []
+            wants: list[tuple[TypeGroup, Folding, list[int]]] = []
+            works: list[tuple[TypeGroup, Folding, ForeignWork]] = []
             for (group, folding), answer in zip(foldings, sent, strict=True):
                 try:
                     need = folding.send(answer)
@@ -658,11 +660,11 @@ class Fold:
                 sent += yield Foreign([work for _, _, work in works])
             foldings = [(group, folding) for group, folding, _ in (*wants, *works)]
 
-    def _work(self, group: Group) -> Work:
+    def _work(self, group: TypeGroup) -> Work:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
         return Work(group.states, group.runs, names, dumps_of(group))
 
-    def read_parts(self, wants: list[tuple[Group, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
+    def read_parts(self, wants: list[tuple[TypeGroup, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
         """For each group the further parts of these of its rows."""
         fields: list[bytes] = []
         for group, rows in wants:
@@ -679,7 +681,7 @@ class Fold:
             parts.append(of_rows)
         return parts
 
-    def _state_commands(self, groups: list[Group]) -> list[Command]:
+    def _state_commands(self, groups: list[TypeGroup]) -> list[Command]:
         bucket = self.cycle.bucket
         written: list[bytes] = []
         emptied: list[bytes] = []
@@ -734,7 +736,7 @@ class Fold:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
 
-    def _frame_of(self, group: Group, local: int, row: int) -> bytes:
+    def _frame_of(self, group: TypeGroup, local: int, row: int) -> bytes:
         """What stands before a row's dumps while the store's age is not known: a State that is there keeps the one that it has."""
         return keys.frame(group.handler.version, keys.UNKNOWN_AGE if self.kept[row] is None else group.states[local].age)
 
@@ -749,7 +751,7 @@ class Fold:
         for tab, count in zip(tabs, block.counts, strict=True):
             moved[tab] += count
 
-    def _settle(self, group: Group, local: int, column: Column, done: dict[int, int], new_tabs: list[bytes]) -> None:
+    def _settle(self, group: TypeGroup, local: int, column: Column, done: dict[int, int], new_tabs: list[bytes]) -> None:
         """Count what became of a column."""
         folded = group.folded
         assert folded is not None
@@ -797,7 +799,7 @@ class Fold:
             return []
         return [(b"HSET", keys.meanings(bucket), *(part for pair in written.items() for part in pair))]
 
-    def _without_spoiled(self, group: Group, row: int, column: Column, place: int) -> Column:
+    def _without_spoiled(self, group: TypeGroup, row: int, column: Column, place: int) -> Column:
         """`column`, whose first Event is the row's `place`-th, without those that cannot be folded, which are buried."""
         assert group.folded is not None
         end = place + column.events
@@ -859,7 +861,7 @@ def _weight(column: Any) -> int:
     return column.weight if isinstance(column, Column) else column.events
 
 
-def dumps_of(group: Group, begin: int = 0) -> list[tuple[int, bytes]]:
+def dumps_of(group: TypeGroup, begin: int = 0) -> list[tuple[int, bytes]]:
     """What was folded at the edge, by row, of which the first is `begin`."""
     return [(begin + row, column.values.dump) for row, column in group.merges if isinstance(column.values, AtEdge)]
 
@@ -875,7 +877,7 @@ def miscounted(handler: Any, columns: Sequence[Column]) -> str | None:
     return None if found is None else f"a State of {found[0]} events that is said to be of {found[1]}"
 
 
-def are_good(groups: Sequence[Group]) -> bool:
+def are_good(groups: Sequence[TypeGroup]) -> bool:
     """Whether all Events of these groups of one Type have times, and for an array Handler values, that there may be, and all States that
     were folded at the edge as many as they are said to: mostly so, and cheap to know of many at once."""
     merges = [column for group in groups for _, column in group.merges]
@@ -943,7 +945,7 @@ class Errands:
             self._left -= self._seconds() - began
 
 
-def advance(steps: Steps, sent: Any, errands: Errands) -> Any:
+def advance(steps: CycleSteps, sent: Any, errands: Errands) -> Any:
     """Run a fold to its next need, as an update of Router.transact: Writes with its Outcome, More, or an awaitable of one."""
     try:
         need = steps.send(sent)
@@ -955,6 +957,6 @@ def advance(steps: Steps, sent: Any, errands: Errands) -> Any:
     return _advance_elsewhere(steps, need, errands)
 
 
-async def _advance_elsewhere(steps: Steps, need: Foreign, errands: Errands) -> Any:
+async def _advance_elsewhere(steps: CycleSteps, need: Foreign, errands: Errands) -> Any:
     step = advance(steps, await errands.run(need.works), errands)
     return step if isinstance(step, (Writes, More)) else await step

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Group, Outcome, Reads, are_good, dumps_of
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, TypeGroup, are_good, dumps_of
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.plain import fold_plain, plain_of
 from taba.server.keys import Framed, Kept
@@ -32,14 +32,14 @@ StepsOfMany = Generator[ReadsOfMany, Mapping[int, Sequence[Any]], dict[int, Outc
 class _Joins(NamedTuple):
     """The groups of one bucket, which have their `folded` when it goes on."""
 
-    groups: list[Group]
+    groups: list[TypeGroup]
 
 
 class _Joining(Fold):
-    def _check(self, groups: list[Group]) -> None:
+    def _check(self, groups: list[TypeGroup]) -> None:
         """With those of the other buckets: see _fold_joined."""
 
-    def fold_groups(self, groups: list[Group]) -> Generator[Any, Any, None]:
+    def fold_groups(self, groups: list[TypeGroup]) -> Generator[Any, Any, None]:
         if groups:
             yield _Joins(groups)
 
@@ -73,7 +73,7 @@ class Together:
         folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in left.items()}
         steps = {bucket: fold.run() for bucket, fold in folds.items()}
         sent: Mapping[int, Any] = dict.fromkeys(folds)
-        joins: dict[int, list[Group]] = {}
+        joins: dict[int, list[TypeGroup]] = {}
         tabs = clients = 0  # that these cycles make: none has the room that another took
         while sent:
             reads: ReadsOfMany = {}
@@ -111,10 +111,10 @@ class _Joint:
 
     def __init__(self, type: str):
         self.type = type
-        self.members: list[tuple[Fold, Group, int]] = []  # and where its rows begin
+        self.members: list[tuple[Fold, TypeGroup, int]] = []  # and where its rows begin
         self.rows = 0
 
-    def add(self, fold: Fold, group: Group) -> None:
+    def add(self, fold: Fold, group: TypeGroup) -> None:
         self.members.append((fold, group, self.rows))
         self.rows += len(group.states)
 
@@ -140,9 +140,9 @@ class _Joint:
             return Kept(list(chain.from_iterable(its.contents for its in states)))  # type: ignore[attr-defined]
         return list(chain.from_iterable(states))
 
-    def wanted(self, rows: list[int]) -> dict[Fold, tuple[Group, list[int], int]]:
+    def wanted(self, rows: list[int]) -> dict[Fold, tuple[TypeGroup, list[int], int]]:
         """By bucket which of its rows these are."""
-        wanted: dict[Fold, tuple[Group, list[int], int]] = {}
+        wanted: dict[Fold, tuple[TypeGroup, list[int], int]] = {}
         members = iter(self.members)
         fold, group, begin = next(members)
         for row in sorted(rows):
@@ -167,7 +167,7 @@ def _between(of_all: dict[int, Any], begin: int, end: int) -> dict[int, Any]:
     return {row - begin: of_all[row] for row in range(begin, end) if row in of_all} if of_all else {}
 
 
-def _fold_joined(waiting: Sequence[tuple[Fold, Group]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, set[int]]:
+def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, set[int]]:
     """Have the `folded` of each group; which buckets are to be folded alone."""
     alone: set[int] = set()
     joints: dict[str, _Joint] = {}
@@ -179,7 +179,7 @@ def _fold_joined(waiting: Sequence[tuple[Fold, Group]], bench: Bench, now: float
         (joint, bench.folding(joint.type, joint.work, now), None) for joint in joints.values()
     ]
     while running:
-        wants: list[tuple[_Joint, Any, dict[Fold, tuple[Group, list[int], int]]]] = []
+        wants: list[tuple[_Joint, Any, dict[Fold, tuple[TypeGroup, list[int], int]]]] = []
         for joint, folding, parts in running:
             try:
                 need = folding.send(parts)
@@ -189,7 +189,7 @@ def _fold_joined(waiting: Sequence[tuple[Fold, Group]], bench: Bench, now: float
             wants.append((joint, folding, joint.wanted(need)))
         if not wants:
             break
-        by_fold: dict[Fold, list[tuple[Group, list[int]]]] = {}
+        by_fold: dict[Fold, list[tuple[TypeGroup, list[int]]]] = {}
         for _, _, wanted in wants:
             for fold, (group, rows, _) in wanted.items():
                 by_fold.setdefault(fold, []).append((group, rows))

@@ -35,7 +35,7 @@ from taba.server.notes import Notes
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
 from taba.server.prometheus.leaf import Leaf
-from taba.server.prometheus.reading import NOTES, Reading, noted
+from taba.server.prometheus.reading import NOTES, SeriesReading, noted
 from taba.server.prometheus.syntax import EQUAL, MAX_TIME, Matcher, Node, Selector, check, nodes_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
@@ -308,7 +308,7 @@ class PrometheusApi:
         told = Told()
         reads = any(isinstance(node, Selector) for node in nodes)
         catalogue = await self._catalogues.look() if reads else Catalogue({}, (), {}, {}, ())
-        reading = Reading(self._query, catalogue, times, now, told, asked.bounds())
+        reading = SeriesReading(self._query, catalogue, times, now, told, asked.bounds())
         return await evaluate(nodes, times, _Asking(reading, self._query, self._rewrite, self._notes, times)), told
 
     async def _instant(self, value: Value, time: float, limit: int | None, told: Told) -> AsyncIterator[str]:
@@ -410,7 +410,7 @@ class PrometheusApi:
         found: dict[Any, Labels] = {}
         limit = min(asked.limit() or MAX_LISTED, MAX_LISTED)
         selectors = self._few(asked.many("match[]"))
-        reading = Reading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
+        reading = SeriesReading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
         for matchers in [(await self._selector(text)).matchers for text in selectors]:
             wanted = Wanted(self._query, matchers)
             by_tab: dict[str, list[Series]] = {}  # of what is each Client's
@@ -446,7 +446,7 @@ class PrometheusApi:
         """The series that any of the selectors means; all where there is none. What only States tell is there for whoever names it."""
         self._few(selectors)
         catalogue = await self._catalogues.look()
-        reading = Reading(self._query, catalogue, np.zeros(0), self._now(), told)
+        reading = SeriesReading(self._query, catalogue, np.zeros(0), self._now(), told)
         found: dict[Any, Series] = {}
         for matchers in [(await self._selector(text)).matchers for text in selectors] or [()]:
             for place, series in enumerate(await self._shown(reading, matchers)):
@@ -463,7 +463,7 @@ class PrometheusApi:
         return selectors
 
     @staticmethod
-    async def _shown(reading: Reading, matchers: Sequence[Matcher]) -> list[Series]:
+    async def _shown(reading: SeriesReading, matchers: Sequence[Matcher]) -> list[Series]:
         """The series that are meant; of those of which only States tell whether they are there, what is asked for by name."""
         is_named = any(matcher.name == NAME and matcher.op == EQUAL for matcher in matchers)
         chosen = await reading.chosen(matchers)
@@ -527,7 +527,7 @@ class _Asking:
 
     def __init__(
         self,
-        reading: Reading,
+        reading: SeriesReading,
         query: Query,
         rewrite: Callable[[str, str, Sequence[str]], Awaitable[list[str | None]]],
         notes: Notes,

@@ -19,7 +19,7 @@ from taba.server.ask.filters import labels_of
 from taba.server.ask.index import Index, Known
 from taba.server.ask.meanings import meanings_of
 from taba.server.router import IsReader
-from taba.turns import Together, Turns, in_order
+from taba.turns import SharedLook, Turns, in_order
 
 MEANING_SECONDS = 10.0
 SLICE_TABS = 50  # whose series are named between two looks at the time, some milliseconds
@@ -90,7 +90,7 @@ class Catalogues:
         self._buckets: dict[int, _Bucket] = {}
         self._last: tuple[dict[int, _Bucket], Catalogue] | None = None
         self._too_many: str | None = None
-        self._looks: Together[Catalogue] = Together(self._look)
+        self._looks: SharedLook[Catalogue] = SharedLook(self._look)
 
     @property
     def problems(self) -> Sequence[str]:

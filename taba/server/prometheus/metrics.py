@@ -27,7 +27,7 @@ from taba.server.ask.query import Query
 from taba.server.prometheus.api import LE, Seats, bounds_of
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.leaf import Leaf
-from taba.server.prometheus.reading import Reading
+from taba.server.prometheus.reading import SeriesReading
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Refused, Vector, without
 from taba.server.status import Status
@@ -126,7 +126,7 @@ class Metrics:
         now = self._now()
         written: set[str] = set()
         leaf = Leaf((), 0.0, None, 0.0, keeps_first=True)
-        reading = Reading(self._query, catalogue, np.array([now]), now, told, bounds)
+        reading = SeriesReading(self._query, catalogue, np.array([now]), now, told, bounds)
         waiting = [lot async for lot in self._lots(chosen, len(bounds) + 1)][::-1]
         while waiting:
             lot = waiting.pop()

@@ -55,7 +55,7 @@ def noted(notes: Iterable[tuple[float, str]], times: Floats, ceiling: Ceiling) -
     return Vector([{NAME: NOTES, "text": text} for text in found], values, there.astype(np.bool_))
 
 
-class Reading:
+class SeriesReading:
     """Reads what one question's selectors mean. `times`: of its steps; `bounds`: of buckets, but +Inf."""
 
     def __init__(self, query: Query, catalogue: Catalogue, times: Floats, now: float, told: Told, bounds: Sequence[float] = DEFAULT_BOUNDS):

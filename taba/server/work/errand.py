@@ -23,7 +23,7 @@ from taba.server.work.folding import (
     Failed,
     Folded,
     ForeignWork,
-    Run,
+    RowEvents,
     nothing_folded,
     picked,
     run_of,
@@ -80,7 +80,7 @@ class Errand:
         columns += [(row, *self._events(row)[:2]) for row in chosen if row in self._left]
         return states, columns, {row: parts for row, parts in self._parts.items() if row in chosen}, asked, self._singly
 
-    def _events(self, row: int) -> Run:
+    def _events(self, row: int) -> RowEvents:
         return picked(run_of(self.foreign.work, row), self._left[row])
 
     def take(self, item: Any) -> None:
@@ -186,7 +186,7 @@ class Culprit(NamedTuple):
     failure: Failed
 
 
-def digest_of(name: bytes, run: Run, place: int) -> bytes:
+def digest_of(name: bytes, run: RowEvents, place: int) -> bytes:
     """What an Event is known by: its State's name, its time and its value."""
     time, value, _ = run.between(place, place + 1)
     content = value if isinstance(value, bytes) else pack(value)

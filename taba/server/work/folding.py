@@ -87,7 +87,7 @@ def nothing_folded() -> Folded:
     return Folded({}, {}, {}, {})
 
 
-class Run(NamedTuple):
+class RowEvents(NamedTuple):
     """Events of one row, in order: float64 times, and float64 values or a list of them; and behind them what was folded at the edge."""
 
     times: bytes
@@ -99,11 +99,11 @@ class Run(NamedTuple):
         """How many places there are."""
         return (len(self.times) >> 3) + len(self.dumps)
 
-    def between(self, start: int, end: int) -> Run:
+    def between(self, start: int, end: int) -> RowEvents:
         """What is at these places, without the last."""
         values = self.values[8 * start : 8 * end] if isinstance(self.values, bytes) else self.values[start:end]
         events = len(self.times) >> 3
-        return Run(self.times[8 * start : 8 * end], values, self.dumps[max(0, start - events) : max(0, end - events)])
+        return RowEvents(self.times[8 * start : 8 * end], values, self.dumps[max(0, start - events) : max(0, end - events)])
 
     def work(self, state: Framed) -> Work:
         """What is to be done with it, for the row's State."""
@@ -334,27 +334,27 @@ def _spoil(spoiled: list[tuple[Failed, list[int]]], failed: Failed, places: Sequ
         spoiled.append((failed, list(places)))
 
 
-def picked(run: Run, places: Sequence[int]) -> Run:
+def picked(run: RowEvents, places: Sequence[int]) -> RowEvents:
     """The Events at these places."""
     times = numpy.frombuffer(run.times, "<f8")[list(places)].tobytes()
     if isinstance(run.values, bytes):
-        return Run(times, numpy.frombuffer(run.values, "<f8")[list(places)].tobytes())
-    return Run(times, [run.values[place] for place in places])
+        return RowEvents(times, numpy.frombuffer(run.values, "<f8")[list(places)].tobytes())
+    return RowEvents(times, [run.values[place] for place in places])
 
 
-def run_of(work: Work, row: int) -> Run:
+def run_of(work: Work, row: int) -> RowEvents:
     """All Events of a row, in order."""
     columns = [(times, values) for of, times, values in work.columns if of == row]
     dumps = tuple(dump for of, dump in work.merges if of == row)
     if len(columns) == 1:
-        return Run(*columns[0], dumps)
+        return RowEvents(*columns[0], dumps)
     times = b"".join(times for times, _ in columns)
     if all(isinstance(values, bytes) for _, values in columns):
-        return Run(times, b"".join(values for _, values in columns), dumps)  # type: ignore[misc]
+        return RowEvents(times, b"".join(values for _, values in columns), dumps)  # type: ignore[misc]
     flat: list[Any] = []
     for _, values in columns:
         flat.extend(numpy.frombuffer(values, "<f8").tolist() if isinstance(values, bytes) else values)
-    return Run(times, flat, dumps)
+    return RowEvents(times, flat, dumps)
 
 
 def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:

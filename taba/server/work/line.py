@@ -239,7 +239,7 @@ class _Ticking:
             self._later()
 
 
-class Line:
+class ChildLine:
     """A child for one kind of work, made when it is needed; one request at a time. With `has_reserve` there is a second one."""
 
     def __init__(

@@ -30,7 +30,7 @@ from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
 from taba.server.work.folding import Failed, Folded, ForeignWork, further_parts, run_of
 from taba.server.work.keeping import check_parts
-from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildNotStarted, Line, Prints
+from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotStarted, Prints
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 MATCH_SECONDS = 1.0  # for one regular expression over all names
@@ -99,8 +99,8 @@ class Sandbox:
         environ = os.environ if environ is None else environ
         self._lookup, self._reactor = lookup, reactor
         self.prints = Prints(reactor)
-        self._handlers = Line(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
-        self._patterns = [Line(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
+        self._handlers = ChildLine(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
+        self._patterns = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
         self.slow: dict[str, Slow] = {}
@@ -183,7 +183,7 @@ class Sandbox:
             raise PatternRefused(f"the query cannot be parsed: {rest or (found[0] if found else 'no answer')}")
         return list(found[0])
 
-    def _pattern_line(self) -> Line:
+    def _pattern_line(self) -> ChildLine:
         """The line with the fewest that wait. Raises Crowded."""
         if sum(line.waiting for line in self._patterns) >= MAX_PATTERNS:
             raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from taba.shard.keys import at_once
 from taba.shard.servers.connection import Command, ErrorReply, Reply
 
-Run = Callable[[Command], Reply]
-Script = Callable[[Run, Sequence[bytes], Sequence[bytes]], Reply]
+RunCommand = Callable[[Command], Reply]
+Script = Callable[[RunCommand, Sequence[bytes], Sequence[bytes]], Reply]
 
 
-def _at_once(run: Run, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Reply:
+def _at_once(run: RunCommand, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Reply:
     owner_key, lease_key, done_key, names_key, key = keys
     owner, before, number, after, name, read, *words = arguments
     owner_said, lease, done = (run((b"GET", one)) for one in (owner_key, lease_key, done_key))
@@ -36,7 +36,7 @@ def _at_once(run: Run, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Rep
 SCRIPTS: dict[bytes, tuple[bytes, Script]] = {at_once.SHA: (at_once.SCRIPT, _at_once)}
 
 
-def evaluate(run: Run, loaded: set[bytes], sha: bytes, count: bytes, rest: Sequence[bytes]) -> Reply:
+def evaluate(run: RunCommand, loaded: set[bytes], sha: bytes, count: bytes, rest: Sequence[bytes]) -> Reply:
     """The reply of the script `sha` to `count` keys and its arguments; NOSCRIPT where it is not `loaded`."""
     if sha not in loaded:
         return ErrorReply("NOSCRIPT No matching script.")

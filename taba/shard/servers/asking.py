@@ -36,7 +36,7 @@ class Connections(Protocol):
     def release(self, connection: Connection) -> None: ...
 
 
-class Question:
+class Joiner:
     """`command`, and `owner`, which reads the bucket's owner key after it, where that is wanted. `done` gets the replies to both (None for
     the second where nothing was wanted), or None where it was not asked.
 
@@ -59,9 +59,9 @@ class Asking:
     def __init__(self, pool: Connections, clock: Any):
         self.under_way = 0
         self._pool, self._clock = pool, clock
-        self._waiting: deque[Question] = deque()
+        self._waiting: deque[Joiner] = deque()
 
-    def join(self, question: Question) -> Deferred[Answer | None]:
+    def join(self, question: Joiner) -> Deferred[Answer | None]:
         """Its `done`, once it was asked with the others that wait. Who gives up harms nobody."""
         if len(self._waiting) < MOST_QUEUED:
             self._waiting.append(question)
@@ -83,8 +83,8 @@ class Asking:
     def _send(self, connection: Connection | None) -> None:
         """Ask for what waits, over `connection` or the next that is free."""
         now = self._clock.seconds()
-        lot: list[Question] = []
-        late: list[Question] = []
+        lot: list[Joiner] = []
+        late: list[Joiner] = []
         size = 0
         while self._waiting and len(lot) < MOST_JOINED:
             question = self._waiting[0]
@@ -105,7 +105,7 @@ class Asking:
             self._pool.release(connection)
         _tell(late, [StoreUnavailable(f"{self._pool.text}: no answer to what was asked before")] * len(late))
 
-    async def _ask(self, connection: Connection | None, lot: Sequence[Question]) -> None:
+    async def _ask(self, connection: Connection | None, lot: Sequence[Joiner]) -> None:
         owners = list(dict.fromkeys([question.owner for question in lot if question.owner is not None]))
         is_whole = bool(owners) and all([question.is_whole for question in lot])
         # after all that was asked: what was read was read while the buckets were open here
@@ -136,7 +136,7 @@ class Asking:
         self.go_on()
 
 
-def _tell(questions: Sequence[Question], answers: Sequence[Answer | Exception | None]) -> None:
+def _tell(questions: Sequence[Joiner], answers: Sequence[Answer | Exception | None]) -> None:
     for question, answer in zip(questions, answers, strict=True):
         if isinstance(answer, Exception):
             question.done.errback(Failure(answer))

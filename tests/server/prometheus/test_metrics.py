@@ -15,7 +15,7 @@ from taba.server import keys
 from taba.server.fold.cycle import bucket_of
 from taba.server.prometheus import metrics, rows
 from taba.server.prometheus.catalogue import Series
-from taba.server.prometheus.reading import Reading
+from taba.server.prometheus.reading import SeriesReading
 
 from ..running import BUCKETS, ServerCase, asynchronous
 from .test_api import event
@@ -92,13 +92,13 @@ class Scrapes(ServerCase):
         whole = await scraped()
         self.assertEqual(len(whole), 6 + 6 + 5 * 17 + 1)
         read: list[int] = []
-        read_chosen = Reading.read_chosen
+        read_chosen = SeriesReading.read_chosen
 
-        def counting(reading: Reading, chosen: Any, leaf: Any) -> Any:
+        def counting(reading: SeriesReading, chosen: Any, leaf: Any) -> Any:
             read.append(len({series.tab for series in chosen}))
             return read_chosen(reading, chosen, leaf)
 
-        self.patch(Reading, "read_chosen", counting)
+        self.patch(SeriesReading, "read_chosen", counting)
         for most, values, largest in ((1, 10**6, 1), (4, 10**6, 4), (13, 900, 7), (4000, 10**6, 12)):
             read.clear()
             self.patch(metrics, "LOT_ROWS", most)
@@ -164,9 +164,9 @@ class Scrapes(ServerCase):
         path = "/metrics?match=depth.*%7Chits"
         read: list[list[str]] = []
         written: list[int] = []
-        read_chosen, write = Reading.read_chosen, Writer.write
+        read_chosen, write = SeriesReading.read_chosen, Writer.write
 
-        def reading(of: Reading, chosen: Any, leaf: Any) -> Any:
+        def reading(of: SeriesReading, chosen: Any, leaf: Any) -> Any:
             read.append(sorted({series.tab for series in chosen}))
             return read_chosen(of, chosen, leaf)
 
@@ -177,7 +177,7 @@ class Scrapes(ServerCase):
 
         whole = (await self.ask(server, path)).text
         self.assertEqual(whole.count("\ndepth_a{"), 7)
-        self.patch(Reading, "read_chosen", reading)
+        self.patch(SeriesReading, "read_chosen", reading)
         self.patch(Writer, "write", writing)
         lots = [["depth_a", "depth_b"], ["depth_c", "depth_d"], ["hits"]]
         for rows_read, expected in ((14, lots), (13, [["depth_a"], ["depth_b"], ["depth_c"], ["depth_d", "hits"]])):

@@ -22,7 +22,7 @@ from taba.server.prometheus import rows as rows_module
 from taba.server.prometheus.catalogue import Catalogue, Series
 from taba.server.prometheus.evaluate import evaluate
 from taba.server.prometheus.leaf import Leaf
-from taba.server.prometheus.reading import Reading, noted
+from taba.server.prometheus.reading import SeriesReading, noted
 from taba.server.prometheus.rows import ROW_VALUES, Ceiling, Rows
 from taba.server.prometheus.syntax import Selector, flattened, nodes_of
 from taba.server.prometheus.told import Told
@@ -72,7 +72,7 @@ class States:
 
 
 class Answers:
-    def __init__(self, reading: Reading):
+    def __init__(self, reading: SeriesReading):
         self.reading = reading
 
     async def read(self, leaf: Leaf) -> Vector:
@@ -85,7 +85,7 @@ class Answers:
         raise AssertionError
 
 
-def evaluated(text: str, reading: Reading, times: list[float]) -> Vector:
+def evaluated(text: str, reading: SeriesReading, times: list[float]) -> Vector:
     vector: Vector = result_of(evaluate(nodes_of(flattened(text)), np.array(times), Answers(reading)))
     return vector
 
@@ -117,7 +117,7 @@ def asked(
     query: Any = States(type, states, now, slice)
     told = Told()
     at = np.array(times)
-    vector = evaluated(text, Reading(query, catalogue, at, now, told), times)
+    vector = evaluated(text, SeriesReading(query, catalogue, at, now, told), times)
     return {
         labels.get("client", "") + labels.get("le", ""): [
             value if is_there else None for value, is_there in zip(of_row.tolist(), there.tolist(), strict=True)
@@ -241,7 +241,7 @@ class OfSeveralTabs(SynchronousTestCase):
         for by_lots in (False, True):
             for function, expected in (("max", 6.0), ("min", 4.0), ("avg", 5.0), ("sum", 9.0), ("count", 3.0)):
                 query: Any = Several("PercentileGroup", states, NOW, by_lots)
-                reading = Reading(query, catalogue, np.array([NOW]), NOW, Told())
+                reading = SeriesReading(query, catalogue, np.array([NOW]), NOW, Told())
                 [[value]] = evaluated(f"sum({function}_over_time(x[5m]))", reading, [NOW]).values.tolist()
                 self.assertLessEqual(abs(value - expected), 0.02 * expected, (function, by_lots, value))
 
@@ -322,7 +322,7 @@ class Turn(SynchronousTestCase):
             ("sum by (le) (rate(x_bucket[1m]))", False),
         ):
             query: Any = Several("PercentileGroup", states, NOW, True)
-            evaluated(text, Reading(query, catalogue, times, NOW, Told()), times.tolist())
+            evaluated(text, SeriesReading(query, catalogue, times, NOW, Told()), times.tolist())
             self.assertEqual(query.most, past.LOT_SPREADS if is_much else past.LOT_HEAT // 241, text)
 
 
@@ -381,7 +381,7 @@ class WithoutPast(SynchronousTestCase):
         by_name = {"x.y": [series], "x_y": [series]} if figure else {}
         catalogue = Catalogue(by_name, () if figure else (series,), {}, {}, ())
         told = Told()
-        reading = Reading(query, catalogue, np.array([NOW]), NOW, told)
+        reading = SeriesReading(query, catalogue, np.array([NOW]), NOW, told)
         return evaluated(text, reading, [NOW]), told
 
     def test_what_a_handler_says_it_shows_and_does_not_have_is_left_out_and_said(self) -> None:
@@ -426,7 +426,7 @@ class WithoutPast(SynchronousTestCase):
             ("x_y_top", ["x.y.top"]),
             ('{a="b"}', ["x.y"]),  # no name is asked for, and no State is read for it
         ):
-            reading = Reading(query, catalogue, np.zeros(0), NOW, Told())
+            reading = SeriesReading(query, catalogue, np.zeros(0), NOW, Told())
             [node] = nodes_of(flattened(text))
             assert isinstance(node, Selector)
             found = result_of(reading.chosen(node.matchers))
@@ -439,5 +439,5 @@ class WithoutPast(SynchronousTestCase):
             query.samples = lambda type, projections: answered([[[suffix, {}, 1.0, "gauge"] for suffix in ("_problems", "_open_fds")]])
             catalogue = Catalogue({}, (Series(tab, tab, "X", "", {}),), {}, {}, ())
             told = Told()
-            vector = evaluated('{__name__=~".+"}', Reading(query, catalogue, np.array([NOW]), NOW, told), [NOW])
+            vector = evaluated('{__name__=~".+"}', SeriesReading(query, catalogue, np.array([NOW]), NOW, told), [NOW])
             self.assertEqual((told.left_out, len(vector.labels)), (left_out, 2 - left_out), tab)

@@ -16,7 +16,7 @@ from taba.server.prometheus.syntax import flattened
 from taba.server.work.sandbox import Crowded
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
-from taba.turns import Together
+from taba.turns import SharedLook
 
 
 class Counted:
@@ -37,7 +37,7 @@ class TogetherTests(SynchronousTestCase):
             self.works.append(Deferred())
             return await self.works[-1]
 
-        self.together = Together(work)
+        self.together = SharedLook(work)
 
     def test_who_comes_while_it_is_done_shares_the_next_time(self) -> None:
         first, second, third = (ensureDeferred(self.together.done()) for _ in range(3))

@@ -45,7 +45,7 @@ def a_sealed_bucket_and_one_that_left_are_written(put: Any) -> None:
 
 @focused(MOVING, 40.0, 1.0, seed=16)
 def a_bucket_that_leaves_a_joint_transaction_is_written_all_the_same(put: Any) -> None:
-    real = together.Group._watch
+    real = together.SharedTransaction._watch
 
     async def watch(self: Any, connection: Any) -> Any:
         atlas, self._atlas = self._atlas, _Anywhere(self._atlas)
@@ -54,7 +54,7 @@ def a_bucket_that_leaves_a_joint_transaction_is_written_all_the_same(put: Any) -
         finally:
             self._atlas = atlas
 
-    put(together.Group, "_watch", watch)
+    put(together.SharedTransaction, "_watch", watch)
 
 
 class _Anywhere:
@@ -70,12 +70,12 @@ class _Anywhere:
 
 @focused("buckets move,store late", 20.0, 2.0, seed=10)
 def the_guards_of_a_joint_transaction_are_read_and_not_watched(put: Any) -> None:
-    real = together.Group._watch
+    real = together.SharedTransaction._watch
 
     async def watch(self: Any, connection: Any) -> Any:
         return await real(self, cast(Any, _Unguarded(connection)))
 
-    put(together.Group, "_watch", watch)
+    put(together.SharedTransaction, "_watch", watch)
 
 
 class _Unguarded:
