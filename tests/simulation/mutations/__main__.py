@@ -14,7 +14,7 @@ from tests.simulation.mutations import ALL, FOCUS, find
 def short(error: str, most: int) -> str:
     """Of a sentence its beginning, of a traceback its end."""
     words = " ".join(error.split())
-    return words[-most:] if "Traceback" in error else words[:most]
+    return words[-most:] if 'File "' in error else words[:most]
 
 
 def main(arguments: list[str]) -> int:

@@ -68,7 +68,7 @@ class _Anywhere:
             raise atlas.NotHere(bucket, False, "nowhere")
 
 
-@focused("buckets move,store late", 20.0, 2.0, seed=10)
+@focused("buckets move,store late", 20.0, 2.0, seed=35)
 def the_guards_of_a_joint_transaction_are_read_and_not_watched(put: Any) -> None:
     real = together.SharedTransaction._watch
 
@@ -89,7 +89,7 @@ class _Unguarded:
         return await self._connection.watch([key for key in keys if not key.endswith((b":owner", b":lease"))], reads, seconds)
 
 
-@focused(STORE + ",kill server,messages late,messages repeated", 40.0, 1.0, seed=16)
+@focused(STORE + ",kill server,messages late,messages repeated", 40.0, 1.0, seed=30)
 def nobody_minds_a_lease_of_others(put: Any) -> None:
     real = transaction.Attempt._check
 
@@ -149,7 +149,7 @@ def a_server_that_changed_in_a_move_is_not_noticed(put: Any) -> None:
     put(mover.Mover, "_meet", lambda self, *_: None)
 
 
-@focused("buckets move,store fails over,replica lags", 40.0, 1.5, seed=9)
+@focused("buckets move,store fails over,replica lags", 40.0, 1.5, seed=28)
 def a_seal_is_not_awaited(put: Any) -> None:
     real = move._step
 
