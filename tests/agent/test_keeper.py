@@ -17,7 +17,7 @@ from taba import ring as layouts
 from taba.agent import books, keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, Covered, EncodedBatch, Outbox, OutboxFull
-from taba.agent.pump import TICK_SECONDS
+from taba.agent.pump import DRAIN_SECONDS, TICK_SECONDS
 from taba.agent.spool import SpoolFull
 from taba.batch import LATER, BatchId, Column, Verdict, encode_batch
 from taba.client.segment import make_segment
@@ -339,6 +339,30 @@ class KeeperTests(WorldCase):
             world.now += 1.0
             keeper_.tick(world.now, at(world.now))
         self.assertEqual((keeper_.books.history_problem, keeper_.books.spool_problem), (None, None))
+
+    def test_a_record_into_a_ring_that_was_idle_is_drained_at_the_next_look(self) -> None:
+        world = self.world()
+        world.record(1)
+        world.tick()
+        drains: list[float] = []
+        drain = world.pump.drain
+
+        def counting(now: float, moment: Any) -> bool:
+            drains.append(now)
+            return drain(now, moment)
+
+        self.patch(world.pump, "drain", counting)
+        for recorded in range(1, 4):
+            world.send()  # else the Servers lag, and it waits for more
+            idle = world.now + 3.3
+            while world.now < idle:
+                world.now += world.pump.tick(world.now, at(world.now))
+            self.assertLessEqual(len(drains), 6)  # nothing is there to be drained, and once a second one looks nevertheless
+            world.record(1)
+            while world.keeper.books.recorded == recorded:
+                self.assertLess(world.now, idle + DRAIN_SECONDS + 3 * TICK_SECONDS)
+                world.now += world.pump.tick(world.now, at(world.now))
+            drains.clear()
 
     def _half_moved(self) -> World:
         """A group of which the outbox retains the first batch, the spool retains the second, of the same lane, and the third waits."""
