@@ -35,8 +35,10 @@ batch.encode_batch.__defaults__ = (*batch.encode_batch.__defaults__[:-1], here.b
 batch.encode_envelope.__defaults__ = (here.envelopes[0],)
 """
 ASKS = """
+from inspect import signature
 import taba.agent.drain as drain, taba.agent.keeper as keeper
-print(batch.BATCH_VERSION, keeper.BATCH_VERSION, drain.encode.__defaults__[-1], drain.encode_lots.__defaults__[-1])
+by_default = [signature(encodes).parameters["version"].default for encodes in (drain.encode, drain.encode_lots)]
+print(batch.BATCH_VERSION, keeper.BATCH_VERSION, *by_default)
 print(batch.encode_batch(bytes(16), 5, 1, [])[1], batch.encode_envelope("a", "h", 1.0, None, [])[3])
 """
 
