@@ -13,14 +13,18 @@
 #define BLOCK_BYTES 16
 #define HEAD_BYTES (TALLY_BYTES + BLOCK_BYTES)
 #define MARK UINT32_C(0x47505351)
-#define WIDTH 15                             /* of a journal's slot */
-#define WIDEST 3600
-#define MOST_BINS 16384                      /* of all slots of a journal that is handled here; one of 18 slots has some hundreds */
-#define MOST_SLOTS 128                       /* of a journal that is handled here; ordinary ones have 18 */
+#define LEVELS 3                             /* of an archive */
+#define SKETCH_BYTES 24                      /* before the bins of one that left the journal */
+#define SKETCH_MARK 0x45
+#define MOST_BINS 16384                      /* of a journal or an archive that is handled here; a journal of 18 slots has some hundreds */
+#define MOST_SLOTS 128                       /* of a journal, and of an archive's level, that is handled here; ordinary ones have 18 and 25 */
 #define MOST_COUNT (INT64_C(1) << 48)        /* of a dump that is handled here: no sum of them is too great for 64 bits */
 #define MOST_RUNS 64                         /* slots among a State's events that are handled here */
 #define COUNTED_FROM 24                      /* events of one slot, from which on their codes are counted in a table of all codes */
 #define ALL_CODES 65536
+
+static const int64_t WIDTHS[LEVELS + 1] = {15, 120, 600, 3600};
+static const int64_t SPANS[LEVELS + 1] = {60, 600, 3600, DAY};
 
 typedef struct {
     int64_t start;
@@ -72,6 +76,24 @@ static Block block_at(Py_ssize_t start, int slots, int bins, unsigned codes) {
     return block;
 }
 
+/* What a block's header says. */
+typedef struct {
+    int64_t base;
+    uint32_t bins;
+    uint16_t slots, codes;
+} Head;
+
+/* False for more than is handled here. */
+static int read_head(const uint8_t *from, Head *head) {
+    uint32_t base;
+    memcpy(&base, from, 4);
+    memcpy(&head->bins, from + 4, 4);
+    memcpy(&head->slots, from + 8, 2);
+    memcpy(&head->codes, from + 10, 2);
+    head->base = base;
+    return head->slots <= MOST_SLOTS && head->bins <= MOST_BINS;
+}
+
 /* The lowest code that a sketch with this greatest one tells apart, or for codes below zero the highest. */
 static int32_t held_code(int32_t code, int32_t first, int32_t last) {
     if (code > 0 && code < last - (MAX_BINS - 1)) return last - (MAX_BINS - 1);
@@ -83,8 +105,9 @@ static int is_zero_with_sign(double item) {
     return item == 0.0 && signbit(item);
 }
 
-/* False where these are no slots in order, of bins and figures that there may be. */
-static int read_block(const uint8_t *dump, const Block *block, int64_t base, int slots, int bins, State *state) {
+/* False where these are no slots in order, of bins and figures that there may be. Their bins are put `from` there on. */
+static int read_block(const uint8_t *dump, const Block *block, const Head *head, int64_t width, Slot *found, int32_t *codes, int64_t *weights, int from) {
+    const int slots = head->slots, bins = (int)head->bins;
     int64_t before = -1;
     int first = 0;
     for (int place = 0; place < slots; place++) {
@@ -92,7 +115,7 @@ static int read_block(const uint8_t *dump, const Block *block, int64_t base, int
         int64_t size = load_int(dump + block->sizes + ((Py_ssize_t)place << block->size_code), block->size_code, 0);
         if (offset < 0 || offset > MAX_START || size <= 0 || size > bins - first) return 0;
         const uint8_t *numbers = dump + block->numbers + ((Py_ssize_t)(3 * place) << block->number_code);
-        Slot slot = {.start = (base + offset) * WIDTH, .first = first, .bins = (int)size};
+        Slot slot = {.start = (head->base + offset) * width, .first = from + first, .bins = (int)size};
         slot.total = load_number(numbers, block->number_code);
         slot.low = load_number(numbers + ((Py_ssize_t)1 << block->number_code), block->number_code);
         slot.high = load_number(numbers + ((Py_ssize_t)2 << block->number_code), block->number_code);
@@ -108,13 +131,13 @@ static int read_block(const uint8_t *dump, const Block *block, int64_t base, int
             if ((bin == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
             code += (int32_t)delta;
             if (code > MAX_CODE || code < -MAX_CODE) return 0;
-            state->codes[at] = code;
-            state->weights[at] = weight;
+            codes[from + at] = code;
+            weights[from + at] = weight;
         }
         if (code - code_of_first >= MAX_BINS)  /* wider than what is written, where others than this decide when it is made narrower */
             for (int bin = 0; bin < slot.bins; bin++)
-                if (held_code(state->codes[first + bin], code_of_first, code) != state->codes[first + bin]) return 0;
-        state->slot[place] = slot;
+                if (held_code(codes[slot.first + bin], code_of_first, code) != codes[slot.first + bin]) return 0;
+        found[place] = slot;
         first += slot.bins;
     }
     return first == bins;
@@ -131,39 +154,35 @@ static int read_state(const uint8_t *dump, Py_ssize_t length, State *state) {
         return 1;
     }
     if (length < HEAD_BYTES || length % 8) return 0;
-    uint32_t held, old, mark, base, bins;
-    uint16_t slots, codes;
+    uint32_t held, old, mark;
+    Head head;
     memcpy(&state->refused, dump, 4);
     memcpy(&held, dump + 4, 4);
     memcpy(&old, dump + 8, 4);
     memcpy(&mark, dump + 12, 4);
     memcpy(&state->count, dump + 16, 8);
     memcpy(&state->total, dump + 24, 8);
-    memcpy(&base, dump + 32, 4);
-    memcpy(&bins, dump + 36, 4);
-    memcpy(&slots, dump + 40, 2);
-    memcpy(&codes, dump + 42, 2);
-    if (mark != MARK || state->count < 0 || state->count > MOST_COUNT || slots > MOST_SLOTS || bins > MOST_BINS) return 0;
-    Block block = block_at(HEAD_BYTES, slots, (int)bins, codes);
+    if (mark != MARK || state->count < 0 || state->count > MOST_COUNT || !read_head(dump + TALLY_BYTES, &head)) return 0;
+    Block block = block_at(HEAD_BYTES, head.slots, (int)head.bins, head.codes);
     if (block.end != length) return 0;
     state->held = held;
     state->old = old;
-    state->slots = slots;
-    state->bins = (int)bins;
-    return read_block(dump, &block, base, slots, (int)bins, state);
+    state->slots = head.slots;
+    state->bins = (int)head.bins;
+    return read_block(dump, &block, &head, WIDTHS[0], state->slot, state->codes, state->weights, 0);
 }
 
 static uint32_t tally_of(uint64_t count) {
     return count < MAX_TALLY ? (uint32_t)count : MAX_TALLY;
 }
 
-/* The width codes of what a State's block holds. */
-static unsigned codes_of_block(const State *state) {
+/* The width codes of a block of these slots. */
+static unsigned codes_of_block(const Slot *slots, int count, const int32_t *codes, const int64_t *weights, int64_t width) {
     uint64_t heaviest = 0, farthest = 0, largest = 0, last = 0;
     double most = 0.0;
     int is_whole = 1;
-    for (int place = 0; place < state->slots; place++) {
-        const Slot *slot = &state->slot[place];
+    for (int place = 0; place < count; place++) {
+        const Slot *slot = &slots[place];
         const double figures[3] = {slot->total, slot->low, slot->high};
         for (int figure = 0; figure < 3; figure++) {
             double size = fabs(figures[figure]);
@@ -172,47 +191,55 @@ static unsigned codes_of_block(const State *state) {
         }
         if ((uint64_t)slot->bins > largest) largest = (uint64_t)slot->bins;
         for (int at = slot->first; at < slot->first + slot->bins; at++) {
-            if ((uint64_t)state->weights[at] > heaviest) heaviest = (uint64_t)state->weights[at];
-            if (at > slot->first && (uint64_t)(state->codes[at] - state->codes[at - 1]) > farthest)
-                farthest = (uint64_t)(state->codes[at] - state->codes[at - 1]);
+            if ((uint64_t)weights[at] > heaviest) heaviest = (uint64_t)weights[at];
+            if (at > slot->first && (uint64_t)(codes[at] - codes[at - 1]) > farthest) farthest = (uint64_t)(codes[at] - codes[at - 1]);
         }
     }
-    if (state->slots) last = (uint64_t)((state->slot[state->slots - 1].start - state->slot[0].start) / WIDTH);
+    if (count) last = (uint64_t)((slots[count - 1].start - slots[0].start) / width);
     int number_code = !is_whole ? 3 : most < 128.0 ? 0 : most < 32768.0 ? 1 : most < 2147483648.0 ? 2 : 3;
     return (unsigned)(number_code | count_code(last) << 2 | count_code(heaviest) << 4 | count_code(farthest) << 6 | count_code(largest) << 7);
 }
 
+static void write_head(uint8_t *to, const Slot *slots, int count, int bins, int64_t width, unsigned codes) {
+    const uint32_t two[2] = {count ? (uint32_t)(slots[0].start / width) : 0, (uint32_t)bins};
+    const uint16_t others[2] = {(uint16_t)count, (uint16_t)codes};
+    memcpy(to, two, 8);
+    memcpy(to + 8, others, 4);
+}
+
+/* The bins of these slots follow each other. */
+static void write_block(uint8_t *dump, const Block *block, const Slot *slots, int count, const int32_t *codes, const int64_t *weights, int64_t width) {
+    for (int place = 0; place < count; place++) {
+        const Slot *slot = &slots[place];
+        uint8_t *numbers = dump + block->numbers + ((Py_ssize_t)(3 * place) << block->number_code);
+        store_number(numbers, block->number_code, slot->total);
+        store_number(numbers + ((Py_ssize_t)1 << block->number_code), block->number_code, slot->low);
+        store_number(numbers + ((Py_ssize_t)2 << block->number_code), block->number_code, slot->high);
+        store_int(dump + block->sizes + ((Py_ssize_t)place << block->size_code), block->size_code, slot->bins);
+        store_int(dump + block->firsts + ((Py_ssize_t)place << 1), 1, codes[slot->first]);
+        store_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, (slot->start - slots[0].start) / width);
+        for (int bin = 0; bin < slot->bins; bin++) {
+            Py_ssize_t at = slot->first - slots[0].first + bin;
+            store_int(dump + block->weights + (at << block->weight_code), block->weight_code, weights[slot->first + bin]);
+            int32_t delta = bin ? codes[slot->first + bin] - codes[slot->first + bin - 1] : 0;
+            store_int(dump + block->deltas + (at << block->delta_code), block->delta_code, delta);
+        }
+    }
+}
+
 static PyObject *write_state(const State *state) {
-    unsigned codes = codes_of_block(state);
+    unsigned codes = codes_of_block(state->slot, state->slots, state->codes, state->weights, WIDTHS[0]);
     Block block = block_at(HEAD_BYTES, state->slots, state->bins, codes);
     PyObject *made = PyBytes_FromStringAndSize(NULL, block.end);
     if (made == NULL) return NULL;
     uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
     memset(dump, 0, (size_t)block.end);
     const uint32_t tallies[4] = {state->refused, tally_of(state->held), tally_of(state->old), MARK};
-    const uint32_t base = state->slots ? (uint32_t)(state->slot[0].start / WIDTH) : 0, bins = (uint32_t)state->bins;
-    const uint16_t two[2] = {(uint16_t)state->slots, (uint16_t)codes};
     memcpy(dump, tallies, 16);
     memcpy(dump + 16, &state->count, 8);
     memcpy(dump + 24, &state->total, 8);
-    memcpy(dump + 32, &base, 4);
-    memcpy(dump + 36, &bins, 4);
-    memcpy(dump + 40, two, 4);
-    for (int place = 0; place < state->slots; place++) {
-        const Slot *slot = &state->slot[place];
-        uint8_t *numbers = dump + block.numbers + ((Py_ssize_t)(3 * place) << block.number_code);
-        store_number(numbers, block.number_code, slot->total);
-        store_number(numbers + ((Py_ssize_t)1 << block.number_code), block.number_code, slot->low);
-        store_number(numbers + ((Py_ssize_t)2 << block.number_code), block.number_code, slot->high);
-        store_int(dump + block.sizes + ((Py_ssize_t)place << block.size_code), block.size_code, slot->bins);
-        store_int(dump + block.firsts + ((Py_ssize_t)place << 1), 1, state->codes[slot->first]);
-        store_int(dump + block.offsets + ((Py_ssize_t)place << block.offset_code), block.offset_code, (slot->start - state->slot[0].start) / WIDTH);
-        for (Py_ssize_t at = slot->first; at < slot->first + slot->bins; at++) {
-            store_int(dump + block.weights + (at << block.weight_code), block.weight_code, state->weights[at]);
-            int32_t delta = at > slot->first ? state->codes[at] - state->codes[at - 1] : 0;
-            store_int(dump + block.deltas + (at << block.delta_code), block.delta_code, delta);
-        }
-    }
+    write_head(dump + TALLY_BYTES, state->slot, state->slots, state->bins, WIDTHS[0], codes);
+    write_block(dump, &block, state->slot, state->slots, state->codes, state->weights, WIDTHS[0]);
     return made;
 }
 
@@ -246,20 +273,27 @@ static int add_bin(State *state, int place, int32_t code, int64_t weight, int *i
     return 1;
 }
 
-static void collapse(State *state, int place) {
-    int begin = state->slot[place].first, end = begin + state->slot[place].bins, kept = begin;
-    int32_t first = state->codes[begin], last = state->codes[end - 1];
-    if (last - first < MAX_BINS) return;
-    for (int at = begin; at < end; at++) {
-        int32_t code = held_code(state->codes[at], first, last);
-        if (kept > begin && state->codes[kept - 1] == code) {
-            state->weights[kept - 1] += state->weights[at];
+/* How many bins are left of one sketch, once those too far below the greatest are one. */
+static int collapsed(int32_t *codes, int64_t *weights, int count) {
+    if (count < 2 || codes[count - 1] - codes[0] < MAX_BINS) return count;
+    const int32_t first = codes[0], last = codes[count - 1];
+    int kept = 0;
+    for (int at = 0; at < count; at++) {
+        int32_t code = held_code(codes[at], first, last);
+        if (kept && codes[kept - 1] == code) {
+            weights[kept - 1] += weights[at];
         } else {
-            state->codes[kept] = code;
-            state->weights[kept++] = state->weights[at];
+            codes[kept] = code;
+            weights[kept++] = weights[at];
         }
     }
-    if (kept < end) move_bins(state, place, end, kept);
+    return kept;
+}
+
+static void collapse(State *state, int place) {
+    const Slot *slot = &state->slot[place];
+    int kept = collapsed(state->codes + slot->first, state->weights + slot->first, slot->bins);
+    if (kept < slot->bins) move_bins(state, place, slot->first + slot->bins, slot->first + kept);
 }
 
 /* False where one of these is none, or there are more bins than are handled here. */
@@ -325,19 +359,20 @@ static int add_run(State *state, int64_t start, const double *values, const int6
    do not stand in it. How many; 0 where they are out of the ordinary. */
 static int runs_of(State *state, Run *runs, const double *times, const double *values, const int64_t *codes, Py_ssize_t count, double now,
                    const Sorted *sorted, int *is_moved) {
-    const double last = floor((now > 0.0 ? now : 0.0) / WIDTH) * WIDTH;
+    const double width = (double)WIDTHS[0];
+    const double last = floor((now > 0.0 ? now : 0.0) / width) * width;
     int found = 0, run = 0;
     *is_moved = 0;
     for (Py_ssize_t at = 0; at < count; at++) {
         double time = times[at];
         if (!isfinite(values[at]) || is_zero_with_sign(values[at]) || codes[at] > MAX_CODE || codes[at] < -MAX_CODE) return 0;
-        if (!(time < last + WIDTH)) {
+        if (!(time < last + width)) {
             time = last;
             state->held++;
         }
-        double number = floor((time > 0.0 ? time : 0.0) / WIDTH);
-        if (number > (double)(MAX_START / WIDTH)) return 0;
-        int64_t start = (int64_t)number * WIDTH;
+        double number = floor((time > 0.0 ? time : 0.0) / width);
+        if (number > (double)MAX_START / width - 1.0) return 0;
+        int64_t start = (int64_t)number * WIDTHS[0];
         if (!found || runs[run].start != start) {
             for (run = 0; run < found && runs[run].start != start; run++) continue;
             if (run == found) {
@@ -373,6 +408,11 @@ static int runs_of(State *state, Run *runs, const double *times, const double *v
     return found;
 }
 
+/* From when on a window covers what there is. */
+static double since_of(double now) {
+    return floor((now - DAY) / (double)WIDTHS[LEVELS]) * (double)WIDTHS[LEVELS];
+}
+
 /* False where these events are out of the ordinary. */
 static int add_events(State *state, const int64_t *codes, const double *times, const double *values, Py_ssize_t count, double now, const Sorted *sorted) {
     Run runs[MOST_RUNS];
@@ -384,7 +424,7 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
         values = sorted->values;
         codes = sorted->codes;
     }
-    const double oldest = floor((now - DAY) / WIDEST) * WIDEST;
+    const double oldest = since_of(now);
     for (int run = 0; run < found; run++) {
         if ((double)runs[run].start < oldest) state->old += (uint64_t)runs[run].count;
         if (!add_run(state, runs[run].start, values + runs[run].begin, codes + runs[run].begin, runs[run].count)) return 0;
@@ -451,8 +491,301 @@ done:
     return result;
 }
 
+/* A slot that goes to an archive: to which of its levels, and whose bins these are. */
+typedef struct {
+    int level;
+    Slot slot;
+    const int32_t *codes;
+    const int64_t *weights;
+} Given;
+
+typedef struct {
+    int bins;
+    double low, high;
+    int32_t codes[2 * MOST_BINS];
+    int64_t weights[2 * MOST_BINS];
+} Sketch;
+
+typedef struct {
+    State state;
+    Slot old[LEVELS * MOST_SLOTS];
+    int32_t old_codes[MOST_BINS];
+    int64_t old_weights[MOST_BINS];
+    Given given[LEVELS * MOST_SLOTS + MOST_SLOTS];
+    Slot new[LEVELS * MOST_SLOTS + MOST_SLOTS];
+    int32_t new_codes[2 * MOST_BINS];        /* all that an archive and a journal may have */
+    int64_t new_weights[2 * MOST_BINS];
+    Sketch sketch, merged, spare;
+} Spilling;
+
+/* How many slots each level of an archive has, in `counts`; False for what is none of the ordinary. */
+static int read_archive(const uint8_t *dump, Py_ssize_t length, Spilling *spilling, int *counts) {
+    counts[0] = counts[1] = counts[2] = 0;
+    if (length == 0) return 1;
+    if (length < LEVELS * BLOCK_BYTES || length % 8) return 0;
+    Head heads[LEVELS];
+    Block blocks[LEVELS];
+    Py_ssize_t end = LEVELS * BLOCK_BYTES;
+    int bins = 0, slots = 0;
+    for (int level = 0; level < LEVELS; level++) {
+        if (!read_head(dump + level * BLOCK_BYTES, &heads[level])) return 0;
+        blocks[level] = block_at(end, heads[level].slots, (int)heads[level].bins, heads[level].codes);
+        end = blocks[level].end;
+        bins += (int)heads[level].bins;
+    }
+    if (end != length || bins > MOST_BINS) return 0;
+    bins = 0;
+    for (int level = 0; level < LEVELS; level++) {
+        if (!read_block(dump, &blocks[level], &heads[level], WIDTHS[level + 1], spilling->old + slots, spilling->old_codes, spilling->old_weights, bins)) return 0;
+        counts[level] = heads[level].slots;
+        slots += heads[level].slots;
+        bins += (int)heads[level].bins;
+    }
+    return 1;
+}
+
+static int read_sketch(const uint8_t *dump, Py_ssize_t length, Sketch *sketch) {
+    sketch->bins = 0;
+    sketch->low = Py_HUGE_VAL;
+    sketch->high = -Py_HUGE_VAL;
+    if (length == 0) return 1;
+    if (length < SKETCH_BYTES || length % 8 || dump[21] != SKETCH_MARK) return 0;
+    uint16_t bins;
+    int16_t first;
+    memcpy(&sketch->low, dump, 8);
+    memcpy(&sketch->high, dump + 8, 8);
+    memcpy(&bins, dump + 16, 2);
+    memcpy(&first, dump + 18, 2);
+    int weight_code = dump[20] & 3, delta_code = dump[20] >> 2 & 1;
+    Py_ssize_t deltas = aligned(SKETCH_BYTES + ((Py_ssize_t)bins << weight_code), delta_code);
+    if (aligned(deltas + ((Py_ssize_t)bins << delta_code), 3) != length || bins > MOST_BINS) return 0;
+    if (isnan(sketch->low) || isnan(sketch->high) || (bins && !(sketch->low <= sketch->high))) return 0;
+    int32_t code = first;
+    for (int at = 0; at < bins; at++) {
+        int64_t delta = load_int(dump + deltas + ((Py_ssize_t)at << delta_code), delta_code, 0);
+        int64_t weight = load_int(dump + SKETCH_BYTES + ((Py_ssize_t)at << weight_code), weight_code, 0);
+        if ((at == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
+        code += (int32_t)delta;
+        if (code > MAX_CODE || code < -MAX_CODE) return 0;
+        sketch->codes[at] = code;
+        sketch->weights[at] = weight;
+    }
+    if (bins && code - first >= MAX_BINS)  /* as in read_block */
+        for (int at = 0; at < bins; at++)
+            if (held_code(sketch->codes[at], first, code) != sketch->codes[at]) return 0;
+    sketch->bins = bins;
+    return 1;
+}
+
+static PyObject *write_sketch(const Sketch *sketch) {
+    uint64_t heaviest = 0, farthest = 0;
+    for (int at = 0; at < sketch->bins; at++) {
+        if ((uint64_t)sketch->weights[at] > heaviest) heaviest = (uint64_t)sketch->weights[at];
+        if (at && (uint64_t)(sketch->codes[at] - sketch->codes[at - 1]) > farthest) farthest = (uint64_t)(sketch->codes[at] - sketch->codes[at - 1]);
+    }
+    int weight_code = count_code(heaviest), delta_code = count_code(farthest);
+    Py_ssize_t deltas = aligned(SKETCH_BYTES + ((Py_ssize_t)sketch->bins << weight_code), delta_code);
+    Py_ssize_t end = aligned(deltas + ((Py_ssize_t)sketch->bins << delta_code), 3);
+    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    if (made == NULL) return NULL;
+    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
+    memset(dump, 0, (size_t)end);
+    uint16_t bins = (uint16_t)sketch->bins;
+    int16_t first = (int16_t)(sketch->bins ? sketch->codes[0] : 0);
+    memcpy(dump, &sketch->low, 8);
+    memcpy(dump + 8, &sketch->high, 8);
+    memcpy(dump + 16, &bins, 2);
+    memcpy(dump + 18, &first, 2);
+    dump[20] = (uint8_t)(weight_code | delta_code << 2);
+    dump[21] = SKETCH_MARK;
+    for (int at = 0; at < sketch->bins; at++) {
+        store_int(dump + SKETCH_BYTES + ((Py_ssize_t)at << weight_code), weight_code, sketch->weights[at]);
+        store_int(dump + deltas + ((Py_ssize_t)at << delta_code), delta_code, at ? sketch->codes[at] - sketch->codes[at - 1] : 0);
+    }
+    return made;
+}
+
+/* Add these bins to a sketch, which has room for both; `spare` is what it is made in. */
+static void add_bins(Sketch *sketch, const int32_t *codes, const int64_t *weights, int count, Sketch *spare) {
+    int one = 0, other = 0, made = 0;
+    while (one < sketch->bins || other < count) {
+        int is_one = other == count || (one < sketch->bins && sketch->codes[one] <= codes[other]);
+        int is_other = one == sketch->bins || (other < count && codes[other] <= sketch->codes[one]);
+        spare->codes[made] = is_one ? sketch->codes[one] : codes[other];
+        spare->weights[made++] = (is_one ? sketch->weights[one] : 0) + (is_other ? weights[other] : 0);
+        one += is_one;
+        other += is_other;
+    }
+    made = collapsed(spare->codes, spare->weights, made);
+    memcpy(sketch->codes, spare->codes, (size_t)made * sizeof *spare->codes);
+    memcpy(sketch->weights, spare->weights, (size_t)made * sizeof *spare->weights);
+    sketch->bins = made;
+}
+
+/* Widen one slot, and give it to its level. */
+static int give(Given *given, int count, Slot slot, int level, const int32_t *codes, const int64_t *weights, double steady, double now) {
+    if ((double)slot.start > now + MAX_AHEAD) slot.start = (int64_t)steady;
+    if ((double)slot.start < since_of(steady)) return count;
+    for (int next = level + 1; next <= LEVELS; next++) {
+        int64_t wide = slot.start / WIDTHS[next] * WIDTHS[next];
+        if ((double)(wide + WIDTHS[next]) <= steady - (double)SPANS[next - 1]) level = next;
+        else break;
+    }
+    slot.start = slot.start / WIDTHS[level] * WIDTHS[level];
+    int place = count;
+    for (; place && (given[place - 1].level > level || (given[place - 1].level == level && given[place - 1].slot.start > slot.start)); place--)
+        given[place] = given[place - 1];
+    given[place] = (Given){.level = level, .slot = slot, .codes = codes + slot.first, .weights = weights + slot.first};
+    return count + 1;
+}
+
+/* The archive of what was given; None where it is out of the ordinary. */
+static PyObject *write_archive(Spilling *spilling, int given) {
+    Sketch *sketch = &spilling->merged;
+    int counts[LEVELS] = {0, 0, 0}, bins[LEVELS] = {0, 0, 0}, slots = 0, used = 0;
+    for (int place = 0; place < given;) {
+        const Given *one = &spilling->given[place];
+        Slot slot = one->slot;
+        double totals[LEVELS * MOST_SLOTS + MOST_SLOTS];
+        int end = place + 1;
+        totals[0] = slot.total;
+        sketch->bins = 0;
+        for (; end < given && spilling->given[end].level == one->level && spilling->given[end].slot.start == slot.start; end++) {
+            const Given *other = &spilling->given[end];
+            totals[end - place] = other->slot.total;
+            if (is_zero_with_sign(slot.low) || is_zero_with_sign(slot.high) || is_zero_with_sign(other->slot.low) || is_zero_with_sign(other->slot.high)) return Py_NewRef(Py_None);
+            if (other->slot.low < slot.low) slot.low = other->slot.low;
+            if (other->slot.high > slot.high) slot.high = other->slot.high;
+        }
+        slot.total = summed(totals, end - place);
+        for (int at = place; at < end; at++) add_bins(sketch, spilling->given[at].codes, spilling->given[at].weights, spilling->given[at].slot.bins, &spilling->spare);
+        slot.first = used;
+        slot.bins = sketch->bins;
+        memcpy(spilling->new_codes + used, sketch->codes, (size_t)sketch->bins * sizeof *sketch->codes);
+        memcpy(spilling->new_weights + used, sketch->weights, (size_t)sketch->bins * sizeof *sketch->weights);
+        used += sketch->bins;
+        counts[one->level - 1]++;
+        bins[one->level - 1] += sketch->bins;
+        spilling->new[slots++] = slot;
+        place = end;
+    }
+    Block blocks[LEVELS];
+    unsigned codes[LEVELS];
+    Py_ssize_t end = LEVELS * BLOCK_BYTES;
+    const Slot *of = spilling->new;
+    for (int level = 0; level < LEVELS; of += counts[level++]) {
+        codes[level] = codes_of_block(of, counts[level], spilling->new_codes, spilling->new_weights, WIDTHS[level + 1]);
+        blocks[level] = block_at(end, counts[level], bins[level], codes[level]);
+        end = blocks[level].end;
+    }
+    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    if (made == NULL) return NULL;
+    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
+    memset(dump, 0, (size_t)end);
+    of = spilling->new;
+    for (int level = 0; level < LEVELS; of += counts[level++]) {
+        write_head(dump + level * BLOCK_BYTES, of, counts[level], bins[level], WIDTHS[level + 1], codes[level]);
+        write_block(dump, &blocks[level], of, counts[level], spilling->new_codes, spilling->new_weights, WIDTHS[level + 1]);
+    }
+    return made;
+}
+
+/* What leaves the journal goes to the archive and to the sketch; the new bytes of both. False where they are out of the ordinary, or with
+   an exception. */
+static int spill_state(Spilling *spilling, const int *old, double now, PyObject **archive, PyObject **sketch) {
+    State *state = &spilling->state;
+    double steady = now;
+    if (state->slots && (double)state->slot[state->slots - 1].start < now) steady = (double)state->slot[state->slots - 1].start;
+    if (steady < 0.0) return 0;
+    int given = 0, place = 0, kept = 0, bins = 0;
+    uint8_t leaves[MOST_SLOTS];
+    for (int level = 0; level < LEVELS; level++)
+        for (int of_level = 0; of_level < old[level]; of_level++)
+            given = give(spilling->given, given, spilling->old[place++], level + 1, spilling->old_codes, spilling->old_weights, steady, now);
+    if (is_zero_with_sign(spilling->sketch.low) || is_zero_with_sign(spilling->sketch.high)) return 0;
+    for (place = 0; place < state->slots; place++) {
+        const Slot *slot = &state->slot[place];
+        double ends = (double)(slot->start / WIDTHS[1] * WIDTHS[1] + WIDTHS[1]);
+        leaves[place] = ends <= steady - (double)SPANS[0] || (double)slot->start > steady + (double)SPANS[0];
+        if (!leaves[place]) continue;
+        if (is_zero_with_sign(slot->low) || is_zero_with_sign(slot->high)) return 0;
+        given = give(spilling->given, given, *slot, 1, state->codes, state->weights, steady, now);
+        if (slot->low < spilling->sketch.low) spilling->sketch.low = slot->low;
+        if (slot->high > spilling->sketch.high) spilling->sketch.high = slot->high;
+        add_bins(&spilling->sketch, state->codes + slot->first, state->weights + slot->first, slot->bins, &spilling->spare);
+    }
+    *archive = write_archive(spilling, given);
+    if (*archive == NULL || *archive == Py_None) return 0;
+    *sketch = write_sketch(&spilling->sketch);
+    if (*sketch == NULL) return 0;
+    for (place = 0; place < state->slots; place++) {
+        if (leaves[place]) continue;
+        Slot slot = state->slot[place];
+        memmove(state->codes + bins, state->codes + slot.first, (size_t)slot.bins * sizeof *state->codes);
+        memmove(state->weights + bins, state->weights + slot.first, (size_t)slot.bins * sizeof *state->weights);
+        slot.first = bins;
+        bins += slot.bins;
+        state->slot[kept++] = slot;
+    }
+    state->slots = kept;
+    state->bins = bins;
+    return 1;
+}
+
+PyDoc_STRVAR(spill_doc,
+"spill(dumps, archives, sketches, now) -> (dumps, archives, sketches) | None\n\n"
+"The main parts without the slots that leave their journals, and the archives and sketches with them.\n"
+"None, where something is out of the ordinary: nothing is done then.");
+
+static PyObject *spill(PyObject *module, PyObject *arguments) {
+    PyObject *given[3], *made[3] = {NULL, NULL, NULL}, *result = NULL;
+    double now;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!d:spill", &PyList_Type, &given[0], &PyList_Type, &given[1], &PyList_Type, &given[2], &now)) return NULL;
+    Py_ssize_t total = PyList_GET_SIZE(given[0]);
+    Spilling *spilling = PyMem_Malloc(sizeof *spilling);
+    if (spilling == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    if (PyList_GET_SIZE(given[1]) != total || PyList_GET_SIZE(given[2]) != total || !isfinite(now) || fabs(now) > 1e12) goto none;
+    for (int part = 0; part < 3; part++) {
+        made[part] = PyList_New(total);
+        if (made[part] == NULL) goto done;
+    }
+    for (Py_ssize_t at = 0; at < total; at++) {
+        const uint8_t *dump[3] = {NULL, NULL, NULL};
+        Py_ssize_t length[3] = {0, 0, 0};
+        int old[LEVELS] = {0, 0, 0};
+        PyObject *archive = NULL, *sketch = NULL;
+        for (int part = 0; part < 3; part++) {
+            dump[part] = unframed(PyList_GET_ITEM(given[part], at), 0, &length[part]);
+            if (dump[part] == NULL) goto none;
+        }
+        if (!read_state(dump[0], length[0], &spilling->state) || !read_archive(dump[1], length[1], spilling, old)) goto none;
+        if (!read_sketch(dump[2], length[2], &spilling->sketch)) goto none;
+        int is_done = spill_state(spilling, old, now, &archive, &sketch);
+        if (archive != NULL) PyList_SET_ITEM(made[1], at, archive);
+        if (sketch != NULL) PyList_SET_ITEM(made[2], at, sketch);
+        if (PyErr_Occurred()) goto done;
+        if (!is_done) goto none;
+        PyObject *one = write_state(&spilling->state);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made[0], at, one);
+    }
+    result = PyTuple_Pack(3, made[0], made[1], made[2]);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    for (int part = 0; part < 3; part++) Py_XDECREF(made[part]);
+    PyMem_Free(spilling);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
+    {"spill", spill, METH_VARARGS, spill_doc},
     {NULL, NULL, 0, NULL},
 };
 

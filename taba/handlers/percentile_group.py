@@ -241,11 +241,18 @@ class PercentileGroup(ArrayHandler):
 
     def _spill_dumps(self, states: FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
         of = rows.tolist()
-        loaded = self.load_array([states.dumps[row] for row in of])
-        loaded.now = states.now
-        with MalformedRow.among(rows):
-            further = self.spill(loaded, np.arange(len(of)), parts)
-        for row, dump in zip(of, self.dump_array(loaded), strict=True):
+        dumps = [states.dumps[row] for row in of]
+        found = _spreads.spill(dumps, [part[0] for part in parts], [part[1] for part in parts], states.now)
+        if found is None:  # what is out of the ordinary
+            loaded = self.load_array(dumps)
+            loaded.now = states.now
+            with MalformedRow.among(rows):
+                further = self.spill(loaded, np.arange(len(of)), parts)
+            dumps = self.dump_array(loaded)
+        else:
+            dumps, *columns = found
+            further = [list(both) for both in zip(*columns, strict=True)]
+        for row, dump in zip(of, dumps, strict=True):
             states.dumps[row] = dump
         return further
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 from unittest import mock
+from unittest.mock import Mock
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.handlers import counter_group, percentile_group
+from taba.handlers import Events, counter_group, percentile_group
 from taba.handlers.counter_group import JOURNAL_SLOTS, CounterGroup
+from taba.handlers.folded import FoldedDumps
 from taba.handlers.percentile_group import PercentileGroup
 from taba.server.keys import Framed, frame
 from taba.server.work.folding import Folded, Work, fold_type
@@ -200,6 +202,53 @@ class SpreadsTests(SynchronousTestCase):
             self.assertEqual(ours, arrays)
             unlike += not ours.failed and content != good
         self.assertGreater(unlike, 5)  # not all of them are refused
+
+    def filled(self) -> tuple[bytes, list[bytes]]:
+        """A State whose journal is full, and the further parts of its last day."""
+        ages = np.arange(90_000, 40, -97)
+        state = PERCENTILES.fold(PERCENTILES.new_state(), Events((NOW - ages).tolist(), (ages % 1000 / 8).tolist()), NOW - 40)
+        times = NOW - 15.0 * np.arange(40)
+        found = PERCENTILES.fold_dumps([state[0]], np.zeros(40, np.int64), times, times % 11, NOW)
+        assert found is not None
+        return found.dumps[0], state[1:]
+
+    def spilled(self, dump: bytes, parts: list[bytes], now: float) -> Any:
+        """(the main part, further parts) after a spill, or the reason why there is none."""
+        states = FoldedDumps([dump], [40], now)
+        try:
+            return [*PERCENTILES.spill(states, np.zeros(1, np.int64), [parts]), states.dumps[0]]
+        except ValueError as error:
+            return str(error)
+
+    def test_whatever_a_spill_finds_it_does_what_it_does_with_arrays(self) -> None:
+        dump, parts = self.filled()
+        chance = np.random.default_rng(5)
+        spilled, done = percentile_group._spreads.spill, 0
+        for turn in range(40):
+            bad = [bytearray(dump), *map(bytearray, parts)]
+            content = bad[int(chance.integers(3))]
+            for _ in range(int(chance.integers(0, 4))):  # most of what is read is in the first bytes
+                content[int(chance.integers(min(len(content), int(chance.choice([48, 10_000])))))] = int(
+                    chance.choice([0, 1, 2, 127, 128, 255])
+                )
+            del content[len(content) - int(chance.choice([0, 0, 0, 8])) :]
+            now = NOW + int(chance.choice([0, 30, 3000, 90_000, -7000]))
+            one = [bytes(part) for part in bad]
+            ours = self.spilled(one[0], one[1:], now)
+            done += spilled([one[0]], [one[1]], [one[2]], now) is not None
+            with mock.patch.object(percentile_group, "_spreads", Mock(spill=lambda *_: None)):
+                self.assertEqual(self.spilled(one[0], one[1:], now), ours, turn)
+        self.assertGreater(done, 10)  # not all of them are left to the arrays
+
+    def test_what_is_no_list_of_parts_spills_nothing(self) -> None:
+        spill = percentile_group._spreads.spill
+        self.assertEqual(len(spill([b""], [b""], [b""], NOW)), 3)
+        self.assertIsNone(spill([b""], [], [b""], NOW))
+        self.assertIsNone(spill([b""], [b""], [b"", b""], NOW))
+        self.assertIsNone(spill([b""], [b""], [None], NOW))
+        self.assertIsNone(spill([b""], [b"\0" * 17], [b""], NOW))
+        self.assertIsNone(spill([b""], [b""], [b"\0" * 24], NOW))
+        self.assertIsNone(spill([b""], [b""], [b""], np.inf))
 
     def test_what_the_machine_decides_and_what_is_no_number_is_left_to_the_arrays(self) -> None:
         row, one = np.zeros(1, np.int64), np.ones(1)
