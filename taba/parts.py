@@ -18,7 +18,7 @@ FORMS = {
     "taba.agent._drain": 1,
     "taba.handlers._fresh": 1,
     "taba.handlers._rows": 1,
-    "taba.handlers._spreads": 1,
+    "taba.handlers._spreads": 2,
     "taba.server.ask._writing": 1,
     "taba.shard.servers._wire": 1,
 }

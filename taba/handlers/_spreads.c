@@ -8,7 +8,7 @@
 
 #include "_dumps.h"
 
-#define FORM 1                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2                               /* of what Python gives it and gets: see taba/parts.py */
 #define TALLY_BYTES 32
 #define BLOCK_BYTES 16
 #define HEAD_BYTES (TALLY_BYTES + BLOCK_BYTES)

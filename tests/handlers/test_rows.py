@@ -207,8 +207,8 @@ class SpreadsTests(SynchronousTestCase):
         """A State whose journal is full, and the further parts of its last day."""
         ages = np.arange(90_000, 40, -97)
         state = PERCENTILES.fold(PERCENTILES.new_state(), Events((NOW - ages).tolist(), (ages % 1000 / 8).tolist()), NOW - 40)
-        times = NOW - 15.0 * np.arange(40)
-        found = PERCENTILES.fold_dumps([state[0]], np.zeros(40, np.int64), times, times % 11, NOW)
+        times, values = np.array([NOW - 15.0 * ago for ago in range(40)]), np.array([ago % 11.0 for ago in range(40)])
+        found = PERCENTILES.fold_dumps([state[0]], np.zeros(40, np.int64), times, values, NOW)
         assert found is not None
         return found.dumps[0], state[1:]
 
