@@ -65,4 +65,4 @@ class CostTests(SynchronousTestCase):
             self.sent.clear()
             names = self.calls(make)
             self.assertEqual(self.sent, [[b"EVALSHA"]])
-            self.assertLessEqual(len(names), 20, names)
+            self.assertLessEqual(len(names), 16, names)
