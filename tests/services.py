@@ -73,6 +73,17 @@ class Services:
                     raise
             time.sleep(0.05)
 
+    def second_server(self, store: str, plugins: str = "") -> str:
+        """The URL of another Server on `store`, "server 2", which looks for plugins there, too; it listens."""
+        port, before = free_port(), self.environ["PYTHONPATH"]
+        self.environ["PYTHONPATH"] = before + (f":{plugins}" if plugins else "")
+        options = ("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", store, "--buckets", str(self.buckets))
+        try:
+            self._start("server 2", twistd("taba-server", *options), port)
+        finally:
+            self.environ["PYTHONPATH"] = before
+        return f"http://127.0.0.1:{port}"
+
     def start_agent(self, *more: str) -> None:
         """An Agent that sends to that Server, until it listens."""
         options = ("--agent", self.agent, "--server", self.server_url, "--listen", f"tcp:{self.agent_port}:interface=127.0.0.1")

@@ -43,7 +43,7 @@ def latency(server: str, timeout: float, as_json: bool) -> None:
 )
 @click.pass_context
 def status(context: click.Context, server: str, timeout: float, as_json: bool, agent_url: str | None) -> None:
-    """How the Server does, and this host's Agent.
+    """How the Server does, and this host's Agent; and what is wrong at the other Servers.
 
     An Agent that does not answer is an error only when its address was given.
     With --json: the Server's status with the Agent's under "agent".
@@ -64,6 +64,8 @@ def status(context: click.Context, server: str, timeout: float, as_json: bool, a
                     print_drawn(Text(str(answer), style="dim"))
             else:
                 print_drawn(show.status(role, url, answer))
+        if not isinstance(of_server, QueryError):
+            _print_others(query_of(server, timeout=timeout), of_server)
     for error in errors:
         print(f"taba status: {show.plain(error)}", file=sys.stderr)
     if errors:
@@ -104,6 +106,20 @@ def _status(query: Query) -> dict[str, Any] | QueryError:
         return query.status()
     except QueryError as error:
         return error
+
+
+def _print_others(query: Query, of_server: Mapping[str, Any]) -> None:
+    """What is wrong at the other Servers. An older one says nothing of them; one that does not know its `url` is none of the list."""
+    if "url" not in of_server:
+        return
+    try:
+        servers = query.ask(questions.servers(detail=True))
+    except QueryError as error:
+        print_drawn(Text(f"what is wrong at other Servers is not known: {show.plain(error)}", style="yellow"))
+        return
+    others = [one for one in servers if one.get("url") != of_server["url"]]
+    if others:
+        print_drawn(show.others(others))
 
 
 def _server_handlers(status: Mapping[str, Any]) -> dict[str, Any]:

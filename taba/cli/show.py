@@ -207,6 +207,23 @@ def status(role: str, url: str, answer: Mapping[str, Any]) -> RenderableType:
     return Group(*parts, Text(""))
 
 
+def others(servers: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What is wrong at other Servers, as they said lately; those that are well are counted."""
+    parts: list[RenderableType] = [Text(f"{len(servers)} other Server{'s' if len(servers) > 1 else ''}", style="bold")]
+    well = 0
+    for one in servers:
+        problems = one.get("problems")
+        if problems is None:
+            parts.append(Text(f"  {plain(one.get('url'))}: has not said what is wrong there: ask it", style="yellow"))
+        elif problems:
+            parts += [Text(f"  ! {plain(one.get('url'))}: {plain(problem)}", style="yellow") for problem in problems]
+        else:
+            well += 1
+    if well:
+        parts.append(Text(f"  no problems at {well}", style="green"))
+    return Group(*parts, Text(""))
+
+
 def _settings(values: Mapping[str, Any]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan")

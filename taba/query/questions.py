@@ -190,9 +190,9 @@ def shards(detail: bool = False) -> Question[list[dict[str, Any]]]:
     return Question("/v1/shards", _flag("detail", detail), list, _same)
 
 
-def servers() -> Question[list[dict[str, Any]]]:
-    """All Servers of the store: url, roles, started."""
-    return Question("/v1/servers", (), list, _same)
+def servers(detail: bool = False) -> Question[list[dict[str, Any]]]:
+    """All Servers of the store: url, roles, started; with `detail`, problems: a list of sentences, or null where a Server said nothing."""
+    return Question("/v1/servers", _flag("detail", detail), list, _same)
 
 
 def dead_letters(limit: int | None = None) -> Question[list[dict[str, Any]]]:

@@ -91,6 +91,7 @@ WHO = (
     Parameter("path", "The figure of which Clients have their shares, such as 1h.count; by default the first that is there."),
     Parameter("limit", "How many Clients at either end.", WHOLE, least=1, most=MAX_WHO, default=5),
 )
+WRONG = Parameter("detail", "1: what needs a person at each, as it said in the last half minute, too; null where it said nothing.", FLAG)
 DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
 JOB = Parameter("id", "The id of one job; its record says what it found.")
 
@@ -181,7 +182,7 @@ class Routes:
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
             Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
-            Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY),
+            Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY, (WRONG,)),
             Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),
             Route("GET", "/v1/dead-letters", self.dead_letters, "events that cannot be folded, newest first", READ, (LETTERS,)),
             Route("GET", "/v1/notes", self.notes, '[{"time", "text"}, …] of the last day, the latest first', READ),
@@ -419,7 +420,7 @@ class Routes:
     # --- about the Server ---
 
     async def status(self, call: Call) -> Answer:
-        content = await self._status.describe()
+        content = {**await self._status.describe(), "url": self._presence.url}
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
 
     async def latency(self, call: Call) -> Answer:
@@ -427,7 +428,7 @@ class Routes:
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))
 
     async def servers(self, call: Call) -> Answer:
-        content = await self._presence.servers()
+        content = await self._presence.servers(detail=bool(call.values["detail"]))
         return Answer(content, text=lambda: "".join(f"{server['url']}\n" for server in content))
 
     async def shards(self, call: Call) -> Answer:

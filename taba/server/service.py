@@ -369,6 +369,7 @@ class Server(_Connected):
         except Exception:
             log.failure("could not tell what is wrong")  # told again in a moment
         else:
+            self.presence.problems = problems
             if self.running:
                 self._teller.tell(by_kind(problems), self._reactor.seconds())
 

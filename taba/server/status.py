@@ -59,6 +59,8 @@ LOOK_SECONDS = 1.0  # for the store to tell both; then what was known before is 
 PRESENCE_SECONDS = 5.0  # how often a Server says that it is there
 GONE_SECONDS = 20.0  # a Server that has not said so for this long is not
 MAX_SERVERS = 1000  # in the list
+MAX_SAID_PROBLEMS = 20  # of a Server, that the others are told of; all of them are in its own status …
+MAX_SAID_CHARACTERS = 600  # … and of a sentence so much: what all say is read by each
 PRESENCE_BUCKET = 0
 
 MAX_CONFLICTS = 3  # Tabs of two Types that are named
@@ -397,6 +399,7 @@ class Presence:
         self._started, self._said = now(), 0
         self._standing = Standing(clock)
         self.url: str | None = None  # None until it listens, or where no URL leads here
+        self.problems: list[str] | None = None  # what needs a person here, as the others are told; None until it is known
 
     def _told(self) -> dict[str, Any]:
         """What this Server reads and merges."""
@@ -408,8 +411,8 @@ class Presence:
             return
         url = self.url
         self._said += 1
-        moving = self._moving.said()
-        said = json.dumps({"roles": ROLES, "started": self._started, **self._told(), "said": self._said, "moving": moving}).encode()
+        about = {"roles": ROLES, "started": self._started, **self._told(), "said": self._said}
+        said = json.dumps({**about, "moving": self._moving.said(), "problems": _bounded(self.problems)}).encode()
 
         def update(replies: Sequence[Any]) -> Writes:
             gone = [name for name, content in _pairs(replies[0]).items() if self._read(name, content) is None]
@@ -429,10 +432,11 @@ class Presence:
             gone = Writes([(b"HDEL", keys.servers(PRESENCE_BUCKET), url.encode())])
             await self._router.transact(PRESENCE_BUCKET, [(b"HGET", keys.servers(PRESENCE_BUCKET), url.encode())], lambda _: gone)
 
-    async def servers(self) -> list[dict[str, Any]]:
-        """All Servers of this store that are there, this one among them, by URL.
+    async def servers(self, detail: bool = False) -> list[dict[str, Any]]:
+        """All Servers of this store that are there, this one among them, by URL; with `detail` what needs a person at each.
 
-        While the store is away it is this one alone, and its entry says that it is not all: `complete` is False.
+        While the store is away it is this one alone, and its entry says that it is not all: `complete` is False. `problems` are as a Server
+        said lately, MAX_SAID_PROBLEMS at the most, then how many more; None where it has said none: one that just began, or an older one.
         """
         found: dict[str, dict[str, Any]] = {}
         replies: list[bytes] = []
@@ -444,11 +448,13 @@ class Presence:
             log.debug("the other Servers are not known: {failure}", failure=failure)
             is_complete = False
         for name, content in _pairs(replies).items():
-            entry = self._read(name, content)
+            entry = self._read(name, content, detail)
             if entry is not None and len(found) < MAX_SERVERS:
                 found[keys.text_of(name)] = {"url": keys.text_of(name), **entry}
         if self.url is not None:
             found[self.url] = {"url": self.url, "roles": ROLES, "started": self._started, **self._told()}
+            if detail:
+                found[self.url]["problems"] = _bounded(self.problems)
             if not is_complete:
                 found[self.url]["complete"] = False
         return [found[url] for url in sorted(found)]
@@ -483,18 +489,30 @@ class Presence:
         ]
         return [entry for entry in entries if isinstance(entry, dict)]
 
-    def _read(self, name: bytes, content: bytes) -> dict[str, Any] | None:
+    def _read(self, name: bytes, content: bytes, detail: bool = False) -> dict[str, Any] | None:
         """What the Server at `name` says of itself; None where it is gone, or this is no entry."""
         if self._standing.seconds(name, content) >= GONE_SECONDS:
             return None
         try:
             entry = json.loads(content)
-            return {"roles": entry["roles"], "started": entry["started"], **versions.read_told(entry).told()}
+            told = {"roles": entry["roles"], "started": entry["started"], **versions.read_told(entry).told()}
+            return {**told, "problems": _bounded(entry.get("problems"))} if detail else told
         except (ValueError, TypeError, KeyError):
             return None
 
 
 ROLES = ["ingest", "query"]
+
+
+def _bounded(problems: Any) -> list[str] | None:
+    """Sentences that others are told, or have told; None where these are none."""
+    if not isinstance(problems, list):
+        return None
+    shown = [f"{problem}" for problem in problems]
+    more = len(shown) - MAX_SAID_PROBLEMS
+    if more > 0:
+        shown = [*shown[: MAX_SAID_PROBLEMS - 1], f"and {more + 1} more problems: see the status of this Server"]
+    return [problem if len(problem) <= MAX_SAID_CHARACTERS else f"{problem[: MAX_SAID_CHARACTERS - 1]}…" for problem in shown]
 
 
 def _pairs(replies: Sequence[bytes]) -> Mapping[bytes, bytes]:

@@ -99,6 +99,39 @@ class TypesOfOthers(Looking):
         self.assertEqual([line for line in browser.said() if "Failed to load resource" not in line], [], tab)  # the Server was away
 
 
+class OtherServers(Looking):
+    def test_what_is_wrong_at_another_server_is_on_every_page_and_where_nobody_can_tell_it_says_so(self) -> None:
+        services, browser = self.services, self.browser
+        store = borrow(self, tcp=True)
+        services.start_server(store=store.url)
+        other = services.second_server(store.url, self.spoilt())
+        said = f"{other}: Handlers, plugin theirs_plugin: ModuleNotFoundError"
+        self.open("#/system")
+        browser.until_text(".problemlist", said)
+        self.assertEqual([text for text in browser.texts(".problemlist li") if "theirs_plugin" in text and not text.startswith(said)], [])
+        browser.until_text("#line .problems", said)
+        browser.until(lambda: browser.texts("tr td:nth-child(2)")[:2].count("nothing") == 1)  # this one's
+        links = browser.run("return [...document.querySelectorAll('td a[rel]')].map(link => link.getAttribute('href'))")
+        self.assertEqual(links, sorted(f"{url}/#/system" for url in (services.server_url, other)))
+        told = services.taba("status").stdout
+        self.assertIn(f"! {other}: Handlers, plugin theirs_plugin", told.replace("\n", " "))
+        store.kill()
+        browser.until_text(".warn", "Which other Servers there are")
+        store.start()
+        browser.until(lambda: not browser.texts(".warn"))
+        browser.until_text(".problemlist", said)
+        services._kill("server 2")
+        browser.until(lambda: other not in browser.text("main"))  # who is gone has no problems
+        self.assertEqual([line for line in browser.said() if "Failed to load resource" not in line], [])
+
+    def spoilt(self) -> str:
+        """What has a plugin that cannot be imported."""
+        plugins = self.services.directory / "theirs" / "twisted" / "plugins"
+        plugins.mkdir(parents=True)
+        (plugins / "theirs_plugin.py").write_text("from taba.handlers import Handler\nimport nowhere_to_be_found\n")
+        return str(plugins.parent.parent)
+
+
 class OneClient(Looking):
     def test_a_client_has_all_its_tabs_and_those_that_can_be_seen_are_asked_for(self) -> None:
         services, browser = self.services, self.browser

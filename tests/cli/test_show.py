@@ -82,6 +82,20 @@ class Shapes(SynchronousTestCase):
         for content in shapes:
             self.assertTrue(drawn(show.shape(content)))
 
+    def test_of_other_servers_it_is_shown_what_is_wrong_and_who_said_nothing(self) -> None:
+        said = [["it burns", "\x1b[2J"], [], [], None]
+        text = drawn(show.others([{"url": f"http://{n}", "problems": problems} for n, problems in enumerate(said)]))
+        self.assertEqual(
+            text.split("\n")[:5],
+            [
+                "4 other Servers",
+                "  ! http://0: it burns",
+                "  ! http://0: \\x1b[2J",
+                "  http://3: has not said what is wrong there: ask it",
+                "  no problems at 2",
+            ],
+        )
+
     def test_a_value_cannot_move_the_cursor(self) -> None:
         text = drawn(show.tab('a{b="\x1b[2J"}', {"value": "\x1b]0;title\x07\u202e", "\x9b31m": 1}))
         for character in "\x1b\x07\x9b\u202e":

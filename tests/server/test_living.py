@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 from unittest import mock
 
@@ -14,7 +15,14 @@ from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, Jobs
 from taba.server.moving import Moving
-from taba.server.status import GONE_SECONDS, PRESENCE_BUCKET, PRESENCE_SECONDS, Presence
+from taba.server.status import (
+    GONE_SECONDS,
+    MAX_SAID_CHARACTERS,
+    MAX_SAID_PROBLEMS,
+    PRESENCE_BUCKET,
+    PRESENCE_SECONDS,
+    Presence,
+)
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from tests.shard.pieces import always
@@ -97,6 +105,37 @@ class Servers(LivingCase):
             with mock.patch.multiple(here._router, reaches=mock.Mock(return_value=reaches), read=away):
                 self.assertEqual([(entry["url"], entry["complete"]) for entry in self.wait(here.servers())], [("http://a", False)])
         self.assertEqual(self.urls(here), ["http://a", "http://b"])
+
+    def test_what_is_wrong_at_one_is_told_by_the_others_within_bounds(self) -> None:
+        here, there = self.presence("http://a", NOON), self.presence("http://b", NOON)
+        for said, told in (
+            (None, None),  # not known yet
+            ([], []),
+            (["it burns"], ["it burns"]),
+            ([f"{n}" for n in range(MAX_SAID_PROBLEMS)], [f"{n}" for n in range(MAX_SAID_PROBLEMS)]),
+            (
+                [f"{n}" for n in range(MAX_SAID_PROBLEMS + 1)],
+                [*(f"{n}" for n in range(MAX_SAID_PROBLEMS - 1)), "and 2 more problems: see the status of this Server"],
+            ),
+            (["é" * MAX_SAID_CHARACTERS], ["é" * MAX_SAID_CHARACTERS]),
+            (["é" * (MAX_SAID_CHARACTERS + 1)], ["é" * (MAX_SAID_CHARACTERS - 1) + "…"]),
+        ):
+            there.problems = said
+            self.wait(there.announce())
+            self.assertEqual([entry["problems"] for entry in self.wait(here.servers(detail=True))], [None, told])
+            self.assertEqual([entry["problems"] for entry in self.wait(there.servers(detail=True)) if entry["url"] == "http://b"], [told])
+            self.assertNotIn("problems", self.wait(here.servers())[1])
+
+    def test_of_one_that_says_nothing_of_its_problems_nothing_is_told(self) -> None:
+        here, there = self.presence("http://a", NOON), self.presence("http://b", NOON)
+        name = keys.servers(PRESENCE_BUCKET)
+        for strange in ("absent", "text", {"a": 1}, 7):
+            self.wait(there.announce())
+            [[_, content]] = self.wait(here._router.read(PRESENCE_BUCKET, [(b"HGETALL", name)]))
+            entry = json.loads(content)
+            entry.pop("problems") if strange == "absent" else entry.update(problems=strange)
+            self.wait(here._router.transact(PRESENCE_BUCKET, [], always((b"HSET", name, b"http://b", json.dumps(entry).encode()))))
+            self.assertIsNone(self.wait(here.servers(detail=True))[1]["problems"])
 
     def test_what_is_no_entry_is_nobody_and_goes(self) -> None:
         here = self.presence("http://a", NOON)

@@ -187,9 +187,9 @@ export function boards(host, what) {
         say(small, "the most frequent");
         fill(minis, ...mini(aggregate.top));
       } else if (figures) {
-        say(value, figures.rate !== null ? format.number(figures.rate) : (figures.text ?? format.amount(figures.value ?? figures.count, unit)));
+        say(value, figures.rate !== null ? format.number(figures.rate) : shape === "spread" ? format.count(aggregate.count) : (figures.text ?? format.amount(figures.value ?? figures.count, unit)));
         value.classList.toggle("text", figures.rate === null && figures.text !== null);
-        say(small, figures.rate !== null ? ["a second", figures.p99 !== null && figures.p99 !== 1 ? `p50 ${format.amount(figures.p50, unit)}` : "", figures.p99 !== null && figures.p99 !== 1 ? `p99 ${format.amount(figures.p99, unit)}` : ""].filter(Boolean).join(" · ") : shape === "values" ? `of ${format.plural(aggregate.clients, "Client")}${figures.text === null && aggregate.clients > 1 ? ", together" : ""}` : shape === "distinct" ? "distinct" : "now");
+        say(small, about(shape, figures, aggregate, unit));
       } else if (row === null) {
         say(value, format.NONE);
         say(small, "nothing is recorded under this name");
@@ -197,6 +197,25 @@ export function boards(host, what) {
       if (row?.sparkline) drawSpark(spark, beginning.since(row.sparkline));
       else drawSeen(spark, latest.by.get(tab), heard, false);
     }
+  }
+
+  /**
+   * What the large figure of a card is.
+   * @param {string} shape
+   * @param {import("./figures.js").Figures} figures
+   * @param {any} aggregate
+   * @param {string | null} unit
+   */
+  function about(shape, figures, aggregate, unit) {
+    const spread = figures.p99 !== null && figures.p99 !== 1 ? [`p50 ${format.amount(figures.p50, unit)}`, `p99 ${format.amount(figures.p99, unit)}`] : [];
+    if (figures.rate !== null) return ["a second", ...spread].join(" · ");
+    if (shape === "spread") return ["ever", ...spread].join(" · ");
+    if (shape === "totals") return "total, ever";
+    if (shape === "distinct") return "distinct";
+    if (shape === "recent") return "the latest";
+    if (shape !== "values") return "now";
+    if (figures.text !== null) return `${format.count(aggregate.values[figures.text])} of ${format.plural(aggregate.clients, "Client")}`;
+    return `of ${format.plural(aggregate.clients, "Client")}${aggregate.clients > 1 ? ", together" : ""}`;
   }
 
   /**
@@ -209,7 +228,7 @@ export function boards(host, what) {
     return shown.map(([text, count]) => {
       const bar = h("span", { class: "bar" });
       style(bar, "--share", String(Math.max(0, count) / most));
-      return h("div", null, h("span", null, typeof text === "string" ? text : JSON.stringify(text)), h("span", null, bar), h("span", null, format.count(count)));
+      return h("div", null, h("span", null, typeof text === "string" ? text : JSON.stringify(text)), h("span", null, bar), h("span", { class: "number" }, format.count(count)));
     });
   }
 

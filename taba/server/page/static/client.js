@@ -16,7 +16,7 @@ const TOP = 60; // Tabs that move most, ranked by the Server
 const SHOWN = 100; // rows that are asked for at most: what a screen shows
 const EVERY = 3000; // ms, or a pause that grows with what the answer took
 const RANK_EVERY = 10_000;
-const HEADS = ["Tab", "last hour", "per second", "1 min", "1 h", "p50", "p99"];
+const HEADS = ["Tab", "last hour", "now", "1 min", "1 h", "p50", "p99"];
 const CLASSES = ["name", "sparks", "number rate", "number few", "number few", "number p50", "number p99"];
 
 /**
@@ -66,7 +66,7 @@ export function client(host, name) {
     say(type, catalogue.types[tab] ?? "");
     row.title = tab;
     drawSpark(/** @type {any} */ (spark.firstChild), beginning.since(said?.sparkline));
-    say(rate, !said || said.error ? "" : isCounted ? format.number((said["1m"] ?? 0) / 60) : said.value === null ? "" : format.amount(said.value, said.unit));
+    say(rate, !said || said.error ? "" : isCounted ? `${format.number((said["1m"] ?? 0) / 60)}/s` : said.value === null ? "" : format.amount(said.value, said.unit));
     say(minute, isCounted ? format.count(said["1m"]) : "");
     say(hour, isCounted ? format.count(said["1h"]) : "");
     const isSpread = said && said.p50 !== null && !(said.p50 === 1 && said.p99 === 1);

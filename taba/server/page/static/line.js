@@ -8,21 +8,82 @@ import { pause, repeat, trying } from "./live.js";
 import { clientParts } from "./names.js";
 
 const EVERY = 2000; // ms
+const SERVERS_EVERY = 5000; // ms: they say it as seldom
+const MOST_WHO = 3; // who has a problem, named one by one
 const TITLED = 20; // problems that the line's title has
 const SELDOM = 30_000; // ms between two questions of who lives, one by one, while no view shows it
 
-/** What the status said last, for views that show more of it; its problems are the Agents', too. */
+/** What the status said last, for views that show more of it; its problems are the Agents' and the other Servers', too. */
 export const status = { last: /** @type {any} */ (null), at: 0 };
+
+/** All Servers, with the problems of each as it said lately. */
+const servers = { last: /** @type {Promise<any[] | null>} */ (Promise.resolve(null)), at: -Infinity };
+
+/** Ask for them, not more often than they say anything; null: nobody can tell now. */
+export function askServers() {
+  if (performance.now() - servers.at >= SERVERS_EVERY) {
+    servers.at = performance.now();
+    servers.last = get("/v1/servers?detail=1").catch((failure) => {
+      servers.at = -Infinity;
+      return unanswered(failure);
+    });
+  }
+  return servers.last;
+}
+
+/**
+ * A problem but for its numbers: the same sentence with another count is the same problem.
+ * @param {string} problem
+ */
+function kindOf(problem) {
+  return problem.replace(/\d+(\.\d+)?/g, "#");
+}
+
+/**
+ * What others say, each sentence once, with those that say it in front.
+ * @param {[string, any][]} all who says what: a list of sentences, or anything else of whom nothing is known
+ */
+function together(all) {
+  /** @type {Map<string, string[]>} */
+  const found = new Map();
+  for (const [who, said] of all) {
+    if (!Array.isArray(said)) continue;
+    for (const problem of new Set(said.map(String))) found.set(problem, [...(found.get(problem) ?? []), who]);
+  }
+  return [...found].map(([problem, who]) => `${named(who)}: ${problem}`);
+}
+
+/** @param {string[]} who */
+function named(who) {
+  return `${who.slice(0, MOST_WHO).join(", ")}${who.length > MOST_WHO ? ` and ${format.count(who.length - MOST_WHO)} more` : ""}`;
+}
+
+/**
+ * The problems of this Server and of the others: what others have as well stands once, as it is here.
+ * @param {string[]} here
+ * @param {[string, any][]} others
+ */
+function ofServers(here, others) {
+  /** @type {Map<string, string[]>} */
+  const alike = new Map(here.map((problem) => [kindOf(problem), []]));
+  const left = others.map(([url, said]) => /** @type {[string, any]} */ ([url, Array.isArray(said) ? said.map(String).filter((problem) => {
+    const also = alike.get(kindOf(problem));
+    if (also && !also.includes(url)) also.push(url);
+    return !also;
+  }) : null]));
+  return [...here.map((problem) => {
+    const also = alike.get(kindOf(problem)) ?? [];
+    return also.length ? `${problem} (also at ${named(also)})` : problem;
+  }), ...together(left)];
+}
 
 /** Ask for it. Raises Failed. */
 export async function askStatus() {
-  /** @type {[any, any]} */
-  const [said, agents] = await Promise.all([get("/v1/status"), state.who?.bound ? null : get("/v1/projections?name=taba.problems").catch(unanswered)]);
-  const told = agents?.["taba.problems"] ?? {};
-  for (const [agent, projection] of Object.entries(told)) {
-    if (!Array.isArray(projection?.value)) continue; // nothing was heard of it lately, or its shard is away
-    said.problems.push(...projection.value.map((/** @type {any} */ problem) => `${agent}: ${problem}`));
-  }
+  /** @type {[any, any, any]} */
+  const [said, agents, all] = await Promise.all([get("/v1/status"), state.who?.bound ? null : get("/v1/projections?name=taba.problems").catch(unanswered), askServers()]);
+  const others = (all ?? []).filter((/** @type {any} */ one) => one.url !== said.url).map((/** @type {any} */ one) => [one.url, one.problems]);
+  const told = Object.entries(agents?.["taba.problems"] ?? {}).map(([agent, projection]) => /** @type {[string, any]} */ ([agent, projection?.value]));
+  said.problems = [...ofServers(said.problems, others), ...together(told)];
   status.last = said;
   status.at = Date.now();
   return said;

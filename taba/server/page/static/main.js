@@ -59,8 +59,10 @@ function show() {
   document.title = view.title ? `${view.title} · Taba` : "Taba";
   for (const link of top.querySelectorAll("nav a")) {
     const isHere = link.getAttribute("href") === `#/${name}` || (name === "tab" && link.getAttribute("href") === "#/") || (name === "client" && link.getAttribute("href") === "#/clients");
-    if (isHere) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (isHere) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "center" }); // a phone has no room for all of them
+    } else link.removeAttribute("aria-current");
   }
   scrollTo(0, 0);
 }

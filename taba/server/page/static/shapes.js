@@ -5,6 +5,7 @@ import { WINDOWS, WORDS, shapeOf } from "./figures.js";
 import * as format from "./format.js";
 
 const MOST_ROWS = 200;
+const LONG = 40; // characters of a value that stand in a line
 const TRACE = 150; // values of a trace
 
 /**
@@ -66,7 +67,7 @@ export function bodyOf(aggregate, unit, rendered) {
   if (shape === "top") return bars("The most frequent values", aggregate.top.slice(0, MOST_ROWS).map((/** @type {any} */ [value, count, error]) => [String(typeof value === "string" ? value : JSON.stringify(value)), count, error ? `${format.count(count)} ± ${format.count(error)}` : format.count(count)]));
   if (shape === "recent") {
     const rows = [...aggregate.values].reverse().slice(0, MOST_ROWS);
-    return table("Recent values", ["when", "value"], rows.map(([time, value]) => [h("span", { title: format.moment(time) }, format.time(time)), typeof value === "string" ? value : JSON.stringify(value)]), [true, false]);
+    return table("Recent values", ["when", "value"], rows.map(([time, value]) => [h("span", { title: format.moment(time) }, format.time(time)), typeof value === "string" ? value : JSON.stringify(value)]));
   }
   if (shape === "other") return h("pre", { class: "rendered", tabindex: 0 }, rendered || JSON.stringify(aggregate, null, 2));
   if (shape === "empty") return h("p", { class: "quiet" }, rendered && rendered !== "{}" ? rendered : "This Type keeps nothing to show.");
@@ -132,7 +133,7 @@ export function bars(caption, rows) {
       ...rows.map(([text, size, note]) => {
         const bar = h("span", { class: "bar" });
         style(bar, "--share", String(Math.max(0, size) / most));
-        return h("tr", null, h("th", { scope: "row" }, text), h("td", { class: "grow" }, bar), h("td", { class: "number" }, note));
+        return h("tr", null, h("th", { scope: "row", class: text.length > LONG ? "long" : null }, text), h("td", { class: "grow" }, bar), h("td", { class: "number" }, note));
       }),
     ),
   );
@@ -154,7 +155,7 @@ export class Trace {
   #drawTable() {
     if (!this.beside.open) return;
     const rows = [...this.points].reverse().map(([time, value]) => [format.time(time), format.amount(value, this.unit)]);
-    const made = table("Values since you look, the latest first", ["when", "value"], rows, [true, true]);
+    const made = table("Values since you look, the latest first", ["when", "value"], rows, [false, true]);
     const before = this.beside.querySelector(".scroll");
     if (!before) this.beside.append(made);
     else fill(before, ...made.childNodes); // where it was scrolled to it stays

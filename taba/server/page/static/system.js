@@ -3,7 +3,7 @@
 import { ask, get, mayChange, now, url } from "./api.js";
 import { fill, h, say, style, table } from "./dom.js";
 import * as format from "./format.js";
-import { askStatus } from "./line.js";
+import { askServers, askStatus } from "./line.js";
 import { allowed, repeat } from "./live.js";
 
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
@@ -11,6 +11,23 @@ const MOST_CELLS = 4096; // buckets that are drawn one by one
 const MOST_PROBLEMS = 200; // that are shown: a thousand Agents may have the same one
 const MOST_NAMED = 12; // buckets that are on their way
 const JOBS = /** @type {[string, string, string][]} */ ([["check", "Check", "Compare maps and owner keys"], ["prune", "Prune", "Forget what is idle for long"], ["upgrade", "Upgrade", "Write States of older versions anew"]]);
+
+/**
+ * A link to the page of a Server itself, where its address is one.
+ * @param {string} address
+ */
+function addressOf(address) {
+  return /^https?:\/\//.test(address) ? h("a", { href: `${address}/#/system`, rel: "noreferrer" }, address) : address;
+}
+
+/**
+ * How much is wrong at a Server; the sentences stand above.
+ * @param {any} one
+ */
+function wrongAt(one) {
+  if (!Array.isArray(one.problems)) return h("span", { class: "quiet" }, "not told yet, or by an older version: see its own page");
+  return one.problems.length ? h("b", { class: "bad" }, format.plural(one.problems.length, "problem")) : h("span", { class: "good" }, "nothing");
+}
 
 /**
  * @param {HTMLElement} host
@@ -53,7 +70,7 @@ export function system(host) {
 
   const ends = [
     repeat(async () => {
-      const [said, all] = await Promise.all([askStatus(), get("/v1/servers")]);
+      const [said, all] = await Promise.all([askStatus(), askServers()]);
       fill(
         problems,
         h("h2", { id: "problems" }, "What needs you"),
@@ -63,7 +80,8 @@ export function system(host) {
       fill(
         servers,
         h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.count(said.folded)} events folded, ${format.count(said.dead_letters)} dead letters`)),
-        table("Every Server", ["address", "does", "up for"], all.map((/** @type {any} */ one) => [one.url, (one.roles ?? []).join(", "), format.lasting(now() - one.started)]), [false, false, true]),
+        all ? table("Every Server", ["address", "what is wrong", "does", "up for"], all.map((/** @type {any} */ one) => [addressOf(one.url), wrongAt(one), (one.roles ?? []).join(", "), format.lasting(now() - one.started)]), [false, false, false, true], all.map((/** @type {any} */ one) => one.url)) : null,
+        !all || all.some((/** @type {any} */ one) => one.complete === false) ? h("p", { class: "warn" }, "Which other Servers there are, and what is wrong with them, nobody can tell now: see their own pages, at the addresses that they listen at.") : null,
         h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening; ${format.plural(said.agents, "Agent")} heard of lately.`),
       );
       const names = Object.keys(said.handlers).sort();

@@ -236,7 +236,7 @@ export function tab(host, name) {
     const isGroup = members.length > 1 || members[0] !== name;
     pin.hidden = isGroup; // a board has Tabs
     const family = catalogue.names.filter((one) => one === base || one.startsWith(`${base}{`));
-    fill(siblings, labels.length && family.length > 1 ? h("a", { href: hash("tab", base) }, `All ${format.count(family.length)} of ${base}`) : null, isGroup ? h("span", { class: "quiet" }, `${format.plural(members.length, "Tab")} of this name, together; `) : null, isGroup ? "break it down below, or open one: " : null, ...(isGroup ? members.slice(0, 12).map((one) => h("a", { class: "label", "data-key": one, href: hash("tab", one) }, parse(one).labels.map(([key, value]) => `${key}=${value}`).join(" ") || one)) : []), isGroup && members.length > 12 ? "…" : null);
+    fill(siblings, labels.length && family.length > 1 ? h("a", { href: hash("tab", base) }, `All ${format.count(family.length)} of ${base}`) : null, isGroup ? h("span", { class: "quiet" }, members.length > 1 ? `${format.plural(members.length, "Tab")} of this name, together; ` : "This name has one Tab: ") : null, isGroup && members.length > 1 ? "break it down below, or open one: " : null, ...(isGroup ? members.slice(0, 12).map((one) => h("a", { class: "label", "data-key": one, href: hash("tab", one) }, parse(one).labels.map(([key, value]) => `${key}=${value}`).join(" ") || one)) : []), isGroup && members.length > 12 ? "…" : null);
     const keys = labelsOf(members);
     const options = ["", ...[...keys].filter(([, of]) => of.size > 1).map(([key]) => key)];
     if (breakdown.options.length !== options.length) fill(breakdown, ...options.map((key) => h("option", { value: key }, key || "(nothing)")));
