@@ -71,6 +71,7 @@ ADDITIVE: dict[str, tuple[str, ...]] = {
 }
 OTHERWISE = {TOTAL: (NET,), LATEST: (TEXT,), HELD: (TEXT,)}  # what a figure may be instead: only States tell
 
+TOTAL_WORD = "total"  # at the end of counters' names
 BUCKET, COUNT, SUM = "_bucket", "_count", "_sum"  # the series of a distribution
 
 
@@ -82,11 +83,16 @@ def word_of(unit: str | None) -> str:
 def family_of(base: str, unit: str | None, figure: str) -> str:
     """The name of a Tab's family, as it is: of `http.latency` in seconds and DISTRIBUTION it is `http.latency_seconds`."""
     shown = FIGURES[figure]
-    stem = base.removesuffix("_total") if shown.kind == COUNTER or figure == NET else base
+    stem = base[: -len(TOTAL_WORD) - 1] if (shown.kind == COUNTER or figure == NET) and _ends_with(base, TOTAL_WORD) else base
     word = word_of(unit) if shown.has_unit else ""
-    if word and not stem.endswith("_" + word) and stem != word:
+    if word and not _ends_with(stem, word) and stem != word:
         stem += "_" + word
     return stem + shown.suffix
+
+
+def _ends_with(name: str, word: str) -> bool:
+    """Whether it is there after whatever divides words: `job.seconds` has its unit as `job_seconds` does."""
+    return name.endswith(word) and len(name) > len(word) and not name[-len(word) - 1].isalnum()
 
 
 @lru_cache(MAX_PLAIN)

@@ -48,6 +48,13 @@ class NamesOfSeries(SynchronousTestCase):
             ("speed", "bytes per second", VALUE, "speed_bytes_per_second"),
             ("depth", "", LATEST, "depth"),
             ("bytes", "bytes", TOTAL, "bytes_total"),
+            # whatever divides words in a Tab's name
+            ("jobs.seconds", "seconds", DISTRIBUTION, "jobs.seconds"),
+            ("disk/bytes", "bytes", TOTAL, "disk/bytes_total"),
+            ("disk-bytes.total", "bytes", TOTAL, "disk-bytes_total"),
+            ("bids.total", None, EVENTS, "bids_events_total"),
+            ("milliseconds", "seconds", DISTRIBUTION, "milliseconds_seconds"),
+            ("subtotal", None, TOTAL, "subtotal_total"),
         ]:
             self.assertEqual(family_of(base, unit, figure), expected, (base, unit, figure))
 
