@@ -26,15 +26,13 @@ ROOT = Path(__file__).parent.parent.parent
 # modules of the simulated parts that reach the machine as it is, and why that is all the same to a world
 UNTOUCHED = {
     "taba.agent.status": "a status shows a process id",
-    "taba.agent.native": "which parts are in C, asked for once",
     "taba.client": "the environment of a real process",
-    "taba.client.process": "likewise",
     "taba.client.identity": "slots; Clients here have names",
     "taba.client.own_ring": "which machine it is",
     "taba.directories": "the directory of the disk is there",
-    "taba.handlers.fresh": "which parts are in C, asked for once",
     "taba.handlers.lookup": "Handlers come from the world",
     "taba.options": "no options are read",
+    "taba.parts": "which parts are in C, asked for once",
     "taba.server.starts": "no workers",
     "taba.server.work.boxing": "no child processes",
     "taba.server.work.child": "no child processes",
