@@ -49,6 +49,7 @@ from taba.batch import BATCH_VERSION, BatchId, KeyPart
 from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
+MOVE_BATCHES = 512  # at once, likewise: of 300 bytes each, so many take as long as a megabyte of large ones
 MOVE_BYTES = 1 * MiB  # of batches that move to the spool in one transaction: for so long the loop waits for the disk, 20 to 50 ms
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
@@ -550,7 +551,7 @@ class Keeper:
             pass
 
     def _next_to_move(self) -> list[tuple[StoredBatch, HeldBatch]]:
-        """The first batches that wait in the groups that move: MOVE_BYTES of them, or one."""
+        """The first batches that wait in the groups that move: MOVE_BYTES of them and MOVE_BATCHES, or one."""
         moving: list[tuple[StoredBatch, HeldBatch]] = []
         room = MOVE_BYTES
         for stored, batch in self.groups.waiting(self._moving):
@@ -558,7 +559,7 @@ class Keeper:
             if moving and room < 0:
                 break
             moving.append((stored, batch))
-            if room <= 0:
+            if room <= 0 or len(moving) >= MOVE_BATCHES:
                 break
         return moving
 

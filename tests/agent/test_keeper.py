@@ -364,6 +364,18 @@ class KeeperTests(WorldCase):
                 world.now += world.pump.tick(world.now, at(world.now))
             drains.clear()
 
+    def test_small_batches_move_to_the_spool_so_many_at_once(self) -> None:
+        world = self.world()
+        self.patch(keeper, "MOVE_BATCHES", 2)
+        ids = [BatchId(world.keeper.stream, bucket, 1) for bucket in range(5)]
+        world.keeper.publish([EncodedBatch(id, at(world.now), 1, encode_batch(*id, [COLUMN])) for id in ids], world.now, recorded=5)
+        moved: list[int] = []
+        while world.keeper._move_some(world.now, at(world.now)) and len(moved) < 9:
+            moved.append(world.spool.batches)
+            if not world.keeper.holds_any:
+                break
+        self.assertEqual(moved, [2, 4, 5])
+
     def _half_moved(self) -> World:
         """A group of which the outbox retains the first batch, the spool retains the second, of the same lane, and the third waits."""
         world = self.world()
