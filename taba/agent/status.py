@@ -14,7 +14,7 @@ from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
-from taba.agent.native import NAME, NATIVE
+from taba.agent.native import NAME
 from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
 from taba.client.identity import MAX_SLOTS
@@ -59,7 +59,6 @@ def describe(
         "buckets": pump.buckets,
         "rings": shown,
         "rings_open": len(rings.open),
-        "accelerated": NATIVE is not None,
         "in_c": parts.told(),
         # folded, dead-lettered or dropped, sooner or later: what clients dropped counts too
         "recorded": keeper.books.recorded + sum(live.values()),
@@ -162,7 +161,8 @@ def _of_inputs(inputs: Sequence[Mapping[str, Any]]) -> list[Exposed]:
 def as_text(content: dict[str, Any]) -> str:
     """The same for people."""
     lines = [f"taba-agent {content['version']}, Agent {content['agent']}"]
-    how = "" if content["accelerated"] else f", drained without the C part: {content['in_c'][NAME]}"
+    drained = content["in_c"][NAME]
+    how = "" if drained == parts.USED else f", drained without the C part: {drained}"
     lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}{how}")
     edge = content["edge"]
     lines.append(f"folded here: {edge['events']} events to {edge['states']} States, of {', '.join(edge['types']) or 'no Type by now'}")

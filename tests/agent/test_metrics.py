@@ -14,7 +14,6 @@ STATUS = {
     "version": "1.2",
     "agent": "blue",
     "rings_open": 3,
-    "accelerated": True,
     "recorded": 17,
     "dropped_by_reason": {"full": 2},
     "edge": {"types": {"CounterGroup": 1}, "events": 40, "states": 1},
