@@ -1,7 +1,8 @@
 """Buckets of which there is nothing to say: one batch that follows its mark, one section of floats, of States that are all there. Pure.
 
 1. What a cycle of such a bucket writes and answers is what Fold would have it write and answer (a test compares them): only what Fold has
-   to look for, and does not find here, is left out. Of all these buckets the States of one Type are folded in one call.
+   to look for, and does not find here, is left out. Of all these buckets the States of one Type are folded in one call. Which other States
+   spill along with a full one depends on what is folded together, here as in Fold: what they hold is the same.
 2. Whatever is out of the ordinary leaves its bucket to Fold; what a Handler cannot fold leaves all of that Type to it.
 """
 
