@@ -119,7 +119,7 @@ class EveryRoute(ServerCase):
                 continue
             takes = {one.name for one in route.parameters}
             for way in ways if "match" in takes else ("",):
-                path = f"{route.path}?{way}"
+                path = f"{route.path}?{way}" + "&detail=1" * ("detail" in takes)  # which tells more, and nothing less
                 mine = await self.told(server, path, READ, True)
                 for beyond in ("theirs", "hidden"):
                     self.assertNotIn(beyond, mine, path)
