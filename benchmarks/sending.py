@@ -12,7 +12,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from taba.agent.ages import Moment
-from taba.agent.drain import encode
+from taba.agent.encoding import encode
 from taba.agent.lanes import HEADER_BYTES
 from taba.agent.outbox import EncodedBatch
 from taba.batch import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taba.agent.drain import SectionsByBucket
+from taba.agent.encoding import SectionsByBucket
 from taba.batch import AtEdge, Column, sections_of
 from taba.batch import Packed as PackedValues
 

@@ -36,8 +36,8 @@ batch.encode_envelope.__defaults__ = (here.envelopes[0],)
 """
 ASKS = """
 from inspect import signature
-import taba.agent.drain as drain, taba.agent.keeper as keeper
-by_default = [signature(encodes).parameters["version"].default for encodes in (drain.encode, drain.encode_lots)]
+import taba.agent.encoding as encoding, taba.agent.keeper as keeper
+by_default = [signature(encodes).parameters["version"].default for encodes in (encoding.encode, encoding.encode_lots)]
 print(batch.BATCH_VERSION, keeper.BATCH_VERSION, *by_default)
 print(batch.encode_batch(bytes(16), 5, 1, [])[1], batch.encode_envelope("a", "h", 1.0, None, [])[3])
 """

@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from taba.agent.ages import Moment
-from taba.agent.drain import SectionsByBucket, absolute_section
+from taba.agent.encoding import SectionsByBucket, absolute_section
 from taba.agent.pump import RingPump
 from taba.names import ALIVE_TAB, ALIVE_TYPE, PROBLEMS_TAB, PROBLEMS_TYPE, PROCESS_TAB, PROCESS_TYPE, STARTS_TAB, STARTS_TYPE
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 from taba.agent.admission import Admission
 from taba.agent.ages import Moment
-from taba.agent.drain import encode_lots
+from taba.agent.encoding import encode_lots
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
 from taba.agent.outbox import TableFull

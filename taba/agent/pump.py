@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
-from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained, SectionsByBucket, encode
+from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained
 from taba.agent.edge import Edge
+from taba.agent.encoding import SectionsByBucket, encode
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings

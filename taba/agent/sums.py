@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from taba.agent.drain import Added, Drain, SectionsByBucket, absolute_section
+from taba.agent.drain import Added, Drain
+from taba.agent.encoding import SectionsByBucket, absolute_section
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
 from taba.agent.outbox import Covered, EncodedBatch

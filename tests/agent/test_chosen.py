@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import versions
-from taba.agent import drain, keeper
+from taba.agent import encoding, keeper
 from taba.agent.edge import Edge
 from taba.agent.forward import LEARN_SECONDS
 from taba.agent.home import Home
@@ -65,7 +65,7 @@ class ChosenCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.patch(versions, "HERE", self.here)
-        for module in (keeper, drain):  # which have it by name, as a program has whose latest is that
+        for module in (keeper, encoding):  # which have it by name, as a program has whose latest is that
             self.patch(module, "BATCH_VERSION", self.here.batches[0])
         self.directory = tempfile.mkdtemp(dir="/dev/shm")
         self.addCleanup(shutil.rmtree, self.directory)

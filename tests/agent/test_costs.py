@@ -9,7 +9,8 @@ from types import FrameType
 from typing import Any
 
 from taba.agent.ages import Moment
-from taba.agent.drain import Drain, encode
+from taba.agent.drain import Drain
+from taba.agent.encoding import encode
 from taba.agent.reader import FIRST_CHUNK, Ring, Scratch
 from taba.ring import RECORD_BYTES
 from tests.agent.test_reader import Case

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import drain
+from taba.agent import drain, gathering
 from taba.agent.directory import Tab
-from taba.agent.drain import LONGEST_NAMES, encode, unpack
+from taba.agent.encoding import LONGEST_NAMES, encode, unpack
 from taba.agent.native import NATIVE
 from taba.agent.reader import Reading
 from taba.agent.tallies import Sorted, tally_of
@@ -166,13 +166,13 @@ class Draining(SynchronousTestCase):
     ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if is_many:
-                patch.setattr(drain, "NARROW", 1)
+                patch.setattr(gathering, "NARROW", 1)
             if is_wide:
-                patch.setattr(drain, "WIDE", 0)
+                patch.setattr(gathering, "WIDE", 0)
             fakes: list[Any] = [FakeRing(number, list(self.TABS), events) for number, events in enumerate(rings)]
             one_drain = drain.Drain(8, native=NATIVE if is_native else None)
             if is_many:
-                one_drain._rows = drain.Rows(2)
+                one_drain._rows = gathering.Rows(2)
             drained = one_drain.run([(ring, False) for ring in fakes], spent=frozenset(f"web/{number}" for number in spent))
         expected: dict[tuple[str, str], list[Any]] = {}
         summed: dict[str, list[float]] = {}

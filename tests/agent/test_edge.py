@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import edge, pump
-from taba.agent.drain import encode, unpack
 from taba.agent.edge import MIN_EVENTS, Edge, EdgeLot
+from taba.agent.encoding import encode, unpack
 from taba.batch import AtEdge, Column, decode_batch, sections_of
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME
 from taba.handlers.lookup import MAX_EDGE_TIME, find_edges, find_handlers

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.drain import encode
+from taba.agent.encoding import encode
 from taba.agent.meanings import MAX_MEANINGS_BYTES, MAX_SAID, Meanings, Telling
 from taba.batch import Column, Meaning, decode_batch, encode_batch
 from taba.bounds import MAX_BATCH_BYTES, KiB

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest
 
 from taba import ring as layouts
-from taba.agent.drain import Drain, encode
+from taba.agent.drain import Drain
 from taba.agent.edge import Edge
+from taba.agent.encoding import encode
 from taba.agent.native import NATIVE
 from taba.batch import Section, pack_bin
 from taba.handlers.lookup import find_edges

@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import ring as layouts
 from taba.agent import discover
 from taba.agent.discover import Rings
-from taba.agent.drain import Drain, Drained, unpack
+from taba.agent.drain import Drain, Drained
+from taba.agent.encoding import unpack
 from taba.agent.outbox import Covered
 from taba.agent.reader import MAX_COVERED, Ring, Scratch
 from taba.bounds import MAX_VALUE_DEPTH

@@ -6,7 +6,7 @@ from typing import Any
 
 from taba.agent import edge
 from taba.agent.dispatch import Dispatch
-from taba.agent.drain import InOrder
+from taba.agent.gathering import InOrder
 from taba.agent.keeper import Keeper
 from taba.batch import AtEdge, Column, edges_of
 from taba.handlers.windows import Held, Ladder
