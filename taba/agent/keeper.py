@@ -13,7 +13,6 @@ The keeper knows no socket and no clock. `now` is monotonic seconds, `moment` wh
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from taba.agent import backlog
@@ -27,10 +26,8 @@ from taba.agent.lanes import (
     PROBE_SLACK_SECONDS,
     HeldBatch,
     Lane,
-    Skip,
     Unreadable,
 )
-from taba.agent.openings import Openings
 from taba.agent.outbox import (
     Covered,
     EncodedBatch,
@@ -39,14 +36,13 @@ from taba.agent.outbox import (
     StoredBatch,
     Table,
     TableFull,
-    decode_table,
     encode_table,
     group_bytes,
 )
 from taba.agent.schedule import Schedule
 from taba.agent.spool import ROW_BYTES, Spool, SpoolFull
 from taba.batch import BATCH_VERSION, BatchId, KeyPart
-from taba.bounds import BATCH_DAYS, DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
+from taba.bounds import DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
 MOVE_BATCHES = 512  # at once, likewise: of 300 bytes each, so many take as long as a megabyte of large ones
@@ -56,7 +52,7 @@ MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest
 
 
 class Keeper:
-    """Outbox, spool and lanes of one Agent. Call `recover` once, before anything else.
+    """Outbox, spool and lanes of one Agent. Before anything else, once, what an earlier one left is taken up (recovery.py).
 
     `new_stream` gives the random id of a new stream.
     """
@@ -75,92 +71,14 @@ class Keeper:
         self.moves = 0  # to the spool
         self._moving = 0  # groups that begin before this position move to the spool
         self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
-        self._born = moment
+        self.born = moment
         self._over: dict[Lane, None] = {}  # lanes of a stream that takes no more, which have nothing left: the next tick ends them
-        self._is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
+        self.is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
         self.begin_stream(moment)
 
-    # --- start ---
-
-    def recover(self, now: float) -> None:
-        """Take up what an earlier Agent left: its batches go out again under their old identity."""
-        table = self._last_table()
-        self.books.recorded, self.books.dropped, self.books.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
-        self.books.covered, self.books.retired = table.covered, set(table.retired)
-        self.books.sequence = table.sequence
-        settled = set(table.settled)
-        last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
-        for found in self.outbox.groups():
-            group = self.groups.begin(found)
-            self.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
-            for stored in found.batches:
-                stream, bucket, number = stored.id
-                if stored.is_settled or stored.id in settled:
-                    self.outbox.settle(stored.flag)
-                    settled.discard(stored.id)
-                    self.history.note(stored.id, 0)
-                else:
-                    if (stream, bucket) not in last:
-                        last[stream, bucket] = self.spool.last(stream, bucket) if self.spool.batches else 0
-                    if number > last[stream, bucket]:  # else a kill within a move left it in both places: the spool's counts
-                        self.groups.hold(group, stored, self._lane(stored.id))
-                    else:
-                        group.held.append(HeldBatch(stored))  # the spool's
-                    continue
-                group.held.append(None)
-        for key, number in last.items():
-            if number and (lane := self.lanes.get(key)) is not None:
-                lane.precede(HeldBatch(row) for row in self.spool.rows(*key, 0, number))
-        self.backlog.salvage = table.salvage
-        self.backlog.count_lost(settled)
-        self.books.settling = dict.fromkeys(settled)  # of the spool
-        for id in settled:
-            self.history.note(id, 0)
-        self.books.flush_history()
-        self.backlog.discard_settled()
-        self.keys += [KeyPart.decode(key) for key in self.spool.posted()] if self.spool.batches else []
-        self.books.openings = Openings(table.opened)
-        self.books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
-        last_known = self._last_known()
-        for stream, bucket in self.books.openings.lanes():
-            if (stream, bucket) not in self.lanes and not self.spool.last(stream, bucket):  # nothing of it is left: it is ended
-                self._lane(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
-        for skip in table.skipped:
-            lane = self.lanes.get(skip.id[:2])
-            if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
-                lane.skip = self.books.skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
-        for lane in list(self.lanes.values()):
-            self.queue(lane, now)
-        self.backlog.activate(now)
-
-    def _last_known(self) -> Mapping[tuple[bytes, int], int]:
-        """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
-        if self.books.newest is None or self._born.since(self.books.newest) > BATCH_DAYS * DAY:
-            return {}  # for so long nobody keeps a mark
-        if self._is_outbox_new:
-            return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
-        try:
-            last = self.history.last(self.books.openings)
-            return {lane: at for lane, at in last.items() if not self.books.openings.is_ending(*lane)}
-        except OSError as error:  # should the store have lost the last of them, nobody counts it
-            self.books.spool_problem = f"{error}"
-            return {}
-
-    def _last_table(self) -> Table:
-        # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
-        kept = self.spool.journal(self.outbox.id if self.outbox.table.sequence else None)
-        if kept is not None:
-            try:
-                table = decode_table(kept)
-            except ValueError as error:
-                self.books.spool_problem = f"the table in the spool: {error}"
-            else:
-                if table.sequence > self.outbox.table.sequence:
-                    return table
-        return self.outbox.table
-
-    def _lane(self, id: BatchId) -> Lane:
+    def lane_of(self, id: BatchId) -> Lane:
+        """The lane of a batch, made where there is none."""
         stream, bucket, _ = id
         lane = self.lanes.get((stream, bucket))
         if lane is None:
@@ -257,7 +175,7 @@ class Keeper:
             stream, bucket, number = stored.id
             if stream == self.stream:
                 self.numbers[bucket] = number
-            lane = self._lane(stored.id)
+            lane = self.lane_of(stored.id)
             self.groups.hold(group, stored, lane)
             self.queue(lane, now)
 
@@ -314,7 +232,7 @@ class Keeper:
 
     def left_open(self, stream: bytes, buckets: Iterable[int]) -> None:
         """An earlier Agent may have left this stream open in these buckets: it is ended, unless the outbox or the spool told of it."""
-        if stream == self.stream or not self._is_outbox_new:
+        if stream == self.stream or not self.is_outbox_new:
             return
         can_ask = True
         for bucket in buckets:

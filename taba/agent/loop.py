@@ -27,6 +27,7 @@ from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import PinFile, Store
 from taba.agent.problems import Problems, Space
 from taba.agent.pump import TICK_SECONDS, RingPump
+from taba.agent.recovery import recover
 from taba.agent.spool import SpoolFull
 from taba.caps import Caps
 from taba.errors import TabaError
@@ -99,7 +100,7 @@ class Loop:
         self._next_keep = self._next_look = self._next_sweep = 0.0
         now, moment = self.clock()
         self.keeper = Keeper(home.outbox, home.spool, home.history, around.new_id, now, moment)
-        self.keeper.recover(now)
+        recover(self.keeper, now)
         home.keys.add(self.keeper.keys, now)
         self.keeper.before_publish = self._keep_name
         self.rings = Rings(home.name, around.shm, ring_group)

@@ -20,6 +20,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.openings import Openings
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
+from taba.agent.recovery import recover
 from taba.agent.register import Register
 from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS
@@ -62,7 +63,7 @@ class World:
         self.keeper = Keeper(
             Outbox(self.memory), self.spool, History(os.path.join(self.disk, "history")), self._stream, self.now, at(self.now)
         )
-        self.keeper.recover(self.now)
+        recover(self.keeper, self.now)
         self.register = Register(os.path.join(self.disk, "sums"))
         self.pump = RingPump(self.keeper, Rings(AGENT, self.shm), self.register)
         self.pump.set_buckets(BUCKETS, at(self.now))

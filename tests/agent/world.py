@@ -20,6 +20,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.lanes import Outgoing
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
+from taba.agent.recovery import recover
 from taba.agent.register import Register
 from taba.agent.spool import Spool
 from taba.batch import APPLIED, LATER, MARK, OPEN, REFUSED, BatchId, Header, Verdict
@@ -82,7 +83,7 @@ class World:
         self.spool.memory = self.memory
         self.history = History(os.path.join(self.directory, "history"))
         self.keeper = Keeper(self.outbox or Outbox(self.memory), self.spool, self.history, self._stream, self.now, at(self.now))
-        self.keeper.recover(self.now)
+        recover(self.keeper, self.now)
         self.dispatch = Dispatch(self.keeper, ["http://127.0.0.1:8280"], Random(1))
         self.rings = Rings(AGENT, self.shm)
         self.pump = RingPump(self.keeper, self.rings, Register(os.path.join(self.directory, "sums")), edge=self.edge)

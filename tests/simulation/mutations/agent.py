@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from taba.agent import discover, locks, segment
+from taba.agent import discover, locks, recovery, segment
 from taba.agent.books import Books
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
@@ -14,6 +14,7 @@ from taba.agent.lanes import Lane
 from taba.agent.outbox import PAGE, PUBLISHED
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
+from taba.agent.spool import Spool
 from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
 from taba.client.own_ring import OwnRing
@@ -87,8 +88,8 @@ def the_table_is_written_after_it_counts(put: Any) -> None:
 
 @focused(AGENT, seed=1)
 def totals_begin_anew_with_each_agent(put: Any) -> None:
-    real = Keeper._last_table
-    put(Keeper, "_last_table", lambda self: real(self)._replace(recorded=0, dropped=()))
+    real = recovery._last_table
+    put(recovery, "_last_table", lambda keeper: real(keeper)._replace(recorded=0, dropped=()))
 
 
 @focused(BACK, seed=1)
@@ -130,12 +131,20 @@ def a_probe_under_the_wrong_nonce_lets_go_of_what_is_retained(put: Any) -> None:
     put(Lane, "gap", gap)
 
 
-@focused(SPOOL, seed=1)
-def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
-    from taba.agent.spool import Spool
-
+def _spool_is_unknown_to(function: str) -> Any:
+    """`Spool.last` that tells this function of the recovery of nothing."""
     real = Spool.last
-    put(Spool, "last", lambda self, stream, bucket: 0 if sys._getframe(1).f_code.co_name == "recover" else real(self, stream, bucket))
+    return lambda self, stream, bucket: 0 if sys._getframe(1).f_code.co_name == function else real(self, stream, bucket)
+
+
+@beside("tests.agent.test_keeper.KeeperTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
+def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
+    put(Spool, "last", _spool_is_unknown_to("_take_groups"))
+
+
+@focused(SPOOL, seed=1)
+def what_the_spool_has_is_counted_as_lost(put: Any) -> None:
+    put(Spool, "last", _spool_is_unknown_to("recover"))
 
 
 @focused(AGENT, seed=1)

@@ -1,0 +1,107 @@
+"""What an earlier Agent left, taken up: its totals, and its batches, which go out again under their old identity.
+
+1. A batch that a kill within a move left in both places is the spool's.
+2. Of outbox and spool the later table counts; what either says is settled is done with.
+3. Of a lane that may be open, and of which nothing is left here, the store is asked for its mark: what it does not have is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from taba.agent.ages import Moment
+from taba.agent.keeper import Keeper
+from taba.agent.lanes import HeldBatch, Skip
+from taba.agent.openings import Openings
+from taba.agent.outbox import Table, decode_table
+from taba.batch import BatchId, KeyPart
+from taba.bounds import BATCH_DAYS, DAY
+
+
+def recover(keeper: Keeper, now: float) -> None:
+    """Have a keeper that is new take up what is in its outbox, spool and history. `now` is monotonic seconds."""
+    spool, books, lanes = keeper.spool, keeper.books, keeper.lanes
+    table = _last_table(keeper)
+    books.recorded, books.dropped, books.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
+    books.covered, books.retired = table.covered, set(table.retired)
+    books.sequence = table.sequence
+    settled = set(table.settled)
+    _take_groups(keeper, settled)
+    keeper.backlog.salvage = table.salvage
+    keeper.backlog.count_lost(settled)
+    books.settling = dict.fromkeys(settled)  # of the spool
+    for id in settled:
+        keeper.history.note(id, 0)
+    books.flush_history()
+    keeper.backlog.discard_settled()
+    keeper.keys += [KeyPart.decode(key) for key in spool.posted()] if spool.batches else []
+    books.openings = Openings(table.opened)
+    books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
+    last_known = _last_known(keeper)
+    for stream, bucket in books.openings.lanes():
+        if (stream, bucket) not in lanes and not spool.last(stream, bucket):  # nothing of it is left: it is ended
+            keeper.lane_of(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
+    for skip in table.skipped:
+        lane = lanes.get(skip.id[:2])
+        if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
+            lane.skip = books.skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
+    for lane in list(lanes.values()):
+        keeper.queue(lane, now)
+    keeper.backlog.activate(now)
+
+
+def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
+    """The outbox's groups, with the keys of their posts. Of `settled`, what is left afterwards is not in the outbox."""
+    outbox, spool = keeper.outbox, keeper.spool
+    last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
+    for found in outbox.groups():
+        group = keeper.groups.begin(found)
+        keeper.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
+        for stored in found.batches:
+            stream, bucket, number = stored.id
+            if stored.is_settled or stored.id in settled:
+                outbox.settle(stored.flag)
+                settled.discard(stored.id)
+                keeper.history.note(stored.id, 0)
+                group.held.append(None)
+                continue
+            if (stream, bucket) not in last:
+                last[stream, bucket] = spool.last(stream, bucket) if spool.batches else 0
+            if number > last[stream, bucket]:
+                keeper.groups.hold(group, stored, keeper.lane_of(stored.id))
+            else:
+                group.held.append(HeldBatch(stored))  # the spool's
+    for key, number in last.items():
+        if number and (lane := keeper.lanes.get(key)) is not None:
+            lane.precede(HeldBatch(row) for row in spool.rows(*key, 0, number))
+
+
+def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:
+    """Of each lane that the store should still know, the last number that was done with: it is asked whether it has it."""
+    books = keeper.books
+    if books.newest is None or keeper.born.since(books.newest) > BATCH_DAYS * DAY:
+        return {}  # for so long nobody keeps a mark
+    if keeper.is_outbox_new:
+        return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
+    try:
+        last = keeper.history.last(books.openings)
+        return {lane: at for lane, at in last.items() if not books.openings.is_ending(*lane)}
+    except OSError as error:  # should the store have lost the last of them, nobody counts it
+        books.spool_problem = f"{error}"
+        return {}
+
+
+def _last_table(keeper: Keeper) -> Table:
+    # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
+    outbox = keeper.outbox
+    kept = keeper.spool.journal(outbox.id if outbox.table.sequence else None)
+    if kept is not None:
+        try:
+            table = decode_table(kept)
+        except ValueError as error:
+            keeper.books.spool_problem = f"the table in the spool: {error}"
+        else:
+            if table.sequence > outbox.table.sequence:
+                return table
+    return outbox.table
