@@ -33,6 +33,7 @@ MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this on
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 2 * MAX_FRESH_TABS  # names that one drain reads of directories: 8 ms, of as many rings as name new ones
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
+_NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
 MAX_SECTIONS = 262_144  # pairs of bucket and Type that are known by a number; with more they are numbered anew
 
 
@@ -327,8 +328,7 @@ class Drain:
     @staticmethod
     def _detached(reading: Reading) -> Reading:
         # what settling needs, without the arrays that the next reading overwrites
-        empty = np.broadcast_to(np.uint32(0), len(reading.tabs))
-        return reading._replace(tabs=empty, boxed=None, is_boxed=None)
+        return reading._replace(tabs=_NOTHING[: len(reading.tabs)], boxed=None, is_boxed=None)
 
 
 def fair_share(waiting: Iterable[int], events: int) -> int:

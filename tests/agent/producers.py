@@ -15,14 +15,22 @@ from taba import ring as layouts
 class Producer:
     """A ring in `directory`, held by a flock until `die`. `time`s and values are the caller's."""
 
-    def __init__(self, agent: str, client: str, size: int = 65_536, directory: str = layouts.SHM_DIRECTORY, unique: bytes | None = None):
+    def __init__(
+        self,
+        agent: str,
+        client: str,
+        size: int = 65_536,
+        directory: str = layouts.SHM_DIRECTORY,
+        unique: bytes | None = None,
+        flags: int = 0,
+    ):
         self.where = layouts.layout(size)
         self.name = layouts.segment_name(agent, unique or os.urandom(8))
         self.path = os.path.join(directory, self.name)
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         os.posix_fallocate(self.fd, 0, size)
-        os.pwrite(self.fd, layouts.encode_header(size, 0, os.getpid(), os.urandom(16), 1.0, client), 0)
+        os.pwrite(self.fd, layouts.encode_header(size, flags, os.getpid(), os.urandom(16), 1.0, client), 0)
         os.pwrite(self.fd, layouts.MAGIC.to_bytes(8, "little"), layouts.MAGIC_OFFSET)
         self.head = self.byte_head = 0
         self.cells: dict[int, int] = {}  # where a Tab's cell lies, if it has one

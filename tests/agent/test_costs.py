@@ -12,18 +12,18 @@ from taba.agent.ages import Moment
 from taba.agent.drain import Drain
 from taba.agent.encoding import encode
 from taba.agent.reader import FIRST_CHUNK, Ring, Scratch
-from taba.ring import RECORD_BYTES
+from taba.ring import ACCELERATED, RECORD_BYTES
 from tests.agent.test_reader import Case
 
 NOW = Moment(0.0, 0, None)
 
 
 class Costs(Case):
-    def rings(self, rings: int, tabs: int, events: int) -> list[Ring]:
+    def rings(self, rings: int, tabs: int, events: int, flags: int = 0) -> list[Ring]:
         """So many, each with so many events of so many Tabs; their names were read before."""
         found = []
         for number in range(rings):
-            producer = self.producer(f"web/{number}", 2**20)
+            producer = self.producer(f"web/{number}", 2**20, flags)
             places = [producer.tab(f"t{tab}") for tab in range(tabs)]
             ring = self.open(producer)
             ring.names.read(tabs)
@@ -83,6 +83,14 @@ class Costs(Case):
         sizes.clear()
         self.assertEqual(len(other.read(scratch, events + 1, 2**20).tabs), events)  # type: ignore[union-attr]
         self.assertGreater(sum(sizes), 2 * events * RECORD_BYTES)  # nobody looked: it does so itself
+
+    def test_of_one_producer_records_are_read_once_and_a_look_finds_the_last_by_halves(self) -> None:
+        for events in (600, 20_000):
+            [ring] = self.rings(1, 10, events, ACCELERATED)
+            sizes, probes = self.noted("preadv"), self.noted("pread")
+            self.assertEqual(len(ring.read(Scratch(), events + 1, 2**20).tabs), events)  # type: ignore[union-attr]
+            self.assertLessEqual(sum(sizes), (events + 2 * FIRST_CHUNK) * RECORD_BYTES)
+            self.assertLessEqual(len(probes), 14)
 
     def test_a_ring_takes_so_many_system_calls_whatever_it_holds(self) -> None:
         for events in (200, 20_000):

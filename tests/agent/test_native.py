@@ -62,7 +62,7 @@ class RingsTests(Native):
 
     @given(
         st.integers(0, 2**32),
-        st.lists(st.tuples(st.integers(0, 300), st.sampled_from(("plain", "holes", "flags", "strange", "noise"))), min_size=1, max_size=3),
+        st.lists(st.tuples(st.integers(0, 900), st.sampled_from(("plain", "holes", "flags", "strange", "noise"))), min_size=1, max_size=3),
         st.booleans(),
         st.booleans(),
         st.lists(st.sampled_from((1, 7, 200, 1 << 20)), min_size=1, max_size=3),
@@ -74,7 +74,7 @@ class RingsTests(Native):
         chance = Random(seed)
         paths: list[list[str]] = [[], []]
         for number, (events, kind) in enumerate(shapes):
-            producer = self.producer(f"web/{number}")
+            producer = self.producer(f"web/{number}", flags=chance.choice((0, layouts.ACCELERATED)))
             tabs = [producer.tab(f"t{place}", chance.choice(("CounterGroup", "Buffer", "PercentileGroup"))) for place in range(5)]
             tail = chance.choice((0, producer.where.records - events // 2, 5 * producer.where.records - 3))
             os.pwrite(producer.fd, struct.pack("<Q", tail), layouts.TAIL_OFFSET)

@@ -43,8 +43,8 @@ class Case(SynchronousTestCase):
         for fd in {ring.fd for ring in self.opened}:
             os.close(fd)
 
-    def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
-        producer = Producer(AGENT, client, size, self.directory)
+    def producer(self, client: str = "web/1", size: int = 65_536, flags: int = 0) -> Producer:
+        producer = Producer(AGENT, client, size, self.directory, flags=flags)
         self.addCleanup(producer.remove)
         return producer
 
@@ -131,6 +131,26 @@ class ReadingTests(Case):
         self.assertEqual(ring.look(scratch)[:2], (records, records))
         self.assertEqual(self.drain(ring).found, records - 1)
         self.assertEqual(ring.look(scratch)[:2], (0, 0))
+
+    def test_of_one_producer_the_last_record_is_found_wherever_it_is(self) -> None:
+        producer = self.producer(size=2**17, flags=layouts.ACCELERATED)
+        ring, tab, records = self.open(producer), producer.tab("a"), producer.where.records
+        for count in (0, 1, 255, 256, 257, 511, 512, 513, 1000, 2049, records - 1, records, records):
+            producer.record_many(tab, [1.0] * count)
+            self.assertEqual((self.drain(ring).found, producer.tail), (count, producer.head))
+        producer.record_many(tab, [1.0] * 3000)
+        self.assertEqual([self.drain(ring, events=700).found for _ in range(5)], [700, 700, 700, 700, 200])
+
+    def test_who_says_to_be_one_producer_and_is_not_is_read_as_all_others(self) -> None:
+        for hole in (0, 5, 300, 700):
+            producer = self.producer(f"web/{hole}", size=2**17, flags=layouts.ACCELERATED)
+            ring, tab = self.open(producer), producer.tab("a")
+            producer.record_many(tab, [1.0] * hole)
+            position = producer.reserve()
+            producer.record_many(tab, [1.0] * (1000 - hole))
+            self.assertEqual((self.drain(ring).found, ring.tail), (1000, hole))
+            producer.commit(position, tab, 0)
+            self.assertEqual((self.drain(ring).found, ring.tail), (1, 1001))
 
     def test_a_look_tells_how_full_records_and_bytes_are_whatever_was_read_and_moved(self) -> None:
         producer = self.producer()
