@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections import Counter
 from typing import Any, cast
 
@@ -56,7 +55,6 @@ MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
 CHUNKS_BYTES = 4 * KiB  # of a chunked body, taken at once: where each chunk is a byte, some 15 ms
 TLS_HANDSHAKE = b"\x16"  # the first byte of one
-LOG_DATE_SECONDS = 1.0  # how old the date of a line in an access log may be
 
 
 def make_site(api: Api, max_body_bytes: int = MAX_BODY_BYTES) -> BoundedSite:
@@ -184,9 +182,7 @@ class BoundedSite(server.Site):
         return found
 
     def _updateLogDateTime(self) -> None:
-        # twisted.web takes it from the reactor, whose time is no date here
-        self._logDateTime = http.datetimeToLogString(time.time())
-        self._logDateTimeCall = cast(Any, self.reactor).callLater(LOG_DATE_SECONDS, self._updateLogDateTime)
+        """No access log, so no date of its lines: twisted.web would make one each second, of a time that is no date here."""
 
     def log(self, request: http.Request) -> None:
         """No access log: nothing here grows with the number of requests."""

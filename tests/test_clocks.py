@@ -87,13 +87,12 @@ class Reactors(SynchronousTestCase):
             self.addCleanup(clock.remove)
             clock.check()
 
-    def test_the_date_of_an_access_log_is_a_date(self) -> None:
-        site = make_site(Api([]))
-        site.reactor = cast(Any, Clock())
+    def test_a_site_that_nobody_asks_has_nothing_to_do(self) -> None:
+        site, clock = make_site(Api([])), Clock()
+        site.reactor = cast(Any, clock)
         site.startFactory()
         self.addCleanup(site.stopFactory)
-        assert site._logDateTime is not None
-        self.assertIn(time.strftime("%Y", time.gmtime()), site._logDateTime)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_age_goes_on_while_a_machine_sleeps_and_a_boot_has_an_id(self) -> None:
         self.assertGreaterEqual(clocks.boot_seconds(), time.monotonic() - 1)

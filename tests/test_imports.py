@@ -36,8 +36,12 @@ TYPED = ("taba", "twisted", "demo", "benchmarks", "simulation", "tests")  # what
 LOOKUP = ("taba.handlers.lookup", "taba.handlers.interface")  # what of the Handlers a Server or an Agent may import
 
 # What is not the same at each run: a part gets it by argument. Beside each place that takes it from the machine, what for.
-CHANCE = {"time.time", "time.monotonic", "time.perf_counter", "time.sleep", "os.urandom", "random", "secrets", "uuid", "reactor", "clocks"}
+CLOCKS = {f"time.{name}{unit}" for name in ("time", "monotonic", "perf_counter", "process_time") for unit in ("", "_ns")}
+CHANCE = {*CLOCKS, "time.sleep", "datetime.now", "os.urandom", "random", "secrets", "uuid", "reactor", "clocks"}
 EDGES = {
+    "clocks.py": {"time.monotonic"},  # it makes reactors' time of it
+    "tokens.py": {"secrets"},  # new tokens
+    "inputs/process.py": {"time.time", "time.monotonic"},  # a process of its own, without a reactor
     "agent/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Agent
     "server/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Server
     "server/worker.py": {"reactor", "clocks"},  # composes a worker
@@ -162,7 +166,7 @@ class Imports(SynchronousTestCase):
             visit(name, ())
 
     def test_time_and_chance_are_arguments_but_at_the_edges(self) -> None:
-        for part in ("agent", "server", "shard"):
+        for part in ("root", "handlers", "agent", "server", "shard", "inputs"):
             for path in modules(part):
                 self.assertLessEqual(chance(path), EDGES.get(str(path.relative_to(ROOT / "taba")), set()), path)
         self.assertIn("time.time", chance(ROOT / "taba" / "server" / "service.py"))  # it does see them
@@ -211,7 +215,7 @@ class Imports(SynchronousTestCase):
 
     def test_the_simulated_world_takes_chance_from_its_seed_and_time_from_nobody(self) -> None:
         for path in (ROOT / "simulation").rglob("*.py"):
-            wanted = {"command.py": {"time.monotonic"}}.get(path.name, set())  # it counts hours
+            wanted = {"command.py": {"time.monotonic", "time.process_time"}}.get(path.name, set())  # it counts hours, and what they cost
             self.assertLessEqual(chance(path), wanted, path)
 
     def test_tests_and_benchmarks_share_the_package_alone(self) -> None:

@@ -309,7 +309,7 @@ class Server(_Connected):
 
     async def open(self) -> None:
         self._telling.start(TELL_SECONDS, now=False)
-        self.sandbox.start()
+        self.bench.start()
         self.site.bound_listeners(raise_descriptor_limit())
         self._port = await listen_at(self._front, self.site, self._reactor)
         if not self.running:

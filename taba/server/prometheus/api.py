@@ -12,31 +12,42 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
 
 import numpy as np
 from twisted.internet.defer import DeferredSemaphore
 
 from taba import __version__
-from taba.bounds import KiB
 from taba.calls import Answer, Call, HTTPError
 from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
-from taba.history import MAX_POINTS, points
+from taba.history import points
 from taba.routes import FORM, JSON, Parameter, Route
 from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, bound_text, number_text, plain
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
 from taba.server.notes import Notes
+from taba.server.prometheus.asked import (
+    END,
+    LABEL,
+    LE,
+    LIMIT,
+    MATCH,
+    METRIC,
+    QUERY,
+    START,
+    STEP,
+    TIME,
+    Asked,
+    BadRequest,
+)
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.evaluate import Scalar, Value, evaluate
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import NOTES, SeriesReading, noted
-from taba.server.prometheus.syntax import EQUAL, MAX_TIME, Matcher, Node, Selector, check, nodes_of
+from taba.server.prometheus.syntax import EQUAL, Matcher, Node, Selector, check, nodes_of
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
@@ -47,124 +58,13 @@ from taba.web import sliced
 
 TRUNCATED = "results truncated due to limit"  # as Prometheus says it
 MAX_PARSED = 200  # texts whose nodes are kept: those of a few dashboards
-MAX_BOUNDS = 50  # of le=
 MAX_SELECTORS = 20  # of match[]
 MAX_QUESTIONS = 10  # evaluated at the same time: each holds MAX_VALUES values at the most, and what is made of them
 MAX_WAITING = 200  # for that: the panels of a few dashboards
 MAX_LISTED = 100_000  # series of one answer, some 20 MiB
-MAX_FORM_BYTES = 256 * KiB  # a query at its bound, each character of it twelve bytes, and selectors beside it; read in some 15 ms
-MAX_PARAMETERS = 1000  # of a form
 SLICE_SPREADS = 10  # distributions, of which each has hundreds of bins
 SLICE_VALUES = 2000  # written between two looks at the time, some 2 ms
 API_VERSION = "2.55.0"  # of Prometheus, whose API this is as far as it goes: what Grafana looks at
-
-_WHOLE = r"([0-9]{1,15})"  # what a number of a duration may be: more is longer than all of time
-_DURATION = re.compile("".join(f"(?:{_WHOLE}{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms")))
-_SECONDS = (31_536_000.0, 604_800.0, 86_400.0, 3600.0, 60.0, 1.0, 0.001)
-
-QUERY = Parameter("query", "An expression of PromQL.")
-TIME = Parameter("time", "When: Unix seconds, or RFC 3339; by default now.")
-START = Parameter("start", "From when: Unix seconds, or RFC 3339.")
-END = Parameter("end", "Until when: Unix seconds, or RFC 3339.")
-STEP = Parameter("step", f"How far from one point to the next: seconds, or a duration as 15s; at most {MAX_POINTS} points.")
-LE = Parameter("le", "A bound of the buckets of distributions, instead of the default ones.", repeatable=True)
-MATCH = Parameter("match[]", "A selector of series.", repeatable=True)
-LIMIT = Parameter("limit", "How many at the most; a warning says that there are more.")
-METRIC = Parameter("metric", "The name of which to tell.")
-LABEL = Parameter("name", "The label.")
-
-
-class BadRequest(ValueError):
-    """This is no question."""
-
-
-class Asked:
-    """The parameters of one call, from URL and form."""
-
-    def __init__(self, in_url: Mapping[str, Sequence[str]], form: bytes):
-        if len(form) > MAX_FORM_BYTES:
-            raise HTTPError(413, "too_large", f"a form takes at most {MAX_FORM_BYTES} bytes, not {len(form)}")
-        self._all: dict[str, list[str]] = {name: list(values) for name, values in in_url.items()}
-        try:
-            body = form.decode()
-            for name, value in parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_PARAMETERS, errors="strict") if body else ():
-                self._all.setdefault(name, []).append(value)
-        except ValueError as error:
-            raise BadRequest(f"the body is no form: {error}"[:200]) from None
-
-    def with_name(self, name: str) -> Asked:
-        """This, with what stands in the path."""
-        self._all["name"] = [name]
-        return self
-
-    def many(self, name: str) -> list[str]:
-        """All values of a parameter, those in the URL first."""
-        return self._all.get(name, [])
-
-    def text(self, name: str) -> str:
-        """The value of one that is required."""
-        values = self.many(name)
-        if not values or not values[0]:
-            raise BadRequest(f"takes {name}=")
-        return values[0]
-
-    def time(self, name: str, default: float | None = None) -> float:
-        """A time. Raises BadRequest."""
-        if default is not None and not (self.many(name) or [""])[0]:
-            return default
-        text = self.text(name)
-        try:
-            found = float(text)
-        except ValueError:
-            try:
-                moment = datetime.fromisoformat(_with_fraction(text.replace("Z", "+00:00").replace("z", "+00:00")))
-                found = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-            except (ValueError, OverflowError):
-                raise BadRequest(f"{name}={text[:100]!r}: takes Unix seconds, or a time as 2026-01-31T12:00:00Z") from None
-        if not abs(found) <= MAX_TIME:
-            raise BadRequest(f"{name}={text[:100]!r}: takes a time within 2^40 seconds")
-        return found
-
-    def duration(self, name: str) -> float:
-        """A duration of more than 0 seconds. Raises BadRequest."""
-        text = self.text(name)
-        try:
-            found = float(text)
-        except ValueError:
-            match = _DURATION.fullmatch(text)
-            found = 0.0 if match is None else sum(int(part) * unit for part, unit in zip(match.groups(), _SECONDS, strict=True) if part)
-        if not 0 < found <= MAX_TIME:
-            raise BadRequest(f"{name}={text[:100]!r}: takes seconds above 0, or a duration as 15s or 1h30m")
-        return found
-
-    def check_times(self) -> None:
-        """Of what is told as it is now start= and end= mean nothing, but are times. Raises BadRequest."""
-        for name in ("start", "end"):
-            self.time(name, 0.0)
-
-    def limit(self) -> int | None:
-        """The limit; None where there is none, or 0."""
-        text = (self.many("limit") or ["0"])[0]
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise BadRequest(f"limit={text[:100]!r}: takes a whole number")
-        return int(text) or None
-
-    def bounds(self) -> Sequence[float]:
-        """The buckets' bounds. Raises BadRequest."""
-        return bounds_of(self.many("le"))
-
-
-def bounds_of(texts: Sequence[str]) -> Sequence[float]:
-    """The buckets' bounds that le= asks for; the default ones where it asks for none. Raises BadRequest."""
-    if len(texts) > MAX_BOUNDS:
-        raise BadRequest(f"le= stands {len(texts)} times; at most {MAX_BOUNDS}")
-    try:
-        found = sorted({float(text) for text in texts})
-    except ValueError:
-        raise BadRequest("le= takes numbers") from None
-    if any(math.isnan(bound) or bound == -math.inf for bound in found):
-        raise BadRequest("le= takes numbers")
-    return found or DEFAULT_BOUNDS
 
 
 class _Said(NamedTuple):
@@ -250,19 +150,18 @@ class PrometheusApi:
         ]
         found = []
         for name, serve, answer, parameters, also_post in asked:
-            path, served = f"/api/v1/{name}", self._served(serve, name.startswith("label/"))
+            path, served = f"/api/v1/{name}", self._served(serve, parameters)
             found.append(Route("GET", path, served, answer, READ, parameters, produces=(JSON,), is_lenient=True))
             if also_post:
                 found.append(Route("POST", path, served, answer, READ, parameters, body=FORM, produces=(JSON,), is_lenient=True))
         return found
 
-    def _served(self, serve: Serve, has_label: bool) -> Callable[[Call], Awaitable[Answer]]:
+    def _served(self, serve: Serve, parameters: Sequence[Parameter]) -> Callable[[Call], Awaitable[Answer]]:
         async def served(call: Call) -> Answer:
             try:
                 form = await call.body()
                 await self._query.turns.breathe()  # a form at its bound takes some 15 ms: of several one after the other
-                asked = Asked(call.arguments, form)
-                said = await serve(asked.with_name(call.values["name"]) if has_label else asked)
+                said = await serve(Asked(parameters, call.values, form))
             except (BadRequest, HTTPError) as error:
                 status = error.status if isinstance(error, HTTPError) else 400
                 return _failed(status, "bad_data", error.detail if isinstance(error, HTTPError) else str(error))
@@ -280,16 +179,16 @@ class PrometheusApi:
 
     async def instant(self, asked: Asked) -> _Said:
         """One time."""
-        nodes = await self._parses.nodes(asked.text("query"))
+        nodes = await self._parses.nodes(asked.text(QUERY))
         now = self._now()
-        times = np.array([asked.time("time", now)])
+        times = np.array([asked.time(TIME, now)])
         value, told = await self._evaluated(nodes, times, asked, now)
         return _Said(self._instant(value, float(times[0]), asked.limit(), told), told)
 
     async def range(self, asked: Asked) -> _Said:
         """Many times."""
-        nodes = await self._parses.nodes(asked.text("query"))
-        start, end, step = asked.time("start"), asked.time("end"), asked.duration("step")
+        nodes = await self._parses.nodes(asked.text(QUERY))
+        start, end, step = asked.time(START), asked.time(END), asked.duration(STEP)
         if end < start:
             raise BadRequest("end= is before start=")
         try:
@@ -367,7 +266,7 @@ class PrometheusApi:
         asked.check_times()
         told = Told()
         names: set[str] = {NAME}
-        for place, series in enumerate(await self._selected(asked.many("match[]"), told)):
+        for place, series in enumerate(await self._selected(asked.many(MATCH), told)):
             if place % SLICE_VALUES == SLICE_VALUES - 1:
                 await self._query.turns.breathe()
             names.update(series.labels)
@@ -381,8 +280,8 @@ class PrometheusApi:
         """The values of a label."""
         asked.check_times()
         told = Told()
-        name = _label_name(asked.text("name"))
-        selectors = asked.many("match[]")
+        name = _label_name(asked.text(LABEL))
+        selectors = asked.many(MATCH)
         found: set[str] = set()
         if name == "client" and not selectors:
             found = set((await self._query.clients(Filter())).names)
@@ -405,11 +304,11 @@ class PrometheusApi:
         """The series that selectors mean: over all Clients, or each Client's where a selector asks for Clients."""
         asked.check_times()
         told = Told()
-        if not asked.many("match[]"):
+        if not asked.many(MATCH):
             raise BadRequest("takes match[]= at least once")
         found: dict[Any, Labels] = {}
         limit = min(asked.limit() or MAX_LISTED, MAX_LISTED)
-        selectors = self._few(asked.many("match[]"))
+        selectors = self._few(asked.many(MATCH))
         reading = SeriesReading(self._query, await self._catalogues.look(), np.zeros(0), self._now(), told)
         for matchers in [(await self._selector(text)).matchers for text in selectors]:
             wanted = Wanted(self._query, matchers)
@@ -478,7 +377,7 @@ class PrometheusApi:
     async def metadata(self, asked: Asked) -> _Said:
         """Type, help and unit."""
         told = Told()
-        wanted = (asked.many("metric") or [""])[0]
+        wanted = asked.optional(METRIC)
         catalogue = await self._catalogues.look()
         families = {**catalogue.families, **catalogue.others} if wanted else catalogue.families
         chosen = {name: family for name, family in families.items() if not wanted or wanted in (name, family.name)}
@@ -550,11 +449,6 @@ class _Asking:
             return await self._rewrite(pattern, template, texts)
         except PatternRefused as error:
             raise Refused(str(error)) from None
-
-
-def _with_fraction(text: str) -> str:
-    """A time with microseconds, which every Python reads: Go writes as many digits as it needs."""
-    return re.sub(r"\.([0-9]{1,9})", lambda part: "." + (part[1] + "000000")[:6], text, count=1)
 
 
 def _limited(items: list[Any], limit: int | None, told: Told) -> list[Any]:

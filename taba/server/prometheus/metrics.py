@@ -24,7 +24,8 @@ from taba.routes import LINES, Parameter, Route
 from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, NET, SUM, TEXT, plain, word_of
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.query import Query
-from taba.server.prometheus.api import LE, Seats, bounds_of
+from taba.server.prometheus.api import Seats
+from taba.server.prometheus.asked import LE, bounds_of
 from taba.server.prometheus.catalogue import Catalogue, Catalogues, Series
 from taba.server.prometheus.leaf import Leaf
 from taba.server.prometheus.reading import SeriesReading

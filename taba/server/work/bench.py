@@ -19,6 +19,7 @@ from taba.server.work.projecting import aggregate_states, aggregate_type, checke
 class IsSandbox(Protocol):
     """Where Handlers run that are not Taba's own; taba.server.work.sandbox.Sandbox is one."""
 
+    def start(self) -> None: ...
     def fold(self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool) -> Awaitable[list[Folded | list[int]]]: ...
     def forget(self) -> None: ...
     def project(self, type: str, states: Sequence[Any], now: float, detail: bool = False) -> Awaitable[list[Any]]: ...
@@ -36,6 +37,11 @@ class Bench:
 
     def __init__(self, lookup: IsLookup, sandbox: IsSandbox):
         self._lookup, self._sandbox = lookup, sandbox
+
+    def start(self) -> None:
+        """Have a process ready before there is work for it, where there will be."""
+        if not all(map(self._lookup.own, self._lookup.types)):
+            self._sandbox.start()
 
     def get(self, type: str) -> Any | None:
         """The Handler of `type`, to read its attributes; None where there is none."""

@@ -111,9 +111,8 @@ class Sandbox:
         self._is_closed = False
 
     def start(self) -> None:
-        """Have a process ready before there is work for it, where there will be."""
-        if any(not self._lookup.own(type) for type in self._lookup.types):
-            ensureDeferred(self._handlers.warm()).addErrback(lambda failure: log.failure("no process for Handlers", failure=failure))
+        """Have a process ready before there is work for it."""
+        ensureDeferred(self._handlers.warm()).addErrback(lambda failure: log.failure("no process for Handlers", failure=failure))
 
     async def close(self) -> None:
         """End the children."""

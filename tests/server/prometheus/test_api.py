@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from taba.server.prometheus import api, catalogue, rows
+from taba.server.prometheus.asked import MAX_FORM_BYTES
 from taba.server.service import Server
 from taba.server.work.sandbox import PatternRefused
 
@@ -316,7 +317,7 @@ class WhatThereIs(Asking):
         answered = await self.ask(server, "/api/v1/query?query=1%2B1", "POST", b"time=4", form)
         self.assertEqual(answered.json["data"]["result"], [4, "2"])
         self.assertEqual((await self.ask(server, "/api/v1/query", "POST", b"\xff=%zz", form)).status, 400)
-        room = api.MAX_FORM_BYTES - len(b"query=1&x=")
+        room = MAX_FORM_BYTES - len(b"query=1&x=")
         for size, status in ((room, 200), (room + 1, 413)):
             answered = await self.ask(server, "/api/v1/query", "POST", b"query=1&x=" + b"y" * size, form)
             self.assertEqual(answered.status, status, answered.text)

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.server.ask.index import Known
 from taba.server.prometheus import api
-from taba.server.prometheus.api import Asked, PrometheusApi
+from taba.server.prometheus.api import PrometheusApi
+from taba.server.prometheus.asked import LE, LIMIT, QUERY, TIME, Asked
 from taba.server.prometheus.catalogue import Catalogue, Catalogues
 from taba.server.prometheus.syntax import flattened
 from taba.server.work.sandbox import Crowded
@@ -80,7 +81,7 @@ class Questions(SynchronousTestCase):
         questions = PrometheusApi(*given)
 
         def ask() -> Deferred[Any]:
-            return ensureDeferred(questions.instant(Asked({"query": ["x"]}, b"")))
+            return ensureDeferred(questions.instant(Asked((QUERY, TIME, LIMIT, LE), {"query": "x"}, b"")))
 
         asked = [ask() for _ in range(api.MAX_QUESTIONS + api.MAX_WAITING)]
         self.assertEqual(len(looks), api.MAX_QUESTIONS)

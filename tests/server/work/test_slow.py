@@ -18,6 +18,7 @@ from taba.handlers import Handler
 from taba.server.keys import ABSENT
 from taba.server.work import answers, child
 from taba.server.work import sandbox as module
+from taba.server.work.bench import Bench
 from taba.server.work.folding import Folded, ForeignWork, Work
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow, Sandbox
 
@@ -229,12 +230,12 @@ class Reserve(SlowCase):
 
     @asynchronous
     async def test_a_server_has_its_child_before_there_is_work(self) -> None:
-        self.sandbox.start()
+        Bench(lookup_of(Slow(), Other(), own=False), self.sandbox).start()
         while self.sandbox._handlers._child is None:
             await deferLater(reactor, 0.02)
         self.assertEqual(self.sandbox._handlers.starts, 1)
         without = Sandbox(lookup_of(Slow()), reactor, {})
-        without.start()
+        Bench(lookup_of(Slow()), without).start()
         self.assertFalse(without._handlers._living)
 
 
