@@ -20,8 +20,8 @@ PARTS = [
     part("taba.server.ask._writing"),
     part("taba.agent._drain"),
     part("taba.handlers._fresh"),
-    part("taba.handlers._rows", "taba/handlers/_dumps.h"),
-    part("taba.handlers._spreads", "taba/handlers/_dumps.h"),
+    part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
+    part("taba.handlers._spreads", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.shard.servers._wire"),
 ]
 

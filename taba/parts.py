@@ -17,8 +17,8 @@ FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 1,
     "taba.handlers._fresh": 1,
-    "taba.handlers._rows": 1,
-    "taba.handlers._spreads": 2,
+    "taba.handlers._rows": 2,
+    "taba.handlers._spreads": 3,
     "taba.server.ask._writing": 1,
     "taba.shard.servers._wire": 1,
 }

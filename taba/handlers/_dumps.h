@@ -1,4 +1,4 @@
-/* What the parts in C that fold States share: numbers in as few bytes as they need, sums, and frames.
+/* What the parts in C that fold States share: numbers in as few bytes as they need, and sums.
 
    A number is read where its width code says, and a sum made in the order in which numpy makes it, so that both give the same bytes. Where a
    number lies is for the caller to bound. */
@@ -13,7 +13,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#define FRAME_BYTES 6    /* before what the store keeps: the version and the age */
 #define MAX_CODE 32767   /* of a value's bin */
 #define MAX_BINS 2048    /* of a sketch, per sign */
 #define MAX_START ((INT64_C(1) << 33) - 1)
@@ -21,29 +20,63 @@
 #define MAX_AHEAD 3600
 #define DAY 86400
 
-static int64_t load_int(const uint8_t *from, int code, int is_signed) {
+/* `count` numbers, one after the other: a loop for each width, which compilers make wide. */
+static void load_ints(const uint8_t *from, int code, int64_t *to, Py_ssize_t count) {
+    uint16_t two;
+    uint32_t four;
     switch (code) {
-    case 0: return is_signed ? (int64_t)(int8_t)from[0] : (int64_t)from[0];
-    case 1: { uint16_t found; memcpy(&found, from, 2); return is_signed ? (int64_t)(int16_t)found : (int64_t)found; }
-    case 2: { uint32_t found; memcpy(&found, from, 4); return is_signed ? (int64_t)(int32_t)found : (int64_t)found; }
-    default: { int64_t found; memcpy(&found, from, 8); return found; }
+    case 0: for (Py_ssize_t place = 0; place < count; place++) to[place] = from[place]; break;
+    case 1: for (Py_ssize_t place = 0; place < count; place++) { memcpy(&two, from + 2 * place, 2); to[place] = two; } break;
+    case 2: for (Py_ssize_t place = 0; place < count; place++) { memcpy(&four, from + 4 * place, 4); to[place] = four; } break;
+    default: memcpy(to, from, (size_t)count * 8);
     }
 }
 
-static double load_number(const uint8_t *from, int code) {
-    double found;
-    if (code < 3) return (double)load_int(from, code, 1);
-    memcpy(&found, from, 8);
-    return found;
+static void load_numbers(const uint8_t *from, int code, double *to, Py_ssize_t count) {
+    int16_t two;
+    int32_t four;
+    switch (code) {
+    case 0: for (Py_ssize_t place = 0; place < count; place++) to[place] = (int8_t)from[place]; break;
+    case 1: for (Py_ssize_t place = 0; place < count; place++) { memcpy(&two, from + 2 * place, 2); to[place] = two; } break;
+    case 2: for (Py_ssize_t place = 0; place < count; place++) { memcpy(&four, from + 4 * place, 4); to[place] = four; } break;
+    default: memcpy(to, from, (size_t)count * 8);
+    }
 }
 
-static void store_int(uint8_t *to, int code, int64_t item) {
-    memcpy(to, &item, (size_t)1 << code);  /* little-endian: see is_little_endian */
+static void store_ints(uint8_t *to, int code, const int64_t *from, Py_ssize_t count) {
+    uint16_t two;
+    uint32_t four;
+    switch (code) {
+    case 0: for (Py_ssize_t place = 0; place < count; place++) to[place] = (uint8_t)from[place]; break;
+    case 1: for (Py_ssize_t place = 0; place < count; place++) { two = (uint16_t)from[place]; memcpy(to + 2 * place, &two, 2); } break;
+    case 2: for (Py_ssize_t place = 0; place < count; place++) { four = (uint32_t)from[place]; memcpy(to + 4 * place, &four, 4); } break;
+    default: memcpy(to, from, (size_t)count * 8);
+    }
 }
 
-static void store_number(uint8_t *to, int code, double item) {
-    if (code < 3) store_int(to, code, (int64_t)item);
-    else memcpy(to, &item, 8);
+/* Of numbers that are whole, and fit, unless the code is that of 8 bytes. */
+static void store_numbers(uint8_t *to, int code, const double *from, Py_ssize_t count) {
+    int16_t two;
+    int32_t four;
+    switch (code) {
+    case 0: for (Py_ssize_t place = 0; place < count; place++) to[place] = (uint8_t)(int8_t)from[place]; break;
+    case 1: for (Py_ssize_t place = 0; place < count; place++) { two = (int16_t)from[place]; memcpy(to + 2 * place, &two, 2); } break;
+    case 2: for (Py_ssize_t place = 0; place < count; place++) { four = (int32_t)from[place]; memcpy(to + 4 * place, &four, 4); } break;
+    default: memcpy(to, from, (size_t)count * 8);
+    }
+}
+
+/* The narrowest of these codes that takes this number too; a step that calls nothing, where `rint` is a function of the C library. */
+static int wider_code(int code, double number) {
+    double size = fabs(number);
+    if (code == 3 || !(size < 2147483648.0) || (double)(int32_t)size != size) return 3;  /* NaN too */
+    int own = size < 128.0 ? 0 : size < 32768.0 ? 1 : 2;
+    return own > code ? own : code;
+}
+
+/* `span` / `width` of a multiple of it, of at most 2^33: dividing integers takes longer than all else that is written of a slot. */
+static int64_t slots_in(int64_t span, double share) {
+    return (int64_t)((double)span * share + 0.5);
 }
 
 static Py_ssize_t aligned(Py_ssize_t end, int code) {
@@ -79,17 +112,6 @@ static double pairwise(const double *items, Py_ssize_t count) {
 
 static double summed(const double *items, Py_ssize_t count) {
     return count > 1 ? items[0] + pairwise(items + 1, count - 1) : items[0];
-}
-
-/* The dump in `content`, behind a frame that says this version, unless that is 0; NULL where there is none. */
-static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
-    if (!PyBytes_Check(content)) return NULL;
-    const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
-    *length = PyBytes_GET_SIZE(content);
-    if (version == 0) return dump;
-    if (*length <= FRAME_BYTES || (dump[0] | dump[1] << 8) != version) return NULL;
-    *length -= FRAME_BYTES;
-    return dump + FRAME_BYTES;
 }
 
 /* Whether this machine writes numbers as dumps have them; if not, there is an ImportError. */

@@ -7,9 +7,9 @@
    3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. Each step is rounded by
       itself (setup.py says how). Which sign the least of 0.0 and -0.0 has is left to both. */
 
-#include "_dumps.h"
+#include "_folds.h"
 
-#define FORM 1                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */
@@ -20,6 +20,7 @@
 #define MOST_RUNS 64                         /* runs of one slot among a State's events that are handled here */
 #define COUNTED_FROM 24                      /* events of one State, from which on their codes are counted in a table of all codes */
 #define ALL_CODES 65536
+#define MOST_WRITTEN (LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS)  /* slots of a block: all that a journal and an archive have */
 
 static const int64_t WIDTHS[LEVELS + 1] = {5, 30, 150, 900};
 static const int64_t SPANS[LEVELS + 1] = {60, 600, 3600, DAY};
@@ -36,20 +37,11 @@ typedef struct {
     int bins, slots;
     int32_t codes[MOST_BINS];
     int64_t weights[MOST_BINS];
+    int64_t deltas[MOST_BINS];               /* while it is read or written */
     Slot slot[MOST_SLOTS + MOST_RUNS];
 } State;
 
 static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
-
-static int number_code(const Slot *slots, int count) {
-    double most = 0.0;
-    for (int place = 0; place < count; place++) {
-        double size = fabs(slots[place].total);
-        if (rint(size) != size) return 3;  /* NaN too */
-        if (size > most) most = size;
-    }
-    return most < 128.0 ? 0 : most < 32768.0 ? 1 : most < 2147483648.0 ? 2 : 3;
-}
 
 /* Where the sections of a block lie, from `start` on. False where `end` comes first. */
 typedef struct {
@@ -67,33 +59,44 @@ static Block block_at(Py_ssize_t start, int slots, unsigned codes) {
 
 /* False where these are no slots in order, of times and counts that there may be. */
 static int read_block(const uint8_t *dump, const Block *block, int slots, int64_t base, int64_t width, Slot *found) {
-    int64_t before = -1;
+    int64_t offsets[MOST_SLOTS], counts[MOST_SLOTS], before = -1;
+    double totals[MOST_SLOTS];
+    load_ints(dump + block->offsets, block->offset_code, offsets, slots);
+    load_ints(dump + block->counts, block->count_code, counts, slots);
+    load_numbers(dump + block->totals, block->total_code, totals, slots);
     for (int place = 0; place < slots; place++) {
-        int64_t offset = load_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, 0);
-        int64_t count = load_int(dump + block->counts + ((Py_ssize_t)place << block->count_code), block->count_code, 0);
+        int64_t offset = offsets[place], count = counts[place];
         if (offset < 0 || offset > MAX_START || count <= 0 || count > MOST_COUNT) return 0;
         int64_t start = (base + offset) * width;
         if (start > MAX_START || start <= before) return 0;
         before = start;
-        found[place] = (Slot){start, count, load_number(dump + block->totals + ((Py_ssize_t)place << block->total_code), block->total_code)};
+        found[place] = (Slot){start, count, totals[place]};
     }
     return 1;
 }
 
 static unsigned codes_of_block(const Slot *slots, int count, int64_t width) {
     uint64_t most = 0;
-    for (int place = 0; place < count; place++)
+    int number_code = 0;
+    for (int place = 0; place < count; place++) {
         if ((uint64_t)slots[place].count > most) most = (uint64_t)slots[place].count;
+        number_code = wider_code(number_code, slots[place].total);
+    }
     uint64_t farthest = count ? (uint64_t)((slots[count - 1].start - slots[0].start) / width) : 0;
-    return (unsigned)(count_code(most) | number_code(slots, count) << 2 | count_code(farthest) << 4);
+    return (unsigned)(count_code(most) | number_code << 2 | count_code(farthest) << 4);
 }
 
 static void write_block(uint8_t *dump, const Block *block, const Slot *slots, int count, int64_t width) {
-    for (int place = 0; place < count; place++) {
-        store_number(dump + block->totals + ((Py_ssize_t)place << block->total_code), block->total_code, slots[place].total);
-        store_int(dump + block->counts + ((Py_ssize_t)place << block->count_code), block->count_code, slots[place].count);
-        store_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, (slots[place].start - slots[0].start) / width);
-    }
+    if (count <= 0) return;
+    int64_t items[MOST_WRITTEN];
+    double totals[MOST_WRITTEN];
+    const double share = 1.0 / (double)width;
+    for (int place = 0; place < count; place++) totals[place] = slots[place].total;
+    store_numbers(dump + block->totals, block->total_code, totals, count);
+    for (int place = 0; place < count; place++) items[place] = slots[place].count;
+    store_ints(dump + block->counts, block->count_code, items, count);
+    for (int place = 0; place < count; place++) items[place] = slots_in(slots[place].start - slots[0].start, share);
+    store_ints(dump + block->offsets, block->offset_code, items, count);
 }
 
 static void write_block_head(uint8_t *to, const Slot *slots, int count, int64_t width, unsigned codes) {
@@ -138,33 +141,32 @@ static int read_state(const uint8_t *dump, Py_ssize_t length, State *state) {
     state->bins = bins;
     state->slots = slots;
     int32_t code = first;
+    load_ints(dump + weights, weight_code, state->weights, bins);
+    load_ints(dump + deltas, delta_code, state->deltas, bins);
     for (int place = 0; place < bins; place++) {
-        int64_t delta = load_int(dump + deltas + ((Py_ssize_t)place << delta_code), delta_code, 0);
-        int64_t weight = load_int(dump + weights + ((Py_ssize_t)place << weight_code), weight_code, 0);
+        int64_t delta = state->deltas[place], weight = state->weights[place];
         if ((place == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
         code += (int32_t)delta;
         if (code > MAX_CODE || code < -MAX_CODE) return 0;
         state->codes[place] = code;
-        state->weights[place] = weight;
     }
     return read_block(dump, &block, slots, base, WIDTHS[0], state->slot);
 }
 
-static PyObject *write_state(const State *state) {
+static PyObject *write_state(State *state, const Frame *frame) {
     uint64_t heaviest = 0, farthest = 0;
     for (int place = 0; place < state->bins; place++) {
+        state->deltas[place] = place ? state->codes[place] - state->codes[place - 1] : 0;
         if ((uint64_t)state->weights[place] > heaviest) heaviest = (uint64_t)state->weights[place];
-        if (place && (uint64_t)(state->codes[place] - state->codes[place - 1]) > farthest)
-            farthest = (uint64_t)(state->codes[place] - state->codes[place - 1]);
+        if ((uint64_t)state->deltas[place] > farthest) farthest = (uint64_t)state->deltas[place];
     }
     int weight_code = count_code(heaviest), delta_code = count_code(farthest);
     unsigned codes = codes_of_block(state->slot, state->slots, WIDTHS[0]);
     Py_ssize_t deltas = aligned(HEAD_BYTES + ((Py_ssize_t)state->bins << weight_code), delta_code);
     Block block = block_at(aligned(deltas + ((Py_ssize_t)state->bins << delta_code), 3), state->slots, codes);
-    PyObject *made = PyBytes_FromStringAndSize(NULL, block.end);
+    uint8_t *dump;
+    PyObject *made = make_dump(frame, block.end, &dump);
     if (made == NULL) return NULL;
-    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memset(dump, 0, (size_t)block.end);
     uint32_t held = state->held < MAX_TALLY ? (uint32_t)state->held : MAX_TALLY;
     uint16_t bins = (uint16_t)state->bins;
     int16_t first = (int16_t)(state->bins ? state->codes[0] : 0);
@@ -178,11 +180,8 @@ static PyObject *write_state(const State *state) {
     dump[36] = (uint8_t)(weight_code | delta_code << 2);
     dump[37] = MARK;
     write_block_head(dump + 40, state->slot, state->slots, WIDTHS[0], codes);
-    for (int place = 0; place < state->bins; place++) {
-        store_int(dump + HEAD_BYTES + ((Py_ssize_t)place << weight_code), weight_code, state->weights[place]);
-        int32_t delta = place ? state->codes[place] - state->codes[place - 1] : 0;
-        store_int(dump + deltas + ((Py_ssize_t)place << delta_code), delta_code, delta);
-    }
+    store_ints(dump + HEAD_BYTES, weight_code, state->weights, state->bins);
+    store_ints(dump + deltas, delta_code, state->deltas, state->bins);
     write_block(dump, &block, state->slot, state->slots, WIDTHS[0]);
     return made;
 }
@@ -355,59 +354,34 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     return state->slots <= MOST_SLOTS;
 }
 
+static void *make_room(Py_ssize_t events) {
+    (void)events;
+    return PyMem_Malloc(sizeof(State));
+}
+
+static int add_to_state(void *room, const uint8_t *dump, Py_ssize_t length, const Events *events) {
+    return read_state(dump, length, room) && add_events(room, events->codes, events->times, events->values, events->count, events->now);
+}
+
+static PyObject *write_room(void *room, const Frame *frame) {
+    return write_state(room, frame);
+}
+
+static int slots_of_room(const void *room) {
+    return ((const State *)room)->slots;
+}
+
+static const Kind COUNTERS = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
+
 PyDoc_STRVAR(fold_doc,
-"fold(dumps, rows, codes, times, values, now, version) -> (dumps, slots) | None\n\n"
-"The main parts with these events added, and how many slots the journal of each has. `rows` (int64) are in order, `codes` (int64) those\n"
-"of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say that one.\n"
-"None, where something is out of the ordinary: nothing is done then.");
+"fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
+"The main parts with these events added, each behind `frame`, and how many slots the journal of each has (int32). `rows` (int64) are in\n"
+"order, `codes` (int64) those of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say\n"
+"that one. None, where something is out of the ordinary: nothing is done then.");
 
 static PyObject *fold(PyObject *module, PyObject *arguments) {
-    PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
-    Py_buffer rows, codes, times, values;
-    double now;
-    int version;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!y*y*y*y*di:fold", &PyList_Type, &dumps, &rows, &codes, &times, &values, &now, &version)) return NULL;
-    const int64_t *row = rows.buf;
-    Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
-    State *state = PyMem_Malloc(sizeof *state);
-    if (state == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
-    if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !isfinite(now) || fabs(now) > 1e12) goto none;
-    made = PyList_New(total);
-    slots = PyList_New(total);
-    if (made == NULL || slots == NULL) goto done;
-    for (Py_ssize_t at = 0; at < total; at++) {
-        Py_ssize_t length, begin = place;
-        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), version, &length);
-        if (dump == NULL || !read_state(dump, length, state)) goto none;
-        while (place < count && row[place] == at) place++;
-        if (place == begin) goto none;
-        if (!add_events(state, (const int64_t *)codes.buf + begin, (const double *)times.buf + begin, (const double *)values.buf + begin, place - begin, now)) goto none;
-        PyObject *one = write_state(state);
-        if (one == NULL) goto done;
-        PyList_SET_ITEM(made, at, one);
-        PyObject *number = PyLong_FromLong(state->slots);
-        if (number == NULL) goto done;
-        PyList_SET_ITEM(slots, at, number);
-    }
-    if (place != count) goto none;  /* rows that are none, or not in order */
-    result = PyTuple_Pack(2, made, slots);
-    goto done;
-none:
-    result = Py_NewRef(Py_None);
-done:
-    Py_XDECREF(made);
-    Py_XDECREF(slots);
-    PyMem_Free(state);
-    PyBuffer_Release(&rows);
-    PyBuffer_Release(&codes);
-    PyBuffer_Release(&times);
-    PyBuffer_Release(&values);
-    return result;
+    return fold_all(arguments, &COUNTERS);
 }
 
 /* The slots of each level of an archive; False for what is none of the ordinary. */
@@ -463,10 +437,9 @@ static PyObject *write_archive(Spilling *spilling, int *counts) {
         blocks[level] = block_at(end, counts[level], codes[level]);
         end = blocks[level].end;
     }
-    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    uint8_t *dump;
+    PyObject *made = make_dump(&NO_FRAME, end, &dump);
     if (made == NULL) return NULL;
-    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memset(dump, 0, (size_t)end);
     for (int level = 0; level < LEVELS; level++) {
         write_block_head(dump + level * BLOCK_BYTES, spilling->new[level], counts[level], WIDTHS[level + 1], codes[level]);
         write_block(dump, &blocks[level], spilling->new[level], counts[level], WIDTHS[level + 1]);
@@ -475,22 +448,24 @@ static PyObject *write_archive(Spilling *spilling, int *counts) {
 }
 
 PyDoc_STRVAR(spill_doc,
-"spill(dumps, archives, now) -> (dumps, archives) | None\n\n"
-"The main parts without the slots that leave their journals, and the archives with them.\n"
+"spill(dumps, archives, now, framed) -> (dumps, archives) | None\n\n"
+"The main parts without the slots that leave their journals, and the archives with them. Before each of `dumps` stand `framed` bytes,\n"
+"before each new one the same; before archives none.\n"
 "None, where something is out of the ordinary: nothing is done then.");
 
 static PyObject *spill(PyObject *module, PyObject *arguments) {
     PyObject *dumps, *archives, *made = NULL, *archived = NULL, *result = NULL;
     double now;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!d:spill", &PyList_Type, &dumps, &PyList_Type, &archives, &now)) return NULL;
+    Py_ssize_t framed;
+    if (!PyArg_ParseTuple(arguments, "O!O!dn:spill", &PyList_Type, &dumps, &PyList_Type, &archives, &now, &framed)) return NULL;
     Py_ssize_t total = PyList_GET_SIZE(dumps);
     Spilling *spilling = PyMem_Malloc(sizeof *spilling);
     if (spilling == NULL) {
         PyErr_NoMemory();
         goto done;
     }
-    if (PyList_GET_SIZE(archives) != total || !isfinite(now) || fabs(now) > 1e12) goto none;
+    if (PyList_GET_SIZE(archives) != total || !is_a_time(now) || framed < 0) goto none;
     made = PyList_New(total);
     archived = PyList_New(total);
     if (made == NULL || archived == NULL) goto done;
@@ -499,7 +474,8 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
         int old[LEVELS], counts[LEVELS] = {0, 0, 0}, kept = 0;
         Py_ssize_t length;
         PyObject *archive = PyList_GET_ITEM(archives, at);
-        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), 0, &length);
+        Frame frame;
+        const uint8_t *dump = cut_frame(PyList_GET_ITEM(dumps, at), framed, &frame, &length);
         if (dump == NULL || !PyBytes_Check(archive) || !read_state(dump, length, state)) goto none;
         if (!read_archive((const uint8_t *)PyBytes_AS_STRING(archive), PyBytes_GET_SIZE(archive), spilling->old, old)) goto none;
         double steady = steady_of(state, now);
@@ -513,7 +489,7 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
             else state->slot[kept++] = slot;
         }
         state->slots = kept;
-        PyObject *one = write_state(state);
+        PyObject *one = write_state(state, &frame);
         if (one == NULL) goto done;
         PyList_SET_ITEM(made, at, one);
         one = write_archive(spilling, counts);

@@ -6,9 +6,9 @@
       out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault. Of this kind is a zero with a
       sign, too: which of two zeros numpy calls the lesser depends on the machine. */
 
-#include "_dumps.h"
+#include "_folds.h"
 
-#define FORM 2                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
 #define TALLY_BYTES 32
 #define BLOCK_BYTES 16
 #define HEAD_BYTES (TALLY_BYTES + BLOCK_BYTES)
@@ -22,6 +22,7 @@
 #define MOST_RUNS 64                         /* slots among a State's events that are handled here */
 #define COUNTED_FROM 24                      /* events of one slot, from which on their codes are counted in a table of all codes */
 #define ALL_CODES 65536
+#define MOST_WRITTEN (LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS)  /* slots of a block: all that a journal and an archive have */
 
 static const int64_t WIDTHS[LEVELS + 1] = {15, 120, 600, 3600};
 static const int64_t SPANS[LEVELS + 1] = {60, 600, 3600, DAY};
@@ -57,6 +58,7 @@ typedef struct {
 } Sorted;
 
 static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
+static int64_t deltas[2 * MOST_BINS];  /* of the codes of a block that is read or written */
 
 /* Where the sections of a block lie, from `start` on. */
 typedef struct {
@@ -108,31 +110,34 @@ static int is_zero_with_sign(double item) {
 /* False where these are no slots in order, of bins and figures that there may be. Their bins are put `from` there on. */
 static int read_block(const uint8_t *dump, const Block *block, const Head *head, int64_t width, Slot *found, int32_t *codes, int64_t *weights, int from) {
     const int slots = head->slots, bins = (int)head->bins;
-    int64_t before = -1;
+    int64_t offsets[MOST_SLOTS], sizes[MOST_SLOTS], before = -1;
+    double numbers[3 * MOST_SLOTS];
     int first = 0;
+    load_ints(dump + block->offsets, block->offset_code, offsets, slots);
+    load_ints(dump + block->sizes, block->size_code, sizes, slots);
+    load_numbers(dump + block->numbers, block->number_code, numbers, (Py_ssize_t)3 * slots);
+    load_ints(dump + block->deltas, block->delta_code, deltas, bins);
+    load_ints(dump + block->weights, block->weight_code, weights + from, bins);
+    for (int bin = 0; bin < bins; bin++)
+        if (weights[from + bin] <= 0 || weights[from + bin] > MOST_COUNT) return 0;
     for (int place = 0; place < slots; place++) {
-        int64_t offset = load_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, 0);
-        int64_t size = load_int(dump + block->sizes + ((Py_ssize_t)place << block->size_code), block->size_code, 0);
+        int64_t offset = offsets[place], size = sizes[place];
         if (offset < 0 || offset > MAX_START || size <= 0 || size > bins - first) return 0;
-        const uint8_t *numbers = dump + block->numbers + ((Py_ssize_t)(3 * place) << block->number_code);
         Slot slot = {.start = (head->base + offset) * width, .first = from + first, .bins = (int)size};
-        slot.total = load_number(numbers, block->number_code);
-        slot.low = load_number(numbers + ((Py_ssize_t)1 << block->number_code), block->number_code);
-        slot.high = load_number(numbers + ((Py_ssize_t)2 << block->number_code), block->number_code);
+        slot.total = numbers[3 * place];
+        slot.low = numbers[3 * place + 1];
+        slot.high = numbers[3 * place + 2];
         if (slot.start > MAX_START || slot.start <= before || !(slot.low <= slot.high)) return 0;
         before = slot.start;
         int16_t code_of_first;
         memcpy(&code_of_first, dump + block->firsts + ((Py_ssize_t)place << 1), 2);
         int32_t code = code_of_first;
         for (int bin = 0; bin < slot.bins; bin++) {
-            Py_ssize_t at = first + bin;
-            int64_t delta = load_int(dump + block->deltas + (at << block->delta_code), block->delta_code, 0);
-            int64_t weight = load_int(dump + block->weights + (at << block->weight_code), block->weight_code, 0);
-            if ((bin == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
+            int64_t delta = deltas[first + bin];
+            if ((bin == 0) != (delta == 0)) return 0;
             code += (int32_t)delta;
             if (code > MAX_CODE || code < -MAX_CODE) return 0;
-            codes[from + at] = code;
-            weights[from + at] = weight;
+            codes[slot.first + bin] = code;
         }
         if (code - code_of_first >= MAX_BINS)  /* wider than what is written, where others than this decide when it is made narrower */
             for (int bin = 0; bin < slot.bins; bin++)
@@ -179,24 +184,17 @@ static uint32_t tally_of(uint64_t count) {
 /* The width codes of a block of these slots. */
 static unsigned codes_of_block(const Slot *slots, int count, const int32_t *codes, const int64_t *weights, int64_t width) {
     uint64_t heaviest = 0, farthest = 0, largest = 0, last = 0;
-    double most = 0.0;
-    int is_whole = 1;
+    int number_code = 0;
     for (int place = 0; place < count; place++) {
         const Slot *slot = &slots[place];
-        const double figures[3] = {slot->total, slot->low, slot->high};
-        for (int figure = 0; figure < 3; figure++) {
-            double size = fabs(figures[figure]);
-            if (rint(size) != size) is_whole = 0;  /* NaN too */
-            else if (size > most) most = size;
-        }
+        number_code = wider_code(wider_code(wider_code(number_code, slot->total), slot->low), slot->high);
         if ((uint64_t)slot->bins > largest) largest = (uint64_t)slot->bins;
-        for (int at = slot->first; at < slot->first + slot->bins; at++) {
+        for (int at = slot->first; at < slot->first + slot->bins; at++)
             if ((uint64_t)weights[at] > heaviest) heaviest = (uint64_t)weights[at];
-            if (at > slot->first && (uint64_t)(codes[at] - codes[at - 1]) > farthest) farthest = (uint64_t)(codes[at] - codes[at - 1]);
-        }
+        for (int at = slot->first + 1; at < slot->first + slot->bins; at++)
+            if ((uint64_t)(codes[at] - codes[at - 1]) > farthest) farthest = (uint64_t)(codes[at] - codes[at - 1]);
     }
     if (count) last = (uint64_t)((slots[count - 1].start - slots[0].start) / width);
-    int number_code = !is_whole ? 3 : most < 128.0 ? 0 : most < 32768.0 ? 1 : most < 2147483648.0 ? 2 : 3;
     return (unsigned)(number_code | count_code(last) << 2 | count_code(heaviest) << 4 | count_code(farthest) << 6 | count_code(largest) << 7);
 }
 
@@ -209,31 +207,37 @@ static void write_head(uint8_t *to, const Slot *slots, int count, int bins, int6
 
 /* The bins of these slots follow each other. */
 static void write_block(uint8_t *dump, const Block *block, const Slot *slots, int count, const int32_t *codes, const int64_t *weights, int64_t width) {
+    int64_t offsets[MOST_WRITTEN], sizes[MOST_WRITTEN];
+    double numbers[3 * MOST_WRITTEN];
+    const double share = 1.0 / (double)width;
+    int bins = 0;
     for (int place = 0; place < count; place++) {
         const Slot *slot = &slots[place];
-        uint8_t *numbers = dump + block->numbers + ((Py_ssize_t)(3 * place) << block->number_code);
-        store_number(numbers, block->number_code, slot->total);
-        store_number(numbers + ((Py_ssize_t)1 << block->number_code), block->number_code, slot->low);
-        store_number(numbers + ((Py_ssize_t)2 << block->number_code), block->number_code, slot->high);
-        store_int(dump + block->sizes + ((Py_ssize_t)place << block->size_code), block->size_code, slot->bins);
-        store_int(dump + block->firsts + ((Py_ssize_t)place << 1), 1, codes[slot->first]);
-        store_int(dump + block->offsets + ((Py_ssize_t)place << block->offset_code), block->offset_code, (slot->start - slots[0].start) / width);
-        for (int bin = 0; bin < slot->bins; bin++) {
-            Py_ssize_t at = slot->first - slots[0].first + bin;
-            store_int(dump + block->weights + (at << block->weight_code), block->weight_code, weights[slot->first + bin]);
-            int32_t delta = bin ? codes[slot->first + bin] - codes[slot->first + bin - 1] : 0;
-            store_int(dump + block->deltas + (at << block->delta_code), block->delta_code, delta);
-        }
+        const int32_t *own = codes + slot->first;
+        numbers[3 * place] = slot->total;
+        numbers[3 * place + 1] = slot->low;
+        numbers[3 * place + 2] = slot->high;
+        sizes[place] = slot->bins;
+        offsets[place] = slots_in(slot->start - slots[0].start, share);
+        const int16_t code_of_first = (int16_t)own[0];
+        memcpy(dump + block->firsts + ((Py_ssize_t)place << 1), &code_of_first, 2);
+        deltas[bins] = 0;
+        for (int bin = 1; bin < slot->bins; bin++) deltas[bins + bin] = own[bin] - own[bin - 1];
+        bins += slot->bins;
     }
+    store_numbers(dump + block->numbers, block->number_code, numbers, (Py_ssize_t)3 * count);
+    store_ints(dump + block->sizes, block->size_code, sizes, count);
+    store_ints(dump + block->offsets, block->offset_code, offsets, count);
+    store_ints(dump + block->deltas, block->delta_code, deltas, bins);
+    if (count) store_ints(dump + block->weights, block->weight_code, weights + slots[0].first, bins);
 }
 
-static PyObject *write_state(const State *state) {
+static PyObject *write_state(const State *state, const Frame *frame) {
     unsigned codes = codes_of_block(state->slot, state->slots, state->codes, state->weights, WIDTHS[0]);
     Block block = block_at(HEAD_BYTES, state->slots, state->bins, codes);
-    PyObject *made = PyBytes_FromStringAndSize(NULL, block.end);
+    uint8_t *dump;
+    PyObject *made = make_dump(frame, block.end, &dump);
     if (made == NULL) return NULL;
-    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memset(dump, 0, (size_t)block.end);
     const uint32_t tallies[4] = {state->refused, tally_of(state->held), tally_of(state->old), MARK};
     memcpy(dump, tallies, 16);
     memcpy(dump + 16, &state->count, 8);
@@ -432,64 +436,34 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     return (double)state->slot[state->slots - 1].start <= now + MAX_AHEAD;
 }
 
-PyDoc_STRVAR(fold_doc,
-"fold(dumps, rows, codes, times, values, now, version) -> (dumps, slots) | None\n\n"
-"The main parts with these events added, and how many slots the journal of each has. `rows` (int64) are in order, `codes` (int64) those\n"
-"of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say that one.\n"
-"None, where something is out of the ordinary: nothing is done then.");
+/* One State, and its events in the order of slots. */
+typedef struct {
+    State state;
+    Sorted sorted;
+    double room[];
+} Room;
 
-static PyObject *fold(PyObject *module, PyObject *arguments) {
-    PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
-    Py_buffer rows, codes, times, values;
-    double now;
-    int version;
-    (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!y*y*y*y*di:fold", &PyList_Type, &dumps, &rows, &codes, &times, &values, &now, &version)) return NULL;
-    const int64_t *row = rows.buf;
-    Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
-    State *state = PyMem_Malloc(sizeof *state);
-    double *room = PyMem_Malloc((size_t)count * 17 + 1);  /* for all events of a State: it may have all of them */
-    if (state == NULL || room == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    const Sorted sorted = {.values = room, .codes = (int64_t *)(room + count), .runs = (uint8_t *)(room + 2 * count)};
-    if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
-    if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !isfinite(now) || fabs(now) > 1e12) goto none;
-    made = PyList_New(total);
-    slots = PyList_New(total);
-    if (made == NULL || slots == NULL) goto done;
-    for (Py_ssize_t at = 0; at < total; at++) {
-        Py_ssize_t length, begin = place;
-        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), version, &length);
-        if (dump == NULL || !read_state(dump, length, state)) goto none;
-        while (place < count && row[place] == at) place++;
-        if (place == begin) goto none;
-        if (!add_events(state, (const int64_t *)codes.buf + begin, (const double *)times.buf + begin, (const double *)values.buf + begin,
-                        place - begin, now, &sorted)) goto none;
-        PyObject *one = write_state(state);
-        if (one == NULL) goto done;
-        PyList_SET_ITEM(made, at, one);
-        PyObject *number = PyLong_FromLong(state->slots);
-        if (number == NULL) goto done;
-        PyList_SET_ITEM(slots, at, number);
-    }
-    if (place != count) goto none;  /* rows that are none, or not in order */
-    result = PyTuple_Pack(2, made, slots);
-    goto done;
-none:
-    result = Py_NewRef(Py_None);
-done:
-    Py_XDECREF(made);
-    Py_XDECREF(slots);
-    PyMem_Free(room);
-    PyMem_Free(state);
-    PyBuffer_Release(&rows);
-    PyBuffer_Release(&codes);
-    PyBuffer_Release(&times);
-    PyBuffer_Release(&values);
-    return result;
+static void *make_room(Py_ssize_t events) {
+    Room *room = PyMem_Malloc(sizeof *room + (size_t)events * 17 + 1);  /* for all events of a State: it may have all of them */
+    if (room != NULL) room->sorted = (Sorted){.values = room->room, .codes = (int64_t *)(room->room + events), .runs = (uint8_t *)(room->room + 2 * events)};
+    return room;
 }
+
+static int add_to_state(void *its, const uint8_t *dump, Py_ssize_t length, const Events *events) {
+    Room *room = its;
+    if (!read_state(dump, length, &room->state)) return 0;
+    return add_events(&room->state, events->codes, events->times, events->values, events->count, events->now, &room->sorted);
+}
+
+static PyObject *write_room(void *room, const Frame *frame) {
+    return write_state(&((Room *)room)->state, frame);
+}
+
+static int slots_of_room(const void *room) {
+    return ((const Room *)room)->state.slots;
+}
+
+static const Kind PERCENTILES = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
 
 /* A slot that goes to an archive: to which of its levels, and whose bins these are. */
 typedef struct {
@@ -557,18 +531,18 @@ static int read_sketch(const uint8_t *dump, Py_ssize_t length, Sketch *sketch) {
     memcpy(&bins, dump + 16, 2);
     memcpy(&first, dump + 18, 2);
     int weight_code = dump[20] & 3, delta_code = dump[20] >> 2 & 1;
-    Py_ssize_t deltas = aligned(SKETCH_BYTES + ((Py_ssize_t)bins << weight_code), delta_code);
-    if (aligned(deltas + ((Py_ssize_t)bins << delta_code), 3) != length || bins > MOST_BINS) return 0;
+    Py_ssize_t from = aligned(SKETCH_BYTES + ((Py_ssize_t)bins << weight_code), delta_code);
+    if (aligned(from + ((Py_ssize_t)bins << delta_code), 3) != length || bins > MOST_BINS) return 0;
     if (isnan(sketch->low) || isnan(sketch->high) || (bins && !(sketch->low <= sketch->high))) return 0;
     int32_t code = first;
+    load_ints(dump + from, delta_code, deltas, bins);
+    load_ints(dump + SKETCH_BYTES, weight_code, sketch->weights, bins);
     for (int at = 0; at < bins; at++) {
-        int64_t delta = load_int(dump + deltas + ((Py_ssize_t)at << delta_code), delta_code, 0);
-        int64_t weight = load_int(dump + SKETCH_BYTES + ((Py_ssize_t)at << weight_code), weight_code, 0);
+        int64_t delta = deltas[at], weight = sketch->weights[at];
         if ((at == 0) != (delta == 0) || weight <= 0 || weight > MOST_COUNT) return 0;
         code += (int32_t)delta;
         if (code > MAX_CODE || code < -MAX_CODE) return 0;
         sketch->codes[at] = code;
-        sketch->weights[at] = weight;
     }
     if (bins && code - first >= MAX_BINS)  /* as in read_block */
         for (int at = 0; at < bins; at++)
@@ -580,16 +554,16 @@ static int read_sketch(const uint8_t *dump, Py_ssize_t length, Sketch *sketch) {
 static PyObject *write_sketch(const Sketch *sketch) {
     uint64_t heaviest = 0, farthest = 0;
     for (int at = 0; at < sketch->bins; at++) {
+        deltas[at] = at ? sketch->codes[at] - sketch->codes[at - 1] : 0;
         if ((uint64_t)sketch->weights[at] > heaviest) heaviest = (uint64_t)sketch->weights[at];
-        if (at && (uint64_t)(sketch->codes[at] - sketch->codes[at - 1]) > farthest) farthest = (uint64_t)(sketch->codes[at] - sketch->codes[at - 1]);
+        if ((uint64_t)deltas[at] > farthest) farthest = (uint64_t)deltas[at];
     }
     int weight_code = count_code(heaviest), delta_code = count_code(farthest);
-    Py_ssize_t deltas = aligned(SKETCH_BYTES + ((Py_ssize_t)sketch->bins << weight_code), delta_code);
-    Py_ssize_t end = aligned(deltas + ((Py_ssize_t)sketch->bins << delta_code), 3);
-    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    Py_ssize_t from = aligned(SKETCH_BYTES + ((Py_ssize_t)sketch->bins << weight_code), delta_code);
+    Py_ssize_t end = aligned(from + ((Py_ssize_t)sketch->bins << delta_code), 3);
+    uint8_t *dump;
+    PyObject *made = make_dump(&NO_FRAME, end, &dump);
     if (made == NULL) return NULL;
-    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memset(dump, 0, (size_t)end);
     uint16_t bins = (uint16_t)sketch->bins;
     int16_t first = (int16_t)(sketch->bins ? sketch->codes[0] : 0);
     memcpy(dump, &sketch->low, 8);
@@ -598,10 +572,8 @@ static PyObject *write_sketch(const Sketch *sketch) {
     memcpy(dump + 18, &first, 2);
     dump[20] = (uint8_t)(weight_code | delta_code << 2);
     dump[21] = SKETCH_MARK;
-    for (int at = 0; at < sketch->bins; at++) {
-        store_int(dump + SKETCH_BYTES + ((Py_ssize_t)at << weight_code), weight_code, sketch->weights[at]);
-        store_int(dump + deltas + ((Py_ssize_t)at << delta_code), delta_code, at ? sketch->codes[at] - sketch->codes[at - 1] : 0);
-    }
+    store_ints(dump + SKETCH_BYTES, weight_code, sketch->weights, sketch->bins);
+    store_ints(dump + from, delta_code, deltas, sketch->bins);
     return made;
 }
 
@@ -678,10 +650,9 @@ static PyObject *write_archive(Spilling *spilling, int given) {
         blocks[level] = block_at(end, counts[level], bins[level], codes[level]);
         end = blocks[level].end;
     }
-    PyObject *made = PyBytes_FromStringAndSize(NULL, end);
+    uint8_t *dump;
+    PyObject *made = make_dump(&NO_FRAME, end, &dump);
     if (made == NULL) return NULL;
-    uint8_t *dump = (uint8_t *)PyBytes_AS_STRING(made);
-    memset(dump, 0, (size_t)end);
     of = spilling->new;
     for (int level = 0; level < LEVELS; of += counts[level++]) {
         write_head(dump + level * BLOCK_BYTES, of, counts[level], bins[level], WIDTHS[level + 1], codes[level]);
@@ -732,23 +703,36 @@ static int spill_state(Spilling *spilling, const int *old, double now, PyObject 
     return 1;
 }
 
+PyDoc_STRVAR(fold_doc,
+"fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
+"The main parts with these events added, each behind `frame`, and how many slots the journal of each has (int32). `rows` (int64) are in\n"
+"order, `codes` (int64) those of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say\n"
+"that one. None, where something is out of the ordinary: nothing is done then.");
+
+static PyObject *fold(PyObject *module, PyObject *arguments) {
+    (void)module;
+    return fold_all(arguments, &PERCENTILES);
+}
+
 PyDoc_STRVAR(spill_doc,
-"spill(dumps, archives, sketches, now) -> (dumps, archives, sketches) | None\n\n"
-"The main parts without the slots that leave their journals, and the archives and sketches with them.\n"
+"spill(dumps, archives, sketches, now, framed) -> (dumps, archives, sketches) | None\n\n"
+"The main parts without the slots that leave their journals, and the archives and sketches with them. Before each of `dumps` stand\n"
+"`framed` bytes, before each new one the same; before the others none.\n"
 "None, where something is out of the ordinary: nothing is done then.");
 
 static PyObject *spill(PyObject *module, PyObject *arguments) {
     PyObject *given[3], *made[3] = {NULL, NULL, NULL}, *result = NULL;
     double now;
+    Py_ssize_t framed;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!O!d:spill", &PyList_Type, &given[0], &PyList_Type, &given[1], &PyList_Type, &given[2], &now)) return NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!dn:spill", &PyList_Type, &given[0], &PyList_Type, &given[1], &PyList_Type, &given[2], &now, &framed)) return NULL;
     Py_ssize_t total = PyList_GET_SIZE(given[0]);
     Spilling *spilling = PyMem_Malloc(sizeof *spilling);
     if (spilling == NULL) {
         PyErr_NoMemory();
         goto done;
     }
-    if (PyList_GET_SIZE(given[1]) != total || PyList_GET_SIZE(given[2]) != total || !isfinite(now) || fabs(now) > 1e12) goto none;
+    if (PyList_GET_SIZE(given[1]) != total || PyList_GET_SIZE(given[2]) != total || !is_a_time(now) || framed < 0) goto none;
     for (int part = 0; part < 3; part++) {
         made[part] = PyList_New(total);
         if (made[part] == NULL) goto done;
@@ -756,10 +740,11 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
     for (Py_ssize_t at = 0; at < total; at++) {
         const uint8_t *dump[3] = {NULL, NULL, NULL};
         Py_ssize_t length[3] = {0, 0, 0};
+        Frame frame[3];
         int old[LEVELS] = {0, 0, 0};
         PyObject *archive = NULL, *sketch = NULL;
         for (int part = 0; part < 3; part++) {
-            dump[part] = unframed(PyList_GET_ITEM(given[part], at), 0, &length[part]);
+            dump[part] = cut_frame(PyList_GET_ITEM(given[part], at), part ? 0 : framed, &frame[part], &length[part]);
             if (dump[part] == NULL) goto none;
         }
         if (!read_state(dump[0], length[0], &spilling->state) || !read_archive(dump[1], length[1], spilling, old)) goto none;
@@ -769,7 +754,7 @@ static PyObject *spill(PyObject *module, PyObject *arguments) {
         if (sketch != NULL) PyList_SET_ITEM(made[2], at, sketch);
         if (PyErr_Occurred()) goto done;
         if (!is_done) goto none;
-        PyObject *one = write_state(&spilling->state);
+        PyObject *one = write_state(&spilling->state, &frame[0]);
         if (one == NULL) goto done;
         PyList_SET_ITEM(made[0], at, one);
     }

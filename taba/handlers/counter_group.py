@@ -157,16 +157,19 @@ class CounterGroup(ArrayHandler):
             )
         self._forget(states, now)
 
-    def fold_dumps(self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0) -> FoldedDumps | None:
+    def fold_dumps(
+        self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0, frame: bytes = b""
+    ) -> FoldedDumps | None:
         """What `load_array` and `fold_array` would make, in one pass over the bytes; None where that is not to be had.
 
         Each row must have Events. With a `version` each dump stands behind a frame, as the store keeps it, which has to say that one.
+        Before each new one stands `frame`.
         """
         if _rows is None or not len(rows):
             return None
         rows, times, values = by_rows(rows, times, values)
-        found = _rows.fold(dumps, rows, codes_of(values), times, values, now, version)
-        return None if found is None else FoldedDumps(found[0], found[1], now)
+        found = _rows.fold(dumps, rows, times, values, now, version, frame, codes_of(values))
+        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         head = {**figures_of(rows, values, total), "refused": np.zeros(total, np.int64), "held": np.zeros(total, np.int64)}
@@ -225,9 +228,9 @@ class CounterGroup(ArrayHandler):
 
     def spilling(self, states: CounterStates | FoldedDumps) -> Ints:
         if isinstance(states, FoldedDumps):
-            if max(states.slots) <= JOURNAL_SLOTS:
+            slots = states.slots
+            if slots.max() <= JOURNAL_SLOTS:
                 return _NONE
-            slots = np.array(states.slots)
         else:
             slots = count_rows(rows_in(states.slot_keys), states.rows)
         # most of a spill's cost is its first row: those that soon would go with it, and from then on together
@@ -262,12 +265,13 @@ class CounterGroup(ArrayHandler):
 
     def _spill_dumps(self, states: FoldedDumps, rows: list[int], parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
         dumps = states.dumps
-        found = _rows.spill([dumps[row] for row in rows], [part[0] for part in parts], states.now)
+        found = _rows.spill([dumps[row] for row in rows], [part[0] for part in parts], states.now, states.framed)
         if found is None:  # what is out of the ordinary
-            loaded = self.load_array([dumps[row] for row in rows])
+            loaded = self.load_array(states.bare(rows))
             loaded.now = states.now
-            archives = [archive for [archive] in self.spill(loaded, np.arange(len(rows)), parts)]
-            found = self.dump_array(loaded), archives
+            archives = self.spill(loaded, np.arange(len(rows)), parts)
+            states.replace(rows, self.dump_array(loaded))
+            return archives
         for row, dump in zip(rows, found[0], strict=True):
             dumps[row] = dump
         return [[archive] for archive in found[1]]

@@ -143,13 +143,15 @@ class PercentileGroup(ArrayHandler):
         self._hold(states, now)
         return states
 
-    def fold_dumps(self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0) -> FoldedDumps | None:
+    def fold_dumps(
+        self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0, frame: bytes = b""
+    ) -> FoldedDumps | None:
         """As CounterGroup's."""
         if _spreads is None or not len(rows) or not np.isfinite(values).all():
             return None
         rows, times, values = by_rows(rows, times, values)
-        found = _spreads.fold(dumps, rows, codes_of(values), times, values, now, version)
-        return None if found is None else FoldedDumps(found[0], found[1], now)
+        found = _spreads.fold(dumps, rows, times, values, now, version, frame, codes_of(values))
+        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         slots, of, starts = slots_of(rows, times, int(LADDER.widths[0]), total)
@@ -204,7 +206,7 @@ class PercentileGroup(ArrayHandler):
 
     def spilling(self, states: PercentileStates | FoldedDumps) -> Ints:
         if isinstance(states, FoldedDumps):
-            return np.flatnonzero(np.array(states.slots) > JOURNAL_SLOTS) if max(states.slots) > JOURNAL_SLOTS else _NONE
+            return np.flatnonzero(states.slots > JOURNAL_SLOTS) if states.slots.max() > JOURNAL_SLOTS else _NONE
         return np.flatnonzero(count_rows(rows_in(states.journal.keys), states.rows) > JOURNAL_SLOTS)
 
     def spill(self, states: PercentileStates | FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
@@ -242,19 +244,18 @@ class PercentileGroup(ArrayHandler):
     def _spill_dumps(self, states: FoldedDumps, rows: Ints, parts: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
         of = rows.tolist()
         dumps = [states.dumps[row] for row in of]
-        found = _spreads.spill(dumps, [part[0] for part in parts], [part[1] for part in parts], states.now)
+        found = _spreads.spill(dumps, [part[0] for part in parts], [part[1] for part in parts], states.now, states.framed)
         if found is None:  # what is out of the ordinary
-            loaded = self.load_array(dumps)
+            loaded = self.load_array(states.bare(of))
             loaded.now = states.now
             with MalformedRow.among(rows):
                 further = self.spill(loaded, np.arange(len(of)), parts)
-            dumps = self.dump_array(loaded)
-        else:
-            dumps, *columns = found
-            further = [list(both) for both in zip(*columns, strict=True)]
+            states.replace(of, self.dump_array(loaded))
+            return further
+        dumps, *columns = found
         for row, dump in zip(of, dumps, strict=True):
             states.dumps[row] = dump
-        return further
+        return [list(both) for both in zip(*columns, strict=True)]
 
     def merge(self, states: Sequence[list[bytes]]) -> list[bytes]:
         """The States of several Clients as one."""

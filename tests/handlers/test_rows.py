@@ -136,16 +136,16 @@ class RowsTests(SynchronousTestCase):
     def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
         rows, one = counter_group._rows, np.ones(1)
         none = np.zeros(1, np.int64)
-        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, 0))
-        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none + 1, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none - 1, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b"", b""], none, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none, one[:0], one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([None], none, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none, one, one, NOW, 0, b"", none + 40_000))
         odd = np.frombuffer(bytes(9), np.uint8)[1:].view(np.float64)  # does not begin where a word may
-        self.assertIsNone(rows.fold([b""], none, none, odd, one, NOW, 0))
-        self.assertIsNone(rows.spill([b""], [], NOW))
-        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW))
+        self.assertIsNone(rows.fold([b""], none, odd, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.spill([b""], [], NOW, 0))
+        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW, 0))
 
 
 class SpreadsTests(SynchronousTestCase):
@@ -214,7 +214,7 @@ class SpreadsTests(SynchronousTestCase):
 
     def spilled(self, dump: bytes, parts: list[bytes], now: float) -> Any:
         """(the main part, further parts) after a spill, or the reason why there is none."""
-        states = FoldedDumps([dump], [40], now)
+        states = FoldedDumps([dump], np.array([40]), now)
         try:
             return [*PERCENTILES.spill(states, np.zeros(1, np.int64), [parts]), states.dumps[0]]
         except ValueError as error:
@@ -235,20 +235,20 @@ class SpreadsTests(SynchronousTestCase):
             now = NOW + int(chance.choice([0, 30, 3000, 90_000, -7000]))
             one = [bytes(part) for part in bad]
             ours = self.spilled(one[0], one[1:], now)
-            done += spilled([one[0]], [one[1]], [one[2]], now) is not None
+            done += spilled([one[0]], [one[1]], [one[2]], now, 0) is not None
             with mock.patch.object(percentile_group, "_spreads", Mock(spill=lambda *_: None)):
                 self.assertEqual(self.spilled(one[0], one[1:], now), ours, turn)
         self.assertGreater(done, 10)  # not all of them are left to the arrays
 
     def test_what_is_no_list_of_parts_spills_nothing(self) -> None:
         spill = percentile_group._spreads.spill
-        self.assertEqual(len(spill([b""], [b""], [b""], NOW)), 3)
-        self.assertIsNone(spill([b""], [], [b""], NOW))
-        self.assertIsNone(spill([b""], [b""], [b"", b""], NOW))
-        self.assertIsNone(spill([b""], [b""], [None], NOW))
-        self.assertIsNone(spill([b""], [b"\0" * 17], [b""], NOW))
-        self.assertIsNone(spill([b""], [b""], [b"\0" * 24], NOW))
-        self.assertIsNone(spill([b""], [b""], [b""], np.inf))
+        self.assertEqual(len(spill([b""], [b""], [b""], NOW, 0)), 3)
+        self.assertIsNone(spill([b""], [], [b""], NOW, 0))
+        self.assertIsNone(spill([b""], [b""], [b"", b""], NOW, 0))
+        self.assertIsNone(spill([b""], [b""], [None], NOW, 0))
+        self.assertIsNone(spill([b""], [b"\0" * 17], [b""], NOW, 0))
+        self.assertIsNone(spill([b""], [b""], [b"\0" * 24], NOW, 0))
+        self.assertIsNone(spill([b""], [b""], [b""], np.inf, 0))
 
     def test_what_the_machine_decides_and_what_is_no_number_is_left_to_the_arrays(self) -> None:
         row, one = np.zeros(1, np.int64), np.ones(1)
@@ -263,11 +263,11 @@ class SpreadsTests(SynchronousTestCase):
     def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
         rows, one = percentile_group._spreads, np.ones(1)
         none = np.zeros(1, np.int64)
-        self.assertIsNone(rows.fold([b""], none + 1, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none - 1, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b"", b""], none, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none, none, one[:0], one, NOW, 0))
-        self.assertIsNone(rows.fold([None], none, none, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none, none + 40_000, one, one, NOW, 0))
-        self.assertIsNone(rows.fold([b""], none, none, one, one, np.nan, 0))
-        self.assertIsNotNone(rows.fold([b""], none, none, one, one, NOW, 0))
+        self.assertIsNone(rows.fold([b""], none + 1, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none - 1, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b"", b""], none, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none, one[:0], one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([None], none, one, one, NOW, 0, b"", none))
+        self.assertIsNone(rows.fold([b""], none, one, one, NOW, 0, b"", none + 40_000))
+        self.assertIsNone(rows.fold([b""], none, one, one, np.nan, 0, b"", none))
+        self.assertIsNotNone(rows.fold([b""], none, one, one, NOW, 0, b"", none))

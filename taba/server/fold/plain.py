@@ -34,11 +34,12 @@ class Plain:
     def __init__(self, cycle: Cycle, block: Block, contents: list[bytes], marks: Marks, verdict: Verdict):
         self.cycle, self.block, self.contents, self.marks, self.verdict, self.type = cycle, block, contents, marks, verdict, block.type
 
-    def outcome(self, dumps: Sequence[bytes], frame: bytes, parts: Mapping[int, Sequence[bytes]]) -> Outcome:
-        """What is written where its States are these now, and some have these further parts."""
+    def outcome(self, contents: Sequence[bytes], frame: bytes, parts: Mapping[int, Sequence[bytes]]) -> Outcome:
+        """What is written where its States are these now, behind their frames, and some have these further parts, which are not."""
         cycle, block = self.cycle, self.block
         bucket, states = cycle.bucket, keys.states(cycle.bucket)
-        written = list(chain.from_iterable(zip(block.fields, map(frame.__add__, dumps), strict=True)))
+        written = [b""] * (2 * len(contents))
+        written[::2], written[1::2] = block.fields, contents
         emptied: list[bytes] = []
         for row, further in parts.items():
             for field, part in zip(keys.part_fields(block.fields[row], len(further)), further, strict=True):
@@ -96,7 +97,8 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
             rows = rows.repeat(counts)
         values = numpy.frombuffer(b"".join([block.values for block in blocks]), "<f8")
         contents = list(chain.from_iterable([one.contents for one in members]))
-        states = handler.fold_dumps(contents, rows, times, values, now, handler.version)
+        frame = keys.frame(handler.version, age)
+        states = handler.fold_dumps(contents, rows, times, values, now, handler.version, frame)
         if states is None:
             continue
         ends = numpy.cumsum([len(block) for block in blocks])
@@ -128,7 +130,6 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
             made = iter(new)
             parts = {place: {row: next(made) for row in its} for place, its in local.items()}
         dumps = handler.dump_array(states)
-        frame = keys.frame(handler.version, age)
         begin = 0
         for place, (one, end) in enumerate(zip(members, ends.tolist(), strict=True)):
             outcomes[one.cycle.bucket] = one.outcome(dumps[begin:end], frame, parts.get(place, {}))

@@ -1,0 +1,130 @@
+/* The frame of a fold in C: what Python gives, State after State, and what it gets; each part says by a Kind how one State is folded.
+
+   Nothing of the ordinary makes the whole None: then the arrays decide, and name who is at fault. */
+
+#ifndef TABA_HANDLERS_FOLDS_H
+#define TABA_HANDLERS_FOLDS_H
+
+#include "_dumps.h"
+
+#define FRAME_BYTES 6    /* before what the store keeps: the version and the age */
+
+/* What stands before a dump that is made. */
+typedef struct {
+    const uint8_t *bytes;
+    Py_ssize_t length;
+} Frame;
+
+/* Events of one State, in order. */
+typedef struct {
+    const double *times, *values;
+    const int64_t *codes;    /* of the values' bins; NULL where the Kind has none */
+    Py_ssize_t count;
+    double now;
+} Events;
+
+/* How States of one kind are folded, one after the other in one room. */
+typedef struct {
+    const char *format;                                                   /* of PyArg_ParseTuple */
+    int has_codes;
+    void *(*make)(Py_ssize_t events);                                     /* room for one State and so many events, or NULL */
+    int (*add)(void *room, const uint8_t *dump, Py_ssize_t length, const Events *events);  /* false for what is out of the ordinary */
+    PyObject *(*write)(void *room, const Frame *frame);
+    int (*slots)(const void *room);
+} Kind;
+
+/* The dump in `content`, behind a frame that says this version, unless that is 0; NULL where there is none. */
+static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
+    if (!PyBytes_Check(content)) return NULL;
+    const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
+    *length = PyBytes_GET_SIZE(content);
+    if (version == 0) return dump;
+    if (*length <= FRAME_BYTES || (dump[0] | dump[1] << 8) != version) return NULL;
+    *length -= FRAME_BYTES;
+    return dump + FRAME_BYTES;
+}
+
+/* Bytes for a dump of this length behind its frame, all 0, or NULL with an exception. */
+static PyObject *make_dump(const Frame *frame, Py_ssize_t length, uint8_t **dump) {
+    PyObject *made = PyBytes_FromStringAndSize(NULL, frame->length + length);
+    if (made == NULL) return NULL;
+    uint8_t *start = (uint8_t *)PyBytes_AS_STRING(made);
+    memcpy(start, frame->bytes, (size_t)frame->length);
+    *dump = start + frame->length;
+    memset(*dump, 0, (size_t)length);
+    return made;
+}
+
+static int is_a_time(double now) {
+    return isfinite(now) && fabs(now) <= 1e12;
+}
+
+static PyObject *fold_all(PyObject *arguments, const Kind *kind) {
+    PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
+    Py_buffer rows, codes, times, values, frame;
+    double now;
+    int version;
+    void *room = NULL;
+    if (!(kind->has_codes ? PyArg_ParseTuple(arguments, kind->format, &PyList_Type, &dumps, &rows, &times, &values, &now, &version, &frame, &codes)
+                          : PyArg_ParseTuple(arguments, kind->format, &PyList_Type, &dumps, &rows, &times, &values, &now, &version, &frame)))
+        return NULL;
+    if (!kind->has_codes) codes = (Py_buffer){.len = rows.len};
+    const Frame before = {.bytes = frame.buf, .length = frame.len};
+    const int64_t *row = rows.buf;
+    Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
+    if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
+    if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !is_a_time(now)) goto none;
+    room = kind->make(count);
+    if (room == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    made = PyList_New(total);
+    slots = PyBytes_FromStringAndSize(NULL, total * (Py_ssize_t)sizeof(int32_t));
+    if (made == NULL || slots == NULL) goto done;
+    Events events = {.now = now};
+    for (Py_ssize_t at = 0; at < total; at++) {
+        Py_ssize_t length, begin = place;
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), version, &length);
+        if (dump == NULL) goto none;
+        while (place < count && row[place] == at) place++;
+        if (place == begin) goto none;
+        events.times = (const double *)times.buf + begin;
+        events.values = (const double *)values.buf + begin;
+        if (kind->has_codes) events.codes = (const int64_t *)codes.buf + begin;
+        events.count = place - begin;
+        if (!kind->add(room, dump, length, &events)) goto none;
+        PyObject *one = kind->write(room, &before);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made, at, one);
+        int32_t its = kind->slots(room);
+        memcpy(PyBytes_AS_STRING(slots) + at * (Py_ssize_t)sizeof its, &its, sizeof its);
+    }
+    if (place != count) goto none;  /* rows that are none, or not in order */
+    result = PyTuple_Pack(2, made, slots);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(made);
+    Py_XDECREF(slots);
+    PyMem_Free(room);
+    PyBuffer_Release(&rows);
+    if (kind->has_codes) PyBuffer_Release(&codes);
+    PyBuffer_Release(&times);
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&frame);
+    return result;
+}
+
+/* The frame of `content` of so many bytes, and the dump behind it; NULL where there is none. */
+static const uint8_t *cut_frame(PyObject *content, Py_ssize_t bytes, Frame *frame, Py_ssize_t *length) {
+    if (!PyBytes_Check(content) || PyBytes_GET_SIZE(content) < bytes) return NULL;
+    *frame = (Frame){.bytes = (const uint8_t *)PyBytes_AS_STRING(content), .length = bytes};
+    *length = PyBytes_GET_SIZE(content) - bytes;
+    return frame->bytes + bytes;
+}
+
+static const Frame NO_FRAME = {.bytes = (const uint8_t *)"", .length = 0};
+
+#endif
