@@ -19,6 +19,7 @@ PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
     part("taba.agent._drain"),
+    part("taba.batch._sections"),
     part("taba.handlers._fresh"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._spreads", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),

@@ -16,6 +16,7 @@ from typing import Any
 FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 1,
+    "taba.batch._sections": 1,
     "taba.handlers._fresh": 1,
     "taba.handlers._rows": 2,
     "taba.handlers._spreads": 3,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain
-from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 from taba.batch.identity import BatchId
@@ -86,31 +85,57 @@ class Column(NamedTuple):
 class Block:
     """Columns of one section of which nothing is amiss, all of floats, as arrays: who looks at one has it made.
 
-    `states` are Client and Tab of each, `tabs` the latter, `fields` what the store calls these, `counts` how many rows each has.
+    `fields` are what the store calls these States, `counts` how many rows each has; `moved` the Tabs that there are, and how many rows each
+    of them has, and `places` of each column which of them is its own (bytes of int32).
     """
 
-    __slots__ = ("counts", "fields", "states", "tabs", "times", "type", "values")
+    __slots__ = ("_names", "counts", "fields", "moved", "places", "times", "type", "values")
 
     def __init__(
-        self, type: str, fields: Sequence[bytes], states: Sequence[tuple[str, str]], counts: Sequence[int], times: bytes, values: bytes
+        self,
+        type: str,
+        fields: Sequence[bytes],
+        counts: Sequence[int],
+        times: bytes,
+        values: bytes,
+        moved: Mapping[str, int],
+        places: bytes,
     ):
-        self.type, self.fields, self.states, self.counts, self.times, self.values = type, fields, states, counts, times, values
-        self.tabs: list[str] = list(map(_TAB_OF, states))
+        self.type, self.fields, self.counts, self.times, self.values = type, fields, counts, times, values
+        self.moved, self.places = moved, places
+        self._names: frozenset[bytes] | None = None
+
+    @classmethod
+    def of(
+        cls, type: str, fields: Sequence[bytes], states: Sequence[tuple[str, str]], counts: Sequence[int], times: bytes, values: bytes
+    ) -> Block:
+        """Of columns whose Clients and Tabs are `states`."""
+        places: dict[str, int] = {}
+        moved: dict[str, int] = {}
+        for (_, tab), count in zip(states, counts, strict=True):
+            places.setdefault(tab, len(places))
+            moved[tab] = moved.get(tab, 0) + count
+        return cls(type, fields, counts, times, values, moved, struct.pack(f"={len(states)}i", *[places[tab] for _, tab in states]))
 
     def __len__(self) -> int:
         return len(self.fields)
 
+    @property
+    def names(self) -> frozenset[bytes]:
+        """The fields, each once."""
+        if self._names is None:
+            self._names = frozenset(self.fields)
+        return self._names
+
     def columns(self) -> list[Column]:
         """Make them."""
         found, start, make = [], 0, cast(Any, tuple.__new__)
-        for (client, tab), count in zip(self.states, self.counts, strict=True):
-            end = start + 8 * count
-            found.append(make(Column, (client, tab, self.type, self.times[start:end], self.values[start:end], None)))
+        tabs, places = list(self.moved), struct.unpack(f"={len(self)}i", self.places)
+        for field, place, count in zip(self.fields, places, self.counts, strict=True):
+            end, client = start + 8 * count, field.partition(b"\0")[2].decode()
+            found.append(make(Column, (client, tabs[place], self.type, self.times[start:end], self.values[start:end], None)))
             start = end
         return found
-
-
-_TAB_OF = itemgetter(1)
 
 
 class BadColumn(NamedTuple):
@@ -187,10 +212,13 @@ class Batch(NamedTuple):
         return BatchId(self.stream, self.bucket, self.number)
 
     @property
-    def fields(self) -> set[bytes]:
+    def fields(self) -> Set[bytes]:
         """The names of the States that it touches."""
+        parts = parts_of(self.columns)
+        if len(parts) == 1 and isinstance(parts[0], Block):
+            return parts[0].names
         found: set[bytes] = set()
-        for part in parts_of(self.columns):
+        for part in parts:
             its = part.fields if isinstance(part, Block) else [field_of(one.tab, one.client) for one in part if isinstance(one, Column)]
             found.update(its)
         return found

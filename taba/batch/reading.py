@@ -32,6 +32,7 @@ from taba.batch.identity import check_bucket, check_stream
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME, MAX_VALUE_BYTES, KiB
 from taba.counting import BAD, OBJECT_BYTES, measure_values, plain_reader, unpack_counted
 from taba.errors import MalformedBatch, UnknownVersion
+from taba.parts import find
 from taba.steps import finish
 
 MAX_BATCH_EVENTS = MAX_BATCH_COLUMNS * MAX_BATCH_BYTES  # that a batch stands for: a column for so many as a batch has bytes
@@ -160,6 +161,7 @@ class Fields:
 
 
 _FIELDS = Fields()
+_sections = find("taba.batch._sections")  # without it Python does it all
 _PLAIN_TYPES = {type(None), bool, int, float, str, bytes}
 _BINS = (b"\xc4", b"\xc5", b"\xc6")  # first bytes of bins
 _BYTES = {bytes}
@@ -184,6 +186,9 @@ class _Sections:
             self.found.append([BadColumn(_sentence("section", error), packed, events)])
 
     def _section(self, packed: bytes, events: int) -> Generator[int, None, Part]:
+        block = yield from self._block(packed, events)
+        if block is not None:
+            return block
         reader = plain_reader(len(packed))
         reader.feed(packed)
         items = reader.read_array_header()
@@ -230,7 +235,7 @@ class _Sections:
         if values is not None and items == 5:
             names = yield from self._names(fields)
             if names is not None:
-                return Block(type, fields, names, counts, times, values)
+                return Block.of(type, fields, names, counts, times, values)
         found: list[Column | BadColumn] = []
         append, known = found.append, _FIELDS.young.get
         start = unread = 0
@@ -254,6 +259,30 @@ class _Sections:
                 yield self.made_bytes
             start = end
         return found
+
+    def _block(self, packed: bytes, events: int) -> Generator[int, None, Block | None]:
+        """What a section has of which nothing is amiss, where C takes it apart; None where that is not to be had."""
+        found = None if _sections is None else _sections.read(packed, self._columns)
+        if found is None:
+            return None
+        type, fields, counts, times, values, tabs, moved, places = found
+        if events != len(times) >> 3:
+            return None
+        unread = 0
+        of_tab: dict[str, int] = {}
+        try:
+            _check_type(type)
+            for tab, rows in zip(tabs, moved, strict=True):
+                of_tab[_tab(tab) if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)] = rows
+                unread += len(tab)
+                if unread >= READ_BYTES:
+                    unread = 0
+                    yield self.made_bytes
+        except BAD:  # said, and counted, where the columns are taken one by one
+            return None
+        self._columns -= len(fields)
+        self.made_bytes += COLUMN_OBJECT_BYTES * (len(fields) - 1)
+        return Block(type, fields, counts, times, values, of_tab, places)
 
     def _names(self, fields: list[bytes]) -> Generator[int, None, list[tuple[str, str]] | None]:
         """Client and Tab of each; None where one is no field."""

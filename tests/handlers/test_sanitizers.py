@@ -13,8 +13,15 @@ from tests.client import test_sanitizers as of_client
 from tests.client.cases import ROOT
 from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
 
-SOURCES = ("taba/handlers/_rows.c", "taba/handlers/_spreads.c", "taba/shard/servers/_wire.c", "taba/server/ask/_writing.c")
+SOURCES = (
+    "taba/batch/_sections.c",
+    "taba/handlers/_rows.c",
+    "taba/handlers/_spreads.c",
+    "taba/shard/servers/_wire.c",
+    "taba/server/ask/_writing.c",
+)
 TESTS = (
+    "tests/test_sections.py",
     "tests/handlers/test_rows.py",
     "tests/shard/test_wire.py",
     "tests/server/ask/test_writing.py",

@@ -12,7 +12,7 @@ run any number of times with fresh replies. `advance` runs it for the Router.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice, repeat
 from operator import itemgetter
@@ -146,7 +146,8 @@ class Cycle:
         self.posted = list(dict.fromkeys(direct + [item.part.key for item in self.waiting if item.part]))
         self.opens = sum([item.header is not None and item.header.do == OPEN for item in self.waiting])
         self.tabs: dict[str, int] = {}
-        self.fields: dict[bytes, int] = {}
+        self.whole: Block | None = None  # the first block, where no State comes twice in it
+        self._each: dict[bytes, int] = {}
         self.parts: list[list[tuple[Part, list[int]]]] = []  # per batch its columns, with the row of each in `fields`, or −1
         for item in self.waiting:
             self.parts.append([(part, self._block_rows(part) or self._rows(part)) for part in parts_of(item.batch.columns)])
@@ -168,22 +169,31 @@ class Cycle:
         """The rows of a block, all of whose Tabs live here."""
         if not isinstance(part, Block):
             return None
-        tabs = dict.fromkeys(part.tabs)
+        tabs = part.moved
         if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(_bucket_of, tabs, repeat(self.buckets))) != {self.bucket}:
             return None
-        if not self.tabs.keys() >= tabs.keys():
-            for tab in tabs:
-                self.tabs.setdefault(tab, len(self.tabs))
-        fields = self.fields
-        if not fields:
-            fields.update(zip(part.fields, range(len(part)), strict=True))
-            if len(fields) == len(part):
-                return list(range(len(part)))
-            fields.clear()
+        for tab in tabs:
+            self.tabs.setdefault(tab, len(self.tabs))
+        if not self.fields and len(part.names) == len(part):
+            self.whole = part
+            return list(range(len(part)))
+        fields = self.each
         return [fields.setdefault(field, len(fields)) for field in part.fields]
 
+    @property
+    def fields(self) -> Collection[bytes]:
+        """What the store calls the States that are touched, in the order of their rows."""
+        return self._each or (self.whole.fields if self.whole else ())
+
+    @property
+    def each(self) -> dict[bytes, int]:
+        """Field → row. Of a block whose fields are all of them, which most cycles have, it is made for whoever looks one up."""
+        if not self._each and self.whole is not None:
+            self._each.update(zip(self.whole.fields, range(len(self.whole)), strict=True))
+        return self._each
+
     def _rows(self, part: Part) -> list[int]:
-        rows, tabs, fields = [], self.tabs, self.fields
+        rows, tabs, fields = [], self.tabs, self.each
         for column in columns_of(part):
             if isinstance(column, Column):
                 tab = column.tab
@@ -459,7 +469,7 @@ class Fold:
         group = groups.get(block.type)
         if group is None and self.bench.get(block.type) is None:
             return False
-        if set(map(self.types.get, dict.fromkeys(block.tabs))) != {block.type}:
+        if set(map(self.types.get, block.moved)) != {block.type}:
             return False
         if group is None:
             group = groups[block.type] = TypeGroup(block.type, self.bench.get(block.type), self.bench.is_array(block.type))
@@ -744,12 +754,7 @@ class Fold:
         """All Events of a block were folded."""
         self.folded += len(block.times) >> 3
         self.samples.append(block.times)
-        moved, tabs = self.moved, block.tabs
-        if len(block.times) >> 3 == len(tabs):  # one of each
-            moved.update(tabs)
-            return
-        for tab, count in zip(tabs, block.counts, strict=True):
-            moved[tab] += count
+        self.moved.update(block.moved)
 
     def _settle(self, group: TypeGroup, local: int, column: Column, done: dict[int, int], new_tabs: list[bytes]) -> None:
         """Count what became of a column."""

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy
@@ -279,7 +279,7 @@ class Ingest:
         """The line's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
         entries: list[InLine] = []
-        states: set[bytes] = set()
+        states: Set[bytes] = frozenset()
         while line.entries:
             entry = line.entries[0]
             if not entry.submission.abandoned:
@@ -289,7 +289,7 @@ class Ingest:
                 if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
                     break
                 entries.append(entry)
-                states |= touched
+                states = states | touched if states else touched
             self._leave(line)
         return entries
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from itertools import chain, groupby
 from operator import attrgetter
@@ -55,14 +54,8 @@ class Plain:
         if emptied:
             commands.append((b"HDEL", states, *emptied))
         commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % events))
-        if events == len(block.tabs):  # one of each
-            moved = Counter(block.tabs)
-        else:
-            moved = Counter()
-            for tab, count in zip(block.tabs, block.counts, strict=True):
-                moved[tab] += count
         times = numpy.frombuffer(block.times, "<f8")[:: events // LATENCY_SAMPLES + 1]
-        return Outcome(commands, [self.verdict], events, {}, {}, times, moved=moved)
+        return Outcome(commands, [self.verdict], events, {}, {}, times, moved=block.moved)
 
 
 def plain_of(cycle: Cycle, replies: Sequence[Any], bench: Bench, age: int) -> Plain | None:
