@@ -18,7 +18,7 @@ def part(module: str, *headers: str) -> Extension:
 PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
-    part("taba.agent._drain"),
+    part("taba.agent._drain", "taba/agent/_checksum.h"),
     part("taba.batch._sections"),
     part("taba.handlers._fresh"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),

@@ -74,7 +74,7 @@ def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
         if not envelopes or size > most_bytes - KiB or len(envelopes[-1]) == MAX_ENVELOPE_BATCHES:
             envelopes.append([])
             size = len(batch.content) + HEADER_BYTES
-        envelopes[-1].append(SentBatch(batch.content, batch.id.number - 1, bytes(NONCE_BYTES)))
+        envelopes[-1].append(SentBatch(bytes(batch.content), batch.id.number - 1, bytes(NONCE_BYTES)))
     return envelopes
 
 

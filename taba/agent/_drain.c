@@ -12,11 +12,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_checksum.h"
+
 #if PY_BIG_ENDIAN
 #error "records are little-endian"
 #endif
 
-#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define RECORD_BYTES 24
 #define MAX_RECORDS (1u << 30)
 
@@ -493,19 +495,36 @@ put_batch(unsigned char *to, uint64_t version, const Py_buffer *stream, uint64_t
 }
 
 PyDoc_STRVAR(encode_doc,
-             "encode(sections, version, stream, bucket, number, meanings, bounds)\n--\n\n"
-             "(events, bytes) of the batch of these Sections, those of one kind that follow each other as one; None where they are more than\n"
-             "one batch takes. `bounds`: columns, bytes, bytes beside each section, values in lists, bytes of these.");
+             "encode(sections, version, stream, bucket, number, meanings, bounds, room, at)\n--\n\n"
+             "(events, length, checksum) of the batch of these Sections, those of one kind that follow each other as one, which is written\n"
+             "from byte `at` of `room` on; where it does not end within that, nothing is written. None where they are more than one batch\n"
+             "takes. The checksum is zlib's CRC-32, or None where this processor has no quick one. `room` None: its bytes stand in place of\n"
+             "the length. `bounds`: columns, bytes, bytes beside each section, values in lists, bytes of these.");
+
+static bool has_checksums;
+
+static PyObject *
+checksum_or_none(const unsigned char *content, size_t length)
+{
+#if HAS_CHECKSUM
+    if (has_checksums)
+        return PyLong_FromUnsignedLong(checksum_of(content, length));
+#else
+    (void)content, (void)length;
+#endif
+    return Py_NewRef(Py_None);
+}
 
 static PyObject *
 encode(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *listed, *answer = NULL, *content = NULL;
+    PyObject *listed, *room, *answer = NULL, *content = NULL, *checksum = NULL;
+    Py_ssize_t begin;
     unsigned long long version, bucket, number, most_columns, most_bytes, beside, most_values, most_listed;
     Py_buffer stream, meanings;
-    if (!PyArg_ParseTuple(args, "O!Ky*KKy*(KKKKK)", &PyList_Type, &listed, &version, &stream, &bucket, &number, &meanings, &most_columns,
-                          &most_bytes, &beside, &most_values, &most_listed))
+    if (!PyArg_ParseTuple(args, "O!Ky*KKy*(KKKKK)On", &PyList_Type, &listed, &version, &stream, &bucket, &number, &meanings, &most_columns,
+                          &most_bytes, &beside, &most_values, &most_listed, &room, &begin))
         return NULL;
     Py_ssize_t total = PyList_GET_SIZE(listed), had = 0, runs = 0;
     Section *sections = NULL;
@@ -558,13 +577,38 @@ encode(PyObject *module, PyObject *args)
     for (Py_ssize_t run = 0; run < runs; run++)
         found[run].inside = put_run(NULL, sections, &found[run]);
     size_t length = put_batch(NULL, version, &stream, bucket, number, sections, found, runs, &meanings);
-    content = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-    if (content == NULL)
-        goto done;
-    put_batch((unsigned char *)PyBytes_AS_STRING(content), version, &stream, bucket, number, sections, found, runs, &meanings);
-    answer = Py_BuildValue("KO", (unsigned long long)events, content);
+    unsigned char *to = NULL;
+    Py_buffer view = {0};
+    if (room == Py_None) {
+        content = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+        if (content == NULL)
+            goto done;
+        to = (unsigned char *)PyBytes_AS_STRING(content);
+    }
+    else {
+        if (PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0)
+            goto done;
+        if (begin < 0 || begin > view.len) {
+            PyBuffer_Release(&view);
+            PyErr_SetString(PyExc_ValueError, "beyond the room");
+            goto done;
+        }
+        content = PyLong_FromSize_t(length);
+        if (length <= (size_t)(view.len - begin))
+            to = (unsigned char *)view.buf + begin;
+    }
+    if (to != NULL) {
+        put_batch(to, version, &stream, bucket, number, sections, found, runs, &meanings);
+        checksum = checksum_or_none(to, length); /* while it is in the cache */
+    }
+    else
+        checksum = Py_NewRef(Py_None);
+    PyBuffer_Release(&view);
+    if (content != NULL && checksum != NULL)
+        answer = Py_BuildValue("KOO", (unsigned long long)events, content, checksum);
 done:
     Py_XDECREF(content);
+    Py_XDECREF(checksum);
     if (sections != NULL)
         release_sections(sections, had);
     PyMem_Free(found);
@@ -611,11 +655,28 @@ join_bins(PyObject *module, PyObject *args)
     return joined;
 }
 
+PyDoc_STRVAR(checksum_doc,
+             "checksum(content)\n--\n\n"
+             "zlib's CRC-32 of these bytes, or None where this processor has no quick one.");
+
+static PyObject *
+checksum(PyObject *module, PyObject *content)
+{
+    (void)module;
+    Py_buffer view;
+    if (PyObject_GetBuffer(content, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    PyObject *found = checksum_or_none(view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"leading", (PyCFunction)(void (*)(void))leading, METH_FASTCALL, leading_doc},
     {"count", (PyCFunction)(void (*)(void))count, METH_FASTCALL, count_doc},
     {"place", (PyCFunction)(void (*)(void))place, METH_FASTCALL, place_doc},
     {"encode", encode, METH_VARARGS, encode_doc},
+    {"checksum", checksum, METH_O, checksum_doc},
     {"join_bins", join_bins, METH_VARARGS, join_bins_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -623,6 +684,9 @@ static PyMethodDef methods[] = {
 static int
 set_form(PyObject *module)
 {
+#if HAS_CHECKSUM
+    has_checksums = begin_checksums();
+#endif
     return PyModule_AddIntConstant(module, "FORM", FORM);
 }
 

@@ -33,7 +33,7 @@ from taba.batch import (
     sections_of,
     uint32s,
 )
-from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB
+from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
 from taba.counting import unpack_list
 
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
@@ -50,6 +50,27 @@ def absolute_section(client: str, tab: str, type: str, time: float, row: Any, ev
     return section
 
 
+class Room:
+    """Memory that batches are written in one after the other, used again and again: fresh memory costs more than what is written to it.
+    What was given before holds no longer once `used` begins anew."""
+
+    def __init__(self, room: int = 4 * MiB):
+        self._memory = memoryview(bytearray(room))
+        self.used = 0
+
+    def written(self, native: Any, fields: tuple[Any, ...]) -> tuple[int, memoryview, int | None] | None:
+        """What `native.encode` gives for these, its bytes as a view of this."""
+        made = native.encode(*fields, self._memory, self.used)
+        if made is None:
+            return None
+        if made[1] > len(self._memory) - self.used:  # what is there stays where it is, for who was given it
+            self._memory, self.used = memoryview(bytearray(max(made[1], 2 * len(self._memory)))), 0
+            made = native.encode(*fields, self._memory, 0)
+        events, length, crc = made
+        begin, self.used = self.used, self.used + length
+        return events, self._memory[begin : self.used], crc
+
+
 def encode(
     packed: SectionsByBucket,
     stream: bytes,
@@ -60,6 +81,7 @@ def encode(
     meanings: Mapping[int, Sequence[Meaning]] = MappingProxyType({}),
     version: int = BATCH_VERSION,
     native: Any = NATIVE,
+    room: Room | None = None,
 ) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 
@@ -67,17 +89,22 @@ def encode(
     bucket; the caller keeps count once the batches are published. A single event
     too large for a batch does not exist: values are bounded. Byte for byte what `encode_batch` gives for the same columns.
     `meanings`, of buckets that have columns here, go into the last batch of each, for a Tab must be there to be told of.
+    `room`: where most of the batches are written, as views that hold until it is used again; without it they are bytes.
     """
     batches = []
+    if room is not None:
+        room.used = 0
     bounds = MAX_BATCH_COLUMNS, most - HEADER_BYTES, SECTION_BYTES, MAX_LIST_VALUES, MAX_LIST_BYTES
     for bucket in sorted(packed):
         number = numbers.get(bucket, 0)
         told = encode_meanings(meanings[bucket]) if bucket in meanings else b""
         if native is not None:
-            made = native.encode(packed[bucket], version, stream, bucket, number + 1, told, bounds)
+            fields = packed[bucket], version, stream, bucket, number + 1, told, bounds
+            made = native.encode(*fields, None, 0) if room is None else room.written(native, fields)
             if made is not None:
-                events, content = made
-                batches.append(EncodedBatch(BatchId(stream, bucket, number + 1), created, events + weights.get(bucket, 0), content))
+                events, content, crc = made
+                id = BatchId(stream, bucket, number + 1)
+                batches.append(EncodedBatch(id, created, events + weights.get(bucket, 0), content, b"", crc))
                 continue
         sections = joined(packed[bucket])
         columns = size = values = listed = events = 0

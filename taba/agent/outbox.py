@@ -66,7 +66,7 @@ class Memory(Protocol):
     size: int
 
     def read(self, offset: int, length: int) -> bytes: ...
-    def write(self, offset: int, content: bytes) -> None: ...
+    def write(self, offset: int, *parts: bytes | memoryview) -> None: ...
     def load(self, offset: int) -> int: ...
     def store(self, offset: int, word: int) -> None: ...
 
@@ -147,13 +147,17 @@ def decode_table(content: bytes) -> Table:
 
 
 class EncodedBatch(NamedTuple):
-    """A batch with its bytes, on its way into outbox or spool. `key`: of posted events with a key, the bytes of their KeyPart."""
+    """A batch with its bytes, on its way into outbox or spool: what is not bytes holds until the next drain.
+
+    `key`: of posted events with a key, the bytes of their KeyPart. `crc`: of the bytes, where it is known.
+    """
 
     id: BatchId
     created: Moment
     events: int
-    content: bytes
+    content: bytes | memoryview
     key: bytes = b""
+    crc: int | None = None
 
 
 class StoredBatch(NamedTuple):
@@ -278,11 +282,11 @@ class Outbox:
         Without batches only the table changes. Raises OutboxFull, having changed nothing, when either does not fit; a table that
         settles nothing leaves room for what does.
         """
-        content = encode_table(table)
+        written = encode_table(table)
         slot = 1 - self._slot
-        table_bytes = _TABLE.size + len(content)
+        table_bytes = _TABLE.size + len(written)
         if table_bytes > self._slot_bytes - (0 if table.settled else min(SETTLED_BYTES, self._slot_bytes // 4)):
-            raise TableFull(f"a table of {len(content)} bytes")
+            raise TableFull(f"a table of {len(written)} bytes")
         total = group_bytes(batches)
         if total and total > self.free:
             raise OutboxFull(f"a group of {total} bytes; {self.free} are free")
@@ -298,17 +302,21 @@ class Outbox:
         if batches:
             flag = start + _GROUP.size + _INDEX.size * len(batches)
             position = flag + len(batches)
-            index = []
+            index, moment, fields = [], None, (0.0, 0, 0)
             for place, batch in enumerate(batches):
-                crc, length = zlib.crc32(batch.content), len(batch.content)
-                stream, bucket, number = batch.id
-                index.append(_INDEX.pack(stream, bucket, length, number, *batch.created.fields(), batch.events, crc, batch.key))
-                stored.append(StoredBatch(batch.id, batch.created, batch.events, length, crc, position, flag + place, False, batch.key))
+                id, created, events, content, key, crc = batch
+                length = len(content)
+                crc = zlib.crc32(content) if crc is None else crc
+                if created is not moment:
+                    moment, fields = created, created.fields()
+                stream, bucket, number = id
+                index.append(_INDEX.pack(stream, bucket, length, number, *fields, events, crc, key))
+                stored.append(StoredBatch(id, created, events, length, crc, position, flag + place, False, key))
                 position += length
             joined = b"".join(index)
             header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(joined), 0)
-            self._write(start, b"".join((header, joined, bytes(len(batches)), *(batch.content for batch in batches))))
-        self._memory.write(PAGE + slot * self._slot_bytes, _TABLE.pack(len(content), zlib.crc32(content)) + content)
+            self._write(start, header, joined, bytes(len(batches)), *[batch.content for batch in batches])
+        self._memory.write(PAGE + slot * self._slot_bytes, _TABLE.pack(len(written), zlib.crc32(written)) + written)
         self._memory.store(PUBLISHED, (start + total) << 1 | slot)  # from here on it counts
         self.head, self._slot, self.table = start + total, slot, table
         return StoredGroup(start, start + total, tuple(stored))
@@ -377,11 +385,16 @@ class Outbox:
         for offset, length in self._ranges(start, end):
             self._memory.punch(self._area + offset, length)
 
-    def _write(self, position: int, content: bytes) -> None:
-        taken = 0
-        for offset, length in self._ranges(position, position + len(content)):
-            self._memory.write(self._area + offset, content[taken : taken + length] if length < len(content) else content)
-            taken += length
+    def _write(self, position: int, *parts: bytes | memoryview) -> None:
+        total = sum(map(len, parts))
+        ranges = list(self._ranges(position, position + total))
+        if len(ranges) == 1:
+            self._memory.write(self._area + ranges[0][0], *parts)
+            return
+        content = memoryview(b"".join(parts))
+        for offset, length in ranges:
+            self._memory.write(self._area + offset, content[:length])
+            content = content[length:]
 
     def _read_table(self) -> Table:
         offset = PAGE + self._slot * self._slot_bytes

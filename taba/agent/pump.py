@@ -9,7 +9,7 @@ from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained
 from taba.agent.edge import Edge
-from taba.agent.encoding import SectionsByBucket, encode
+from taba.agent.encoding import Room, SectionsByBucket, encode
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings
@@ -59,7 +59,7 @@ class RingPump:
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
-        self._scratch = Scratch()
+        self._scratch, self._room = Scratch(), Room()
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.books.covered)
@@ -147,7 +147,9 @@ class RingPump:
             found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
             most = keeper.batch_bytes
             meanings, told = self.meanings.pending(drained.tellings)
-            batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, keeper.version)
+            batches = encode(
+                drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, keeper.version, room=self._room
+            )
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 continue
@@ -165,7 +167,15 @@ class RingPump:
                 self.meanings.begin(keeper.stream, self.rings.open.values())
                 meanings, told = self.meanings.pending(drained.tellings)
                 batches = encode(
-                    drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, version=keeper.version
+                    drained.packed,
+                    keeper.stream,
+                    keeper.numbers,
+                    moment,
+                    most,
+                    sums.weights,
+                    meanings,
+                    version=keeper.version,
+                    room=self._room,
                 )
             covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
             if sums.changes:

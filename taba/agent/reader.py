@@ -145,6 +145,7 @@ class Ring:
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         if mine:
             self.covered = [Covered(self.key, max(found.start, self.tail), found.end, found.byte_end) for found in mine]
+            self.is_ordered = False  # it was not, so far
             self._advance()
 
     @property

@@ -19,6 +19,7 @@ from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, Othe
 from taba.ring import SHM_DIRECTORY as SHM
 
 FREE_SHARE = 4  # of what would be free without it, an outbox takes this part at the most: rings need the rest
+MAX_PARTS = 1024  # that the system writes at once
 MAX_ASIDE = 100  # unreadable outboxes that are kept under a name each; the last name is used again
 
 
@@ -125,11 +126,13 @@ class Segment:
             raise OutboxCorrupt(f"{self.path} was truncated")
         return content
 
-    def write(self, offset: int, content: bytes) -> None:
-        view = memoryview(content)
-        while view:
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
+    def write(self, offset: int, *parts: bytes | memoryview) -> None:
+        for start in range(0, len(parts), MAX_PARTS):
+            some = parts[start : start + MAX_PARTS]
+            length, written = sum(map(len, some)), os.pwritev(self._fd, some, offset)
+            while written < length:
+                written += os.pwrite(self._fd, memoryview(b"".join(some))[written:], offset + written)
+            offset += length
 
     def load(self, offset: int) -> int:
         return self._words[offset // 8]

@@ -75,7 +75,7 @@ def _expected() -> dict[str, str | None]:
 _EXPECTED = _expected()
 
 
-def _checksum(id: BatchId, created: tuple[float, int, int], events: int, key: bytes, content: bytes) -> int:
+def _checksum(id: BatchId, created: tuple[float, int, int], events: int, key: bytes, content: bytes | memoryview) -> int:
     """Of all that a row says."""
     return zlib.crc32(content, zlib.crc32(key, zlib.crc32(repr((*id, *created, events)).encode())))
 
@@ -290,7 +290,7 @@ class Spool:
     def _insert(self, batches: Sequence[EncodedBatch]) -> None:
         rows = (
             (*id, len(content), *created.fields(), events, _checksum(id, created.fields(), events, key, content), key, content)
-            for id, created, events, content, key in batches
+            for id, created, events, content, key, _ in batches
         )
         self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 

@@ -47,7 +47,7 @@ class EncodeTests(SynchronousTestCase):
         last = {1: 7}
         for batch in batches:
             self.assertLessEqual(len(batch.content), MAX_BATCH_BYTES)
-            decoded = decode_batch(batch.content)
+            decoded = decode_batch(bytes(batch.content))
             self.assertLessEqual(len(decoded.columns), MAX_BATCH_COLUMNS)
             self.assertEqual(decoded.number, last.get(decoded.bucket, 0) + 1)
             last[decoded.bucket] = decoded.number
@@ -190,7 +190,7 @@ class Draining(SynchronousTestCase):
                     expected.setdefault((f"web/{number}", tab.name), []).append((number * 1000.0 + place, value))
         found: dict[tuple[str, str], list[Any]] = {}
         for batch in encode(drained.packed, b"s" * 16, {}, at(5.0)):
-            decoded = decode_batch(batch.content)
+            decoded = decode_batch(bytes(batch.content))
             self.assertEqual(batch.events, sum(one.events for one in decoded.columns))
             for one in decoded.columns:
                 assert isinstance(one, Column), one

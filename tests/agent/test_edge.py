@@ -288,7 +288,7 @@ class Cutting(SynchronousTestCase):
             sections = sections_of(columns)
             self.assertEqual(unpack(sections), columns)
             batches = encode({1: sections}, b"s" * 16, {1: 7}, at(5.0), weights={})
-            found = [column for batch in batches for column in decode_batch(batch.content).columns]
+            found = [column for batch in batches for column in decode_batch(bytes(batch.content)).columns]
             self.assertEqual(found, columns)
             self.assertTrue(all(len(batch.content) <= MAX_BATCH_BYTES for batch in batches))
             self.assertEqual(sum(batch.events for batch in batches), sum(column.weight for column in columns))

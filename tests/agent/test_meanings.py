@@ -137,7 +137,7 @@ class Bounds(SynchronousTestCase):
         for values in range(58_000, 62_000, 100):
             columns = [Column("web/1", "a", "Buffer", bytes(8 * values), bytes(8 * values))]
             batches = encode(pack({1: columns}), b"s" * 16, {}, at(1.5), meanings={1: told})
-            decoded = [decode_batch(batch.content) for batch in batches]
+            decoded = [decode_batch(bytes(batch.content)) for batch in batches]
             self.assertLessEqual(max(len(batch.content) for batch in batches), MAX_BATCH_BYTES)
             self.assertEqual([len(batch.meanings) for batch in decoded], [0] * (len(decoded) - 1) + [60])
             self.assertEqual([batch.number for batch in decoded], list(range(1, len(decoded) + 1)))

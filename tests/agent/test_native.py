@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from random import Random
 from typing import Any
 
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SkipTest
 from taba import ring as layouts
 from taba.agent.drain import Drain
 from taba.agent.edge import Edge
-from taba.agent.encoding import encode
+from taba.agent.encoding import Room, encode
 from taba.agent.native import NATIVE
 from taba.batch import Section, pack_bin
 from taba.handlers.lookup import find_edges
@@ -182,9 +183,9 @@ class ArgumentsTests(Native):
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
         bounds = 1, 1000, 128, 5, 1000
-        self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds)[0], 1)
-        self.assertIsNone(NATIVE.encode([section, section], 5, b"s" * 16, 1, 1, b"", bounds))
-        self.assertIsNone(NATIVE.encode([section], 5, b"s" * 16, 1, 1, bytes(1000), bounds))
+        self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds, None, 0)[0], 1)
+        self.assertIsNone(NATIVE.encode([section, section], 5, b"s" * 16, 1, 1, b"", bounds, None, 0))
+        self.assertIsNone(NATIVE.encode([section], 5, b"s" * 16, 1, 1, bytes(1000), bounds, None, 0))
         for wrong in (
             None,
             (),
@@ -199,5 +200,30 @@ class ArgumentsTests(Native):
             section._replace(columns=2**33),
         ):
             with self.assertRaises((TypeError, ValueError, OverflowError)):
-                NATIVE.encode([section, wrong], 5, b"s" * 16, 1, 1, b"", bounds)
-        self.assertRaises(TypeError, NATIVE.encode, (section,), 5, b"s" * 16, 1, 1, b"", bounds)
+                NATIVE.encode([section, wrong], 5, b"s" * 16, 1, 1, b"", bounds, None, 0)
+        self.assertRaises(TypeError, NATIVE.encode, (section,), 5, b"s" * 16, 1, 1, b"", bounds, None, 0)
+        _, content, crc = NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds, None, 0)
+        room = bytearray(len(content) + 5)
+        self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds, room, 5), (1, len(content), crc))
+        self.assertEqual(room, bytes(5) + content)
+        self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds, room, 6), (1, len(content), None))
+        self.assertEqual(room, bytes(5) + content)
+        for beyond in (-1, len(room) + 1):
+            self.assertRaises(ValueError, NATIVE.encode, [section], 5, b"s" * 16, 1, 1, b"", bounds, room, beyond)
+        self.assertRaises(BufferError, NATIVE.encode, [section], 5, b"s" * 16, 1, 1, b"", bounds, bytes(9), 0)
+
+    def test_checksums_are_those_of_zlib(self) -> None:
+        chance = Random(1)
+        for length in (*range(200), 1000, 4096, 65_537):
+            content = memoryview(chance.randbytes(length + 3))[chance.randrange(4) :]
+            self.assertIn(NATIVE.checksum(content), (zlib.crc32(content), None))
+        self.assertRaises(TypeError, NATIVE.checksum, "a")
+
+    def test_what_has_no_room_has_it_elsewhere_and_what_was_given_stays(self) -> None:
+        sections = {bucket: [Section("A", 1, b"\xc4\x01a", struct.pack("<I", 8), bytes([bucket] * 64), bytes(64))] for bucket in range(9)}
+        room = Room(300)
+        for _ in range(2):
+            batches = encode(sections, b"s" * 16, {}, at(1.0), native=NATIVE, room=room)
+            plain = encode(sections, b"s" * 16, {}, at(1.0), native=None)
+            self.assertEqual([bytes(batch.content) for batch in batches], [batch.content for batch in plain])
+            self.assertTrue({batch.crc for batch in batches} <= {None, *(zlib.crc32(batch.content) for batch in plain)})

@@ -60,7 +60,8 @@ class Memory:
         assert offset + length <= self.size
         return bytes(self.content[offset : offset + length])
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, *parts: bytes | memoryview) -> None:
+        content = b"".join(parts)
         assert offset + len(content) <= self.size
         assert set(range(offset // PAGE, (offset + len(content) + PAGE - 1) // PAGE)) <= self.had
         if self._step():
@@ -141,11 +142,11 @@ class FormatTests(SynchronousTestCase):
                     if outbox.table == after and (outbox.head > before or not batches):
                         table = after
                         if batches:
-                            model.append((outbox.head, [(batch.id.number, batch.content) for batch in batches]))
+                            model.append((outbox.head, [(batch.id.number, bytes(batch.content)) for batch in batches]))
                 else:
                     table = after
                     if batches:
-                        model.append((group.end, [(batch.id.number, batch.content) for batch in batches]))
+                        model.append((group.end, [(batch.id.number, bytes(batch.content)) for batch in batches]))
             elif model:
                 end = model[min(int(first), len(model) - 1)][0]
                 try:

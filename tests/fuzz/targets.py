@@ -351,7 +351,8 @@ class _Bytes:
         assert offset >= 0 and length >= 0 and offset + length <= self.size
         return bytes(self.content[offset : offset + length])
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, *parts: bytes | memoryview) -> None:
+        content = b"".join(parts)
         assert offset >= 0 and offset + len(content) <= self.size
         self.content[offset : offset + len(content)] = content
 
