@@ -23,6 +23,7 @@ PARTS = [
     part("taba.handlers._fresh"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._spreads", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
+    part("taba.server.fold._plain"),
     part("taba.shard.servers._wire"),
 ]
 

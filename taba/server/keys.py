@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
+
+MAX_KEPT_KEYS = 8_192  # buckets whose keys a process need not make anew each time
 
 _FRAME = struct.Struct("<HI")
 FRAME_BYTES = _FRAME.size
@@ -79,6 +81,21 @@ def meaning_fields(tab: bytes) -> list[bytes]:
 def states(bucket: int) -> bytes:
     """Hash: State part → frame and dump."""
     return b"taba:{%d}:states" % bucket
+
+
+class Keys(NamedTuple):
+    """The keys of a bucket that nearly every cycle touches."""
+
+    marks: bytes
+    tabs: bytes
+    states: bytes
+    counts: bytes
+
+
+@lru_cache(MAX_KEPT_KEYS)
+def of(bucket: int) -> Keys:
+    """Those of `bucket`."""
+    return Keys(marks(bucket), tabs(bucket), states(bucket), counts(bucket))
 
 
 def clients_of(bucket: int, tab: bytes) -> bytes:

@@ -25,18 +25,19 @@ class Moving:
         self._steps: deque[tuple[float, dict[str, int]]] = deque()
         self._totals: Counter[str] = Counter()
 
-    def note(self, folded: Mapping[str, int]) -> None:
+    def note(self, *folded: Mapping[str, int]) -> None:
         """So many Events of these Tabs were folded."""
         self._move_on()
         step, totals = self._step, self._totals
-        for tab, events in folded.items():
-            if tab in step:
-                step[tab] += events
-            elif len(step) < MAX_MOVING:
-                step[tab] = events
-            else:
-                continue
-            totals[tab] += events
+        for its in folded:
+            for tab, events in its.items():
+                if tab in step:
+                    step[tab] += events
+                elif len(step) < MAX_MOVING:
+                    step[tab] = events
+                else:
+                    continue
+                totals[tab] += events
 
     def counts(self) -> Mapping[str, int]:
         """Tab → Events of the last SPAN_SECONDS, to within STEP_SECONDS."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import attrs
@@ -18,6 +19,8 @@ from taba import versions
 from taba.bounds import MAX_BUCKETS
 
 MAX_MAP_BYTES = 2 * 1024 * 1024  # 65,536 buckets and 1,000 shards fit
+
+MAX_KEPT_KEYS = 8_192  # buckets whose keys a process need not make anew each time
 
 STORE_KEY = b"taba:store"
 MAP_KEY = b"taba:map"
@@ -41,6 +44,12 @@ def owner_key(bucket: int) -> bytes:
 
 def lease_key(bucket: int) -> bytes:
     return b"taba:{%d}:lease" % bucket
+
+
+@lru_cache(MAX_KEPT_KEYS)
+def guards_of(bucket: int) -> tuple[bytes, bytes]:
+    """What every transaction on `bucket` reads and WATCHes: its owner key and its lease."""
+    return owner_key(bucket), lease_key(bucket)
 
 
 def dirty_key(bucket: int) -> bytes:

@@ -11,7 +11,7 @@ from taba.shard.buckets import BucketMap
 from taba.shard.patience import Deadline
 from taba.shard.servers.connection import Command, Connection
 from taba.shard.servers.pool import Pool
-from taba.shard.together import MOST_BUCKETS, BucketWork, Guarded, SharedTransaction
+from taba.shard.together import MOST_BUCKETS, BucketWork, Guarded, SharedTransaction, work_of
 from taba.shard.transaction import MOST_READ_ROUNDS, MoreOfMany, Who, Writes, keys_read
 
 MAX_JOINED = MOST_BUCKETS
@@ -24,8 +24,13 @@ def _decided_together(replies: list[Any]) -> NoReturn:
     raise AssertionError("one update decides for all")
 
 
+def parts_of(reads: Mapping[int, Sequence[Command]]) -> dict[int, BucketWork]:
+    """What a Joint takes, by bucket. Raises ValueError for what is no read of its bucket."""
+    return {bucket: work_of(bucket, its, _decided_together) for bucket, its in reads.items()}
+
+
 class Joint(SharedTransaction):
-    """One try of a transaction over the buckets in `reads`; what its update raises, it raises."""
+    """One try of a transaction over the buckets of `parts` (see `parts_of`); what its update raises, it raises."""
 
     def __init__(
         self,
@@ -33,11 +38,11 @@ class Joint(SharedTransaction):
         who: Who,
         map: BucketMap,
         pool: Pool,
-        reads: Mapping[int, Sequence[Command]],
+        parts: Sequence[BucketWork],
         update: UpdateOfMany,
         deadline: Deadline,
     ):
-        super().__init__(atlas, who, map, pool, [BucketWork(bucket, its, _decided_together) for bucket, its in reads.items()], deadline)
+        super().__init__(atlas, who, map, pool, parts, deadline)
         self._update = update
 
     async def _decisions(self, connection: Connection, guarded: Sequence[Guarded]) -> Sequence[Any]:

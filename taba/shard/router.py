@@ -20,7 +20,7 @@ from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, Hand, NewPool, NotHere
 from taba.shard.buckets import BucketMap, owner_key, prefix_of, target_of
 from taba.shard.initialise import ASK_SECONDS
-from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany
+from taba.shard.joint import MAX_JOINED, Joint, UpdateOfMany, parts_of
 from taba.shard.keys.at_once import OLD, OTHER, AtOnce, command, in_full
 from taba.shard.keys.places import Text
 from taba.shard.keys.writing import KEPT_TYPES, MOST_KEYS, Place, Write
@@ -34,7 +34,7 @@ from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, Co
 from taba.shard.servers.gather import gather
 from taba.shard.servers.pool import CHECKOUT_SECONDS, POOL_CONNECTIONS, Pool
 from taba.shard.servers.url import StoreURL
-from taba.shard.together import MOST_BUCKETS, BucketWork, SharedTransaction
+from taba.shard.together import MOST_BUCKETS, SharedTransaction, work_of
 from taba.shard.transaction import (
     TRANSACT_SECONDS,
     Attempt,
@@ -545,9 +545,7 @@ class Router(Operations):
         is not open, or busy, leaves at once; where together it does not work out, each is done alone. Nothing is promised of
         several buckets together: each is done as one, or not at all.
         """
-        parts = [BucketWork(bucket, reads, update) for bucket, (reads, update) in work.items()]
-        for part in parts:
-            keys_read(part.bucket, part.reads)
+        parts = {bucket: work_of(bucket, reads, update) for bucket, (reads, update) in work.items()}
         deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
         results: dict[int, Any | Exception] = {}
         try:
@@ -557,7 +555,7 @@ class Router(Operations):
         groups = []
         for server, buckets in self.atlas.by_server(map, work).items():
             if server is not None and self.atlas.is_whole(map, buckets[0], server):
-                here = [BucketWork(bucket, *work[bucket]) for bucket in buckets]
+                here = [parts[bucket] for bucket in buckets]
                 lots = [here[start : start + MOST_BUCKETS] for start in range(0, len(here), MOST_BUCKETS)]
                 groups += [SharedTransaction(self.atlas, self._who, map, server, lot, deadline) for lot in lots if len(lot) > 1]
         for answer in await gather([group.run() for group in groups]):
@@ -566,7 +564,7 @@ class Router(Operations):
             else:
                 results.update(answer)
         self.uses.update(iter(results))
-        left = [part for part in parts if part.bucket not in results]
+        left = [part for part in parts.values() if part.bucket not in results]
         answers = await gather([self.transact(part.bucket, part.reads, part.update, max(deadline.left, 0.0)) for part in left])
         results.update(zip((part.bucket for part in left), answers, strict=True))
         return {bucket: results[bucket] for bucket in work}
@@ -586,8 +584,7 @@ class Router(Operations):
         awaitable of either; what it raises, this raises. Who is not in the answer goes on alone, by `transact`: its guards said no, or
         another wrote meanwhile, or nobody knows what became of it. NotReplicated stands for the result where too few replicas have it.
         """
-        for bucket, its in reads.items():
-            keys_read(bucket, its)
+        parts = parts_of(reads)
         if not 0 < len(reads) <= MAX_JOINED:
             raise ValueError(f"a transaction over {len(reads)} buckets; 1 to {MAX_JOINED} may be in one")
         deadline = self.atlas.deadline(TRANSACT_SECONDS if seconds is None else seconds)
@@ -595,7 +592,7 @@ class Router(Operations):
         server, buckets = next(iter(self.atlas.by_server(map, reads).items()))
         if server is None or len(buckets) < 2 or not self.atlas.is_whole(map, buckets[0], server):
             return {}
-        here = {bucket: reads[bucket] for bucket in buckets}
+        here = [parts[bucket] for bucket in buckets]
         results = await Joint(self.atlas, self._who, map, server, here, update, deadline).run()
         self.uses.update(iter(results))
         return results

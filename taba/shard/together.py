@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable, TabaError
 from taba.shard.atlas import Atlas, NotHere
-from taba.shard.buckets import BucketMap, is_moving, lease_key, owner_key, prefix_of
+from taba.shard.buckets import BucketMap, guards_of, is_moving, prefix_of
 from taba.shard.dirty import noting
 from taba.shard.patience import Deadline
 from taba.shard.servers.connection import REPLY_SECONDS, Command, Connection, ConnectionGone
@@ -25,9 +25,9 @@ from taba.shard.transaction import (
     Update,
     Who,
     Writes,
-    check_keys,
     decide,
     keys_read,
+    measure,
     wait_for_replicas,
 )
 
@@ -39,11 +39,17 @@ T = TypeVar("T")
 
 
 class BucketWork(NamedTuple):
-    """What is to be done in one bucket: as `Router.transact` takes it."""
+    """What is to be done in one bucket: as `Router.transact` takes it; and the keys that its `reads` read."""
 
     bucket: int
     reads: Sequence[Command]
     update: Update
+    keys: Sequence[bytes]
+
+
+def work_of(bucket: int, reads: Sequence[Command], update: Update) -> BucketWork:
+    """What is to be done in `bucket`. Raises ValueError for what is no read of it."""
+    return BucketWork(bucket, reads, update, keys_read(bucket, reads))
 
 
 Guarded = tuple[BucketWork, bytes, list[Any]]  # whose guards said yes, its owner key, and the replies to its reads
@@ -84,10 +90,16 @@ class SharedTransaction:
         commands: list[Command] = []
         room = MOST_BYTES
         for (part, owner, _), decision in zip(guarded, decisions, strict=True):
-            if not isinstance(decision, Writes) or not _are_keys_of(part.bucket, decision.commands):
+            if not isinstance(decision, Writes):
+                continue
+            own = decision.commands
+            try:
+                size = measure(part.bucket, own)
+            except ValueError:
                 continue  # alone, its update says so again, to whoever asked for it
-            own = [*decision.commands, *(noting(part.bucket, decision.commands) if is_moving(owner) else ())]
-            size = sum([sum(map(len, command)) for command in own])
+            if is_moving(owner):
+                notes = noting(part.bucket, own)
+                own, size = [*own, *notes], size + sum([sum(map(len, note)) for note in notes])
             if size > room and taken:
                 continue
             room -= size
@@ -122,38 +134,40 @@ class SharedTransaction:
         """Those whose guards say yes, with their owner keys and the replies to their reads."""
         keys: list[bytes] = []
         reads: list[Command] = []
+        buckets: list[int] = []
+        for bucket, its, _, _ in self._parts:
+            buckets.append(bucket)
+            keys += guards_of(bucket)
+            reads += its
+        guards = (b"MGET", *keys)  # of all of them in one: they are on one server, and need not be of one slot
         for part in self._parts:
-            owner, lease = owner_key(part.bucket), lease_key(part.bucket)
-            keys += [owner, lease, *keys_read(part.bucket, part.reads)]
-            reads += [(b"MGET", owner, lease), *part.reads]
-        replies: list[Any] = await connection.watch(keys, reads, self._seconds())
+            keys += part.keys
+        replies: list[Any] = await connection.watch(keys, [guards, *reads], self._seconds())
+        owners, leases = replies[0][::2], replies[0][1::2]
+        # all as they were said to be the last time, which is so but for moves: else each is looked at
+        is_known = leases.count(None) == len(leases) and self._atlas.are_open(self._map, buckets, owners)
         guarded = []
-        end = 0
-        for part in self._parts:
-            start, end = end, end + 1 + len(part.reads)
-            owner, lease = replies[start]
-            try:
-                self._atlas.check_owner(part.bucket, self._map.shard_of(part.bucket), owner, connection.where)
-            except (NotHere, StoreUnavailable):
-                self._atlas.counts["parted"] += 1
-                continue
-            if lease is None:
-                guarded.append((part, owner, replies[start + 1 : end]))
-            else:
-                self._atlas.counts["parted"] += 1  # its holder, or that it is abandoned, is found out alone
+        end = 1
+        for part, owner, lease in zip(self._parts, owners, leases, strict=True):
+            start, end = end, end + len(part.reads)
+            if is_known or self._may_write(part.bucket, owner, lease, connection.where):
+                guarded.append((part, owner, replies[start:end]))
         return guarded
+
+    def _may_write(self, bucket: int, owner: Any, lease: bytes | None, where: str) -> bool:
+        """Whether the guards of `bucket` say yes."""
+        try:
+            self._atlas.check_owner(bucket, self._map.shard_of(bucket), owner, where)
+        except (NotHere, StoreUnavailable):
+            self._atlas.counts["parted"] += 1
+            return False
+        if lease is not None:
+            self._atlas.counts["parted"] += 1  # its holder, or that it is abandoned, is found out alone
+        return lease is None
 
 
 async def _as_it_is(work: Awaitable[T]) -> T:
     return await work
-
-
-def _are_keys_of(bucket: int, commands: Sequence[Command]) -> bool:
-    try:
-        check_keys(bucket, commands)
-    except ValueError:
-        return False
-    return True
 
 
 def _not_replicated(error: NotReplicated, result: Any) -> NotReplicated:

@@ -15,6 +15,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from taba import parts
 from taba.errors import StoreUnavailable
 from taba.shard.atlas import Atlas, NotHere
 from taba.shard.buckets import is_moving, lease_key, owner_key, prefix_of
@@ -44,6 +45,7 @@ _READS_OF_ONE_KEY = frozenset(
     b"SMEMBERS SCARD SISMEMBER SMISMEMBER SSCAN LRANGE LLEN LINDEX ZRANGEBYLEX ZRANDMEMBER ZCARD "
     b"ZSCORE ZMSCORE ZRANK ZRANGE ZREVRANGE ZRANGEBYSCORE".split()
 )
+_wire = parts.find("taba.shard.servers._wire")
 _NAME_OF, _KEY_OF = itemgetter(0), itemgetter(1)  # of a command
 _READS_OF_MANY_KEYS = frozenset(b"MGET EXISTS SUNION SINTER SDIFF".split())
 
@@ -309,6 +311,10 @@ def _named(bucket: int, refusal: TransactionRefused) -> TransactionRefused:
 def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
     """The keys that `reads` read. ValueError for a command that is no read, or a key of another bucket."""
     prefix = prefix_of(bucket)
+    if _wire is not None:
+        found: list[bytes] | None = _wire.keys(reads, prefix, _READS_OF_ONE_KEY)
+        if found is not None:
+            return found
     if len(reads) == 1 and reads[0][0] in _READS_OF_ONE_KEY and len(reads[0]) > 1 and reads[0][1].startswith(prefix):
         return [reads[0][1]]
     if _READS_OF_ONE_KEY.issuperset(map(_NAME_OF, reads)) and min(map(len, reads), default=0) > 1:  # nearly all are such
@@ -338,3 +344,13 @@ def check_keys(bucket: int, commands: Sequence[Command]) -> None:
     for command in commands:
         if len(command) < 2 or not command[1].startswith(prefix):
             raise ValueError(f"{command[:2]!r} writes no key of bucket {bucket}")
+
+
+def measure(bucket: int, commands: Sequence[Command]) -> int:
+    """How many bytes `commands` hold. Raises as `check_keys`."""
+    if _wire is not None:
+        found: int | None = _wire.measure(commands, prefix_of(bucket))
+        if found is not None:
+            return found
+    check_keys(bucket, commands)
+    return sum([sum(map(len, command)) for command in commands])

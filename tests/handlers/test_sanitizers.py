@@ -19,12 +19,14 @@ SOURCES = (
     "taba/handlers/_spreads.c",
     "taba/shard/servers/_wire.c",
     "taba/server/ask/_writing.c",
+    "taba/server/fold/_plain.c",
 )
 TESTS = (
     "tests/test_sections.py",
     "tests/handlers/test_rows.py",
     "tests/shard/test_wire.py",
     "tests/server/ask/test_writing.py",
+    "tests/server/fold/test_plain_parts.py",
 )
 
 

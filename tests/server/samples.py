@@ -219,8 +219,8 @@ class MemoryStore:
         self, lookup: Lookup, waiting: Mapping[int, Sequence[WaitingBatch]], in_all: Room = ENDLESS, **bounds: int
     ) -> dict[int, Outcome]:
         """Run the cycles of several buckets as one."""
-        cycles = Together([Cycle(bucket, its, BUCKETS) for bucket, its in waiting.items()])
-        steps = cycles.fold(self._found(cycles.reads), bench_of(lookup), 1001.0, AGE, Bounds(**bounds), in_all)
+        cycles = Together(waiting, BUCKETS, bench_of(lookup))
+        steps = cycles.fold(self._found(cycles.reads), 1001.0, AGE, Bounds(**bounds), in_all)
         step = advance_many(steps, None)
         while isinstance(step, MoreOfMany):
             step = step.update(self._found(step.reads))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from taba.shard import transaction
 from taba.shard.servers import connection
 from taba.shard.servers.connection import encode
 
@@ -38,3 +39,25 @@ class WireTests(SynchronousTestCase):
         ):
             self.assertIsNone(connection._wire.encode(commands))
         self.assertEqual(encode([(b"SET", b"a", 1)]), b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\n1\r\n")  # type: ignore[list-item]
+
+    @settings(deadline=None)
+    @given(COMMANDS)
+    def test_keys_and_sizes_are_those_that_python_finds(self, commands: list[tuple[bytes, ...]]) -> None:
+        commands = [(command[0], b"taba:{7}:" + bytes(command[-1]), *command[1:]) for command in commands]
+        self.assertEqual(transaction.measure(7, commands), sum(len(part) for command in commands for part in command))
+        reads = [(b"HMGET", *command[1:]) for command in commands]
+        self.assertEqual(connection._wire.keys(reads, b"taba:{7}:", frozenset([b"GET", b"HMGET"])), [read[1] for read in reads])
+        self.assertEqual(transaction.keys_read(7, reads), [read[1] for read in reads])
+
+    def test_keys_of_others_and_what_has_none_are_left_alone(self) -> None:
+        prefix, names = b"taba:{7}:", frozenset([b"GET"])
+        good = (b"GET", b"taba:{7}:a")
+        for wrong in ((b"GET", b"taba:{70}:a"), (b"GET", b"taba:{7}"), (b"GET",), (), [*good], (b"GET", "taba:{7}:a"), None):
+            self.assertIsNone(connection._wire.measure([good, wrong], prefix))
+            self.assertIsNone(connection._wire.keys([good, wrong], prefix, names))
+        self.assertIsNone(connection._wire.measure([(*good, "text")], prefix))
+        self.assertIsNone(connection._wire.measure((good,), prefix))
+        self.assertIsNone(connection._wire.keys([(b"SET", good[1])], prefix, names))
+        for wrong in ((b"GET", b"taba:{70}:a"), (b"GET",)):
+            with self.assertRaises(ValueError):
+                transaction.measure(7, [good, wrong])

@@ -67,7 +67,6 @@ from taba.shard import More, Writes
 
 MAX_ARGUMENTS = 1000  # of one command that removes marks
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
-LATENCY_SAMPLES = 4096  # Events of a cycle whose latency is measured
 
 # why an Event is a dead letter; work/folding.py has those that a Handler causes
 UNKNOWN_TYPE = "unknown_type"
@@ -123,7 +122,7 @@ class Outcome(NamedTuple):
     folded: int
     dead: dict[str, int]
     handler_errors: dict[str, int]  # Events that Handlers failed to fold, by Type
-    times: Any  # a sample of the times of what was folded, float64
+    times: Sequence[bytes]  # of what was folded, float64, in pieces
     turned_away: tuple[str, ...] = ()  # Agents that may open no more streams here
     first_errors: Mapping[str, str] = {}  # what the first of them said, by Type
     bad_meanings: int = 0  # units and descriptions that did not decode
@@ -153,24 +152,13 @@ class Cycle:
             self.parts.append([(part, self._block_rows(part) or self._rows(part)) for part in parts_of(item.batch.columns)])
             for meaning in item.batch.meanings:
                 self.tabs.setdefault(meaning.tab, len(self.tabs))
-        self.block = self._only_block()
-
-    def _only_block(self) -> Block | None:
-        """The block of which this cycle is, where it is of one batch of an open stream, and of nothing else, and no State comes twice."""
-        if len(self.waiting) != 1 or len(self.streams) != 1 or self.opens or self.posted or len(self.parts[0]) != 1:
-            return None
-        [(part, _)] = self.parts[0]
-        batch = self.waiting[0].batch
-        if not isinstance(part, Block) or batch.meanings or batch.bad_meanings or self.waiting[0].header is not None:
-            return None
-        return part if len(self.fields) == len(part) else None
 
     def _block_rows(self, part: Part) -> list[int] | None:
         """The rows of a block, all of whose Tabs live here."""
         if not isinstance(part, Block):
             return None
         tabs = part.moved
-        if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(_bucket_of, tabs, repeat(self.buckets))) != {self.bucket}:
+        if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(home_of, tabs, repeat(self.buckets))) != {self.bucket}:
             return None
         for tab in tabs:
             self.tabs.setdefault(tab, len(self.tabs))
@@ -234,10 +222,10 @@ class Cycle:
 
 def bucket_of(tab: str, buckets: int) -> int:
     """names.bucket_of, remembered for names of ordinary length."""
-    return _bucket_of(tab, buckets) if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
+    return home_of(tab, buckets) if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
 
 
-_bucket_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)
+home_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)  # for names of ordinary length alone
 
 
 def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
@@ -347,7 +335,7 @@ class Fold:
             if written:
                 commands.append((b"HSET", name, *chain.from_iterable(written.items())))
         if not commands:
-            return Outcome([], verdicts, 0, {}, {}, numpy.empty(0), turned_away)
+            return Outcome([], verdicts, 0, {}, {}, (), turned_away)
         commands += yield from self.fold(accepted)
         commands += yield from self._dead_commands()
         dead: dict[str, int] = {}
@@ -358,7 +346,7 @@ class Fold:
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
         said = self.first_errors, self.bad_meanings, self.moved, self.beyond, (self.made_tabs, self.made_clients)
-        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self._sampled(), turned_away, *said)
+        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self.samples, turned_away, *said)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
@@ -849,12 +837,6 @@ class Fold:
             dropped = sum(letter.events for letter in (*gone, *self.dead[: len(self.dead) - len(kept)]))
             commands += count_dead_letters(bucket, counts, dropped)
         return commands
-
-    def _sampled(self) -> Any:
-        if not self.samples:
-            return numpy.empty(0)
-        times = numpy.frombuffer(b"".join(self.samples), "<f8")
-        return times[:: len(times) // LATENCY_SAMPLES + 1]
 
 
 def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
+from itertools import chain
 from typing import Any
 
-import numpy
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -31,6 +31,7 @@ from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken
 from taba.server.fold.marks import BAD
+from taba.server.fold.plain import PlainOutcome
 from taba.server.fold.together import Together, advance_many
 from taba.server.latency import Latency
 from taba.server.moving import Moving
@@ -335,12 +336,11 @@ class Ingest:
 
     async def _decide_together(self, gate: Gate, taken: list[Taken]) -> None:
         """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
-        buckets = self._router.buckets
         items = {line.bucket: [entry.waiting for entry in entries] for line, entries in taken}
-        cycles = Together([Cycle(bucket, its, buckets) for bucket, its in items.items()])
+        cycles = Together(items, self._router.buckets, self._bench)
 
         def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
-            steps = cycles.fold(replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
+            steps = cycles.fold(replies, self._now(), self._age(), self._bounds, self.in_all.room())
             return advance_many(steps, None)
 
         outcomes: dict[int, Any] = {}
@@ -353,7 +353,8 @@ class Ingest:
             self.errors[TOGETHER_FAILED] += 1
         done = [outcome for outcome in outcomes.values() if isinstance(outcome, Outcome)]
         if done:
-            self.latency.add(numpy.concatenate([outcome.times for outcome in done]), self._now())
+            self.latency.add_all(chain.from_iterable([outcome.times for outcome in done]), self._now())
+            self.moving.note(*[outcome.moved for outcome in done])
             self.cycles += 1
         for one in taken:
             outcome = outcomes.get(one.line.bucket)
@@ -369,7 +370,8 @@ class Ingest:
                 for entry in one.entries:
                     entry.decide(Verdict(LATER, AWAY_SECONDS))
                 continue
-            self._note(items[one.line.bucket], outcome)
+            if not isinstance(outcome, PlainOutcome):
+                self._note(items[one.line.bucket], outcome)
             for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
                 entry.decide(verdict)
 
@@ -416,14 +418,14 @@ class Ingest:
                 if verdicts[-1].word == LATER and item.nonce:
                     failed.add(item.batch.stream)
             return verdicts
-        self.latency.add(outcome.times, self._now())
+        self.latency.add_all(outcome.times, self._now())
+        self.moving.note(outcome.moved)
         self.cycles += 1
         self._note(items, outcome)
         return outcome.verdicts
 
     def _note(self, items: list[WaitingBatch], outcome: Outcome) -> None:
-        """Count what a cycle did, once it is done."""
-        self.moving.note(outcome.moved)
+        """Count what a cycle did beside folding Events, once it is done."""
         self._excess.note(outcome.beyond)
         self.in_all.made(*outcome.made)
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))

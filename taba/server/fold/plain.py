@@ -1,136 +1,301 @@
-"""Buckets of which there is nothing to say: one batch that follows its mark, one section of floats, of States that are all there. Pure.
+"""Buckets of which there is nothing to say: batches that follow their marks, sections of floats, of States that are all there. Pure.
 
 1. What a cycle of such a bucket writes and answers is what Fold would have it write and answer (a test compares them): only what Fold has
    to look for, and does not find here, is left out. Of all these buckets the States of one Type are folded in one call. Which other States
    spill along with a full one depends on what is folded together, here as in Fold: what they hold is the same.
-2. Whatever is out of the ordinary leaves its bucket to Fold; what a Handler cannot fold leaves all of that Type to it.
+2. Whatever is out of the ordinary leaves its bucket to Fold; what a Handler cannot fold leaves all buckets with that Type to it.
+3. What is done for each bucket is `plan`, `judge` and `write`, with the same in C (_plain.c), which may leave more to Fold than these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from itertools import chain, groupby
-from operator import attrgetter
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, NamedTuple, cast
 
 import numpy
 
-from taba.batch import Block, Verdict
+from taba import parts as parts_in_c
+from taba.batch import MAX_CACHED_NAME, Block, Verdict, parts_of
 from taba.server import keys
-from taba.server.fold.cycle import LATENCY_SAMPLES, Cycle, Outcome, are_times
+from taba.server.fold.cycle import Outcome, WaitingBatch, are_times, home_of
 from taba.server.fold.marks import Marks
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 
 PlainSteps = Generator[dict[int, Sequence[Command]], Mapping[int, Sequence[Any]], dict[int, Outcome]]
 
-
-class Plain:
-    """Such a bucket."""
-
-    __slots__ = ("block", "contents", "cycle", "marks", "type", "verdict")
-
-    def __init__(self, cycle: Cycle, block: Block, contents: list[bytes], marks: Marks, verdict: Verdict):
-        self.cycle, self.block, self.contents, self.marks, self.verdict, self.type = cycle, block, contents, marks, verdict, block.type
-
-    def outcome(self, contents: Sequence[bytes], frame: bytes, parts: Mapping[int, Sequence[bytes]]) -> Outcome:
-        """What is written where its States are these now, behind their frames, and some have these further parts, which are not."""
-        cycle, block = self.cycle, self.block
-        bucket, states = cycle.bucket, keys.states(cycle.bucket)
-        written = [b""] * (2 * len(contents))
-        written[::2], written[1::2] = block.fields, contents
-        emptied: list[bytes] = []
-        for row, further in parts.items():
-            for field, part in zip(keys.part_fields(block.fields[row], len(further)), further, strict=True):
-                if part:
-                    written += (field, frame + part)
-                else:
-                    emptied.append(field)
-        events = len(block.times) >> 3
-        commands: list[Command] = [
-            (b"HSET", keys.marks(bucket), *chain.from_iterable(self.marks.written().items())),
-            (b"HSET", states, *written),
-        ]
-        if emptied:
-            commands.append((b"HDEL", states, *emptied))
-        commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % events))
-        times = numpy.frombuffer(block.times, "<f8")[:: events // LATENCY_SAMPLES + 1]
-        return Outcome(commands, [self.verdict], events, {}, {}, times, moved=block.moved)
+_plain = parts_in_c.find("taba.server.fold._plain")
 
 
-def plain_of(cycle: Cycle, replies: Sequence[Any], bench: Bench, age: int) -> Plain | None:
-    """The bucket of this cycle, where it is such a one and the replies to its reads leave nothing to look for; else None."""
-    block = cycle.block
-    if block is None:
+class Group(NamedTuple):
+    """What a bucket's batches have of one Type: each State once, the blocks, and of each column in these the State's place in `fields`;
+    `rows` is None where that is its own place, in one block."""
+
+    type: str
+    fields: list[bytes]
+    blocks: list[Block]
+    rows: list[int] | None
+
+
+class Plan(NamedTuple):
+    """What a bucket's batches need: what is to be read of marks, Types and States (in the order of `groups`), and the Types that the Tabs
+    must have then; and what is counted once they are folded: Events, Events by Tab, and their times."""
+
+    reads: list[Command]
+    types: list[bytes]
+    groups: list[Group]
+    events: int
+    moved: dict[str, int]
+    times: list[bytes]
+
+
+class PlainOutcome(Outcome):
+    """One that says nothing but what was folded."""
+
+    __slots__ = ()
+
+
+class Plain(NamedTuple):
+    """A bucket that turned out to be such a one."""
+
+    bucket: int
+    plan: Plan
+    contents: list[bytes]
+    marks: list[bytes]
+    verdicts: list[Verdict]
+
+
+def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None]) -> Plan | None:
+    """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`: see Bench."""
+    if _plain is not None:
+        made: Plan | None = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, Group, Block))
+        return made
+    streams: dict[bytes, None] = {}
+    types: dict[str, bytes] = {}  # by Tab
+    places: dict[str, dict[bytes, int]] = {}  # by Type
+    blocks: dict[str, list[Block]] = {}
+    rows: dict[str, list[int]] = {}
+    moved: dict[str, int] = {}
+    for item in waiting:
+        batch = item.batch
+        if item.header is not None or item.part is not None or not item.nonce or batch.meanings or batch.bad_meanings:
+            return None
+        streams[batch.stream] = None
+        for part in parts_of(batch.columns):
+            type = dumping[part.type] if isinstance(part, Block) else None
+            if type is None:
+                return None
+            block = cast(Block, part)
+            tabs = block.moved
+            for tab, count in tabs.items():
+                moved[tab] = moved.get(tab, 0) + count
+            if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(home_of, tabs, repeat(buckets))) != {bucket}:
+                return None
+            for tab in tabs:
+                if types.setdefault(tab, type) != type:
+                    return None
+            its = places.setdefault(block.type, {})
+            rows.setdefault(block.type, []).extend([its.setdefault(field, len(its)) for field in block.fields])
+            blocks.setdefault(block.type, []).append(block)
+    if not blocks:
         return None
-    marks_kept, types, contents = replies
-    type = block.type
-    if types.count(type.encode()) != len(types) or not keys.are_framed(contents) or not bench.folds_dumps(type):
+    groups = []
+    for name, its in places.items():
+        is_simple = len(blocks[name]) == 1 and len(its) == len(rows[name])
+        groups.append(Group(name, list(its), blocks[name], None if is_simple else rows[name]))
+    of = keys.of(bucket)
+    reads: list[Command] = [
+        (b"HMGET", of.marks, *streams),
+        (b"HMGET", of.tabs, *[tab.encode() for tab in types]),
+        (b"HMGET", of.states, *chain.from_iterable(places.values())),
+    ]
+    times = [block.times for group in groups for block in group.blocks]
+    return Plan(reads, list(types.values()), groups, sum(map(len, times)) >> 3, moved, times)
+
+
+def judge(
+    bucket: int, waiting: Sequence[WaitingBatch], planned: Plan, replies: Sequence[Any], age: int
+) -> tuple[list[bytes], list[Verdict]] | None:
+    """The marks as they are then, streams and contents in turn, and the verdicts; None where the replies leave something to look for."""
+    kept, types, contents = replies
+    if _plain is not None:
+        judged: tuple[list[bytes], list[Verdict]] | None = _plain.judge(
+            waiting, planned.reads[0], planned.types, kept, types, contents, age, Verdict
+        )
+        return judged
+    if types != planned.types or not keys.are_framed(contents):
         return None
-    [item] = cycle.waiting
-    batch = item.batch
-    marks = Marks({batch.stream: marks_kept[0]}, age)
-    verdict, is_new = marks.fold(batch.stream, batch.number, item.follows, item.nonce)
-    return Plain(cycle, block, contents, marks, verdict) if is_new else None
+    marks = Marks(dict(zip(planned.reads[0][2:], kept, strict=True)), age)
+    verdicts = []
+    for item in waiting:
+        verdict, is_new = marks.fold(item.batch.stream, item.batch.number, item.follows, item.nonce)
+        if not is_new:
+            return None
+        verdicts.append(verdict)
+    return list(chain.from_iterable(marks.written().items())), verdicts
+
+
+Written = tuple[list[bytes], Sequence[bytes], int, list[bytes]]
+"""Of one Type: its fields, contents of which those of these fields begin at a place, and further fields and contents in turn."""
+
+
+def write(of: keys.Keys, marks: Sequence[bytes], written: Sequence[Written], events: int) -> list[Command]:
+    """The commands that write these marks and States, and count the Events."""
+    if _plain is not None:
+        commands: list[Command] = _plain.write(of, marks, written, events)
+        return commands
+    states: list[bytes] = []
+    for fields, contents, begin, further in written:
+        states += chain.from_iterable(zip(fields, contents[begin : begin + len(fields)], strict=True))
+        states += further
+    return [
+        (b"HSET", of.marks, *marks),
+        (b"HSET", of.states, *states),
+        (b"HINCRBY", of.counts, b"folded", b"%d" % events),
+    ]
+
+
+class _OfType:
+    """All that is folded of one Type, of several buckets."""
+
+    def __init__(self, type: str, handler: Any):
+        self.type, self.handler = type, handler
+        self.buckets: list[int] = []
+        self.groups: list[Group] = []
+        self.contents: list[bytes] = []
+        self.begins: list[int] = []  # of each bucket, among all States
+        self.states: Any = None
+        self.frame = b""
+        self.spilling: dict[int, list[int]] = {}  # by place of the bucket: rows among its States
+        self.parts: dict[int, dict[int, Sequence[bytes]]] = {}  # the further parts that these have then
+
+    def add(self, bucket: int, group: Group, contents: Sequence[bytes]) -> None:
+        self.buckets.append(bucket)
+        self.groups.append(group)
+        self.begins.append(len(self.contents))
+        self.contents += contents
+
+    def fold(self, now: float, age: int) -> bool:
+        """Whether it was to be had."""
+        handler = self.handler
+        self.frame = keys.frame(handler.version, age)
+        blocks = list(chain.from_iterable([group.blocks for group in self.groups]))
+        times = numpy.frombuffer(b"".join([block.times for block in blocks]), "<f8")
+        if not are_times(times).all():
+            return False
+        counts = list(chain.from_iterable([block.counts for block in blocks]))
+        values = numpy.frombuffer(b"".join([block.values for block in blocks]), "<f8")
+        rows = self._rows(len(counts))
+        if len(times) > len(counts):
+            rows = rows.repeat(counts)
+        self.states = handler.fold_dumps(self.contents, rows, times, values, now, handler.version, self.frame)
+        if self.states is None:
+            return False
+        spilling = handler.spilling(self.states)
+        if len(spilling):
+            places = (numpy.searchsorted(self.begins, spilling, side="right") - 1).tolist()
+            for row, place in zip(spilling.tolist(), places, strict=True):
+                self.spilling.setdefault(place, []).append(row - self.begins[place])
+        return True
+
+    def _rows(self, columns: int) -> Any:
+        """Of each column the State, among all."""
+        if all([group.rows is None for group in self.groups]):
+            return numpy.arange(columns)
+        found: list[int] = []
+        for begin, group in zip(self.begins, self.groups, strict=True):
+            own = range(len(group.fields)) if group.rows is None else group.rows
+            found += [begin + row for row in own] if begin else own
+        return numpy.array(found, dtype=numpy.int64)
+
+    def reads(self, place: int) -> list[bytes]:
+        """The fields of the further parts that are wanted of the bucket at `place`."""
+        fields, further = self.groups[place].fields, self.handler.further_parts
+        return [field for row in self.spilling[place] for field in keys.part_fields(fields[row], further)]
+
+    def spill(self, found: Mapping[int, Sequence[bytes | None]]) -> bool:
+        """Move what is full into further parts, of which by place of the bucket these are there; whether that was to be had."""
+        handler = self.handler
+        further = handler.further_parts
+        rows = [self.begins[place] + row for place, its in self.spilling.items() for row in its]
+        try:
+            old = [_dump_of(content, handler.version) for place in self.spilling for content in found[place]]
+            new = iter(handler.spill(self.states, numpy.array(rows), [old[at : at + further] for at in range(0, len(old), further)]))
+        except ValueError:  # who is at fault Fold finds out
+            return False
+        self.parts = {place: {row: next(new) for row in its} for place, its in self.spilling.items()}
+        return True
+
+    def deal(self, written: Mapping[int, list[Written]], emptied: Mapping[int, list[bytes]]) -> None:
+        """Give each bucket what of this Type is written there."""
+        contents = self.handler.dump_array(self.states)  # behind their frames; the further parts are not
+        for place, (bucket, group, begin) in enumerate(zip(self.buckets, self.groups, self.begins, strict=True)):
+            further: list[bytes] = []
+            for row, its in self.parts[place].items() if place in self.parts else ():
+                for field, part in zip(keys.part_fields(group.fields[row], len(its)), its, strict=True):
+                    if part:
+                        further += (field, self.frame + part)
+                    else:
+                        emptied[bucket].append(field)
+            written[bucket].append((group.fields, contents, begin, further))
 
 
 def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> PlainSteps:
     """By bucket the Outcome of these, as far as that is to be had; yields what must be read in addition."""
-    outcomes: dict[int, Outcome] = {}
-    for type, of_type in groupby(sorted(plain, key=_TYPE_OF), _TYPE_OF):
-        members = list(of_type)
-        handler: Any = bench.get(type)
-        blocks = [one.block for one in members]
-        counts = list(chain.from_iterable([block.counts for block in blocks]))
-        times = numpy.frombuffer(b"".join([block.times for block in blocks]), "<f8")
-        if not are_times(times).all():
-            continue
-        rows = numpy.arange(len(counts))
-        if len(times) > len(counts):
-            rows = rows.repeat(counts)
-        values = numpy.frombuffer(b"".join([block.values for block in blocks]), "<f8")
-        contents = list(chain.from_iterable([one.contents for one in members]))
-        frame = keys.frame(handler.version, age)
-        states = handler.fold_dumps(contents, rows, times, values, now, handler.version, frame)
-        if states is None:
-            continue
-        ends = numpy.cumsum([len(block) for block in blocks])
-        parts: dict[int, dict[int, Sequence[bytes]]] = {}
-        spilling = handler.spilling(states)
-        if len(spilling):
-            places = numpy.searchsorted(ends, spilling, side="right").tolist()
-            begins = [0, *ends.tolist()]
-            local: dict[int, list[int]] = {}  # by the member's place its rows
-            for row, place in zip(spilling.tolist(), places, strict=True):
-                local.setdefault(place, []).append(row - begins[place])
-            further = handler.further_parts
-            replies = yield {
-                members[place].cycle.bucket: [
-                    (
-                        b"HMGET",
-                        keys.states(members[place].cycle.bucket),
-                        *chain.from_iterable([keys.part_fields(blocks[place].fields[row], further) for row in its]),
-                    )
-                ]
-                for place, its in local.items()
-            }
-            kept = list(chain.from_iterable([replies[members[place].cycle.bucket][0] for place in local]))
-            try:
-                old = [_dump_of(content, handler.version) for content in kept]
-                new = handler.spill(states, spilling, [old[at : at + further] for at in range(0, len(old), further)])
-            except ValueError:  # who is at fault Fold finds out
-                continue
-            made = iter(new)
-            parts = {place: {row: next(made) for row in its} for place, its in local.items()}
-        dumps = handler.dump_array(states)
+    of_types: dict[str, _OfType] = {}
+    for one in plain:
         begin = 0
-        for place, (one, end) in enumerate(zip(members, ends.tolist(), strict=True)):
-            outcomes[one.cycle.bucket] = one.outcome(dumps[begin:end], frame, parts.get(place, {}))
+        for group in one.plan.groups:
+            of_type = of_types.get(group.type)
+            if of_type is None:
+                of_type = of_types[group.type] = _OfType(group.type, bench.get(group.type))
+            end = begin + len(group.fields)
+            of_type.add(one.bucket, group, one.contents if end - begin == len(one.contents) else one.contents[begin:end])
             begin = end
+    left: set[int] = set()  # buckets that are Fold's
+    folded = []
+    for of_type in of_types.values():
+        if of_type.fold(now, age):
+            folded.append(of_type)
+        else:
+            left.update(of_type.buckets)
+    reads: dict[int, list[bytes]] = {}
+    for of_type in folded:
+        for place in of_type.spilling:
+            reads.setdefault(of_type.buckets[place], []).extend(of_type.reads(place))
+    if reads:
+        replies = yield {bucket: [(b"HMGET", keys.of(bucket).states, *fields)] for bucket, fields in reads.items()}
+        contents = {bucket: iter(found[0]) for bucket, found in replies.items()}
+        for of_type in folded:
+            further = of_type.handler.further_parts
+            found = {}
+            for place, rows in of_type.spilling.items():
+                its = contents[of_type.buckets[place]]
+                found[place] = [next(its) for _ in range(further * len(rows))]
+            if found and not of_type.spill(found):
+                left.update(of_type.buckets)
+    written: dict[int, list[Written]] = {one.bucket: [] for one in plain}
+    emptied: dict[int, list[bytes]] = {one.bucket: [] for one in plain}
+    for of_type in folded:
+        of_type.deal(written, emptied)
+    outcomes: dict[int, Outcome] = {}
+    for bucket, planned, _, marks, verdicts in plain:
+        if bucket in left:
+            continue
+        of = keys.of(bucket)
+        commands = write(of, marks, written[bucket], planned.events)
+        if emptied[bucket]:
+            commands.insert(2, (b"HDEL", of.states, *emptied[bucket]))
+        events, moved, times = planned[3:]
+        outcomes[bucket] = _new_outcome(
+            PlainOutcome, (commands, verdicts, events, _NOTHING, _NOTHING, times, (), _NOTHING, 0, moved, _NOTHING, (0, 0))
+        )
     return outcomes
 
 
-_TYPE_OF = attrgetter("type")
+_NOTHING: Mapping[Any, Any] = {}
+_new_outcome = cast(Any, tuple.__new__)
 
 
 def _dump_of(content: bytes | None, version: int) -> bytes:

@@ -13,9 +13,9 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, TypeGroup, are_good, dumps_of
+from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, TypeGroup, WaitingBatch, are_good, dumps_of
 from taba.server.fold.in_all import ENDLESS, Room
-from taba.server.fold.plain import fold_plain, plain_of
+from taba.server.fold.plain import Plain, fold_plain, judge, plan
 from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench
@@ -45,32 +45,61 @@ class _Joining(Fold):
 
 
 class Together:
-    """The cycles of some buckets, in one transaction."""
+    """The cycles of some buckets, in one transaction, given what waits for each of them."""
 
-    def __init__(self, cycles: Sequence[Cycle]):
-        self._cycles = {cycle.bucket: cycle for cycle in cycles}
+    def __init__(self, waiting: Mapping[int, Sequence[WaitingBatch]], buckets: int, bench: Bench):
+        self._waiting, self._buckets, self._bench = waiting, buckets, bench
+        dumping = bench.dumping
+        self._plans = {bucket: plan(bucket, its, buckets, dumping) for bucket, its in waiting.items()}
+        self._cycles: dict[int, Cycle] = {}  # of those that are not ordinary
+
+    def _cycle(self, bucket: int) -> Cycle:
+        cycle = self._cycles.get(bucket)
+        if cycle is None:
+            cycle = self._cycles[bucket] = Cycle(bucket, self._waiting[bucket], self._buckets)
+        return cycle
 
     @property
     def reads(self) -> ReadsOfMany:
         """What `fold` needs the replies of."""
-        return {bucket: cycle.reads for bucket, cycle in self._cycles.items()}
+        return {bucket: self._cycle(bucket).reads if planned is None else planned.reads for bucket, planned in self._plans.items()}
+
+    def _left(self, bucket: int, replies: Sequence[Any]) -> Sequence[Any]:
+        """The replies to what the bucket's Cycle reads."""
+        planned = self._plans[bucket]
+        if planned is None or len(planned.groups) == 1:
+            return replies
+        # States were read by Type, and their Cycle has them as they came
+        marks, types, contents = replies
+        found = dict(zip(planned.reads[2][2:], contents, strict=True))
+        return [marks, types, list(map(found.__getitem__, self._cycle(bucket).fields))]
 
     def fold(
         self,
         replies: Mapping[int, Sequence[Any]],
-        bench: Bench,
         now: float,
         age: int | None,
         bounds: Bounds = DEFAULT_BOUNDS,
         in_all: Room = ENDLESS,
     ) -> StepsOfMany:
         """By bucket the Outcome of its cycle, of those in `replies` but who is to be done alone; yields what must be read in addition."""
-        outcomes: dict[int, Outcome] = {}
+        bench, outcomes = self._bench, dict[int, Outcome]()
         if age is not None:
-            plain = [one for bucket, its in replies.items() if (one := plain_of(self._cycles[bucket], its, bench, age)) is not None]
+            plain = []
+            for bucket, its in replies.items():
+                planned = self._plans[bucket]
+                if planned is not None:
+                    judged = judge(bucket, self._waiting[bucket], planned, its, age)
+                    if judged is not None:
+                        plain.append(Plain(bucket, planned, its[2], *judged))
             outcomes = yield from fold_plain(plain, bench, now, age)
-        left = {bucket: its for bucket, its in replies.items() if bucket not in outcomes}
-        folds = {bucket: _Joining(self._cycles[bucket], its, bench, now, age, bounds, in_all) for bucket, its in left.items()}
+            if len(outcomes) == len(replies):
+                return outcomes
+        folds = {
+            bucket: _Joining(self._cycle(bucket), self._left(bucket, its), bench, now, age, bounds, in_all)
+            for bucket, its in replies.items()
+            if bucket not in outcomes
+        }
         steps = {bucket: fold.run() for bucket, fold in folds.items()}
         sent: Mapping[int, Any] = dict.fromkeys(folds)
         joins: dict[int, list[TypeGroup]] = {}

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import numpy
 from twisted.internet.task import deferLater
 
 from taba.batch import Batch
@@ -41,7 +40,7 @@ from taba.shard import More, Writes
 
 LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, 6 MiB at the most, and at most as many States
 
-ELSEWHERE = Outcome([], [], 0, {}, {}, numpy.empty(0))  # the letter that was meant has moved, or is gone
+ELSEWHERE = Outcome([], [], 0, {}, {}, ())  # the letter that was meant has moved, or is gone
 _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
 
 
@@ -119,7 +118,7 @@ class Retry:
             columns = [column for letter in reversed(letters) if letter and (column := column_of(letter)) is not None]
             if not columns:
                 dead = sum(letter.events for letter in letters if letter)
-                return Writes([], Outcome([], [], 0, {"": dead}, {}, numpy.empty(0)))
+                return Writes([], Outcome([], [], 0, {"": dead}, {}, ()))
             waiting = WaitingBatch(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
             cycle = Cycle(bucket, [waiting], self._router.buckets)
             errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, is_retry=True)
@@ -182,7 +181,7 @@ class _FoldAgain(Fold):
         left = [self._as_before(letter) for letter in self.dead]
         before = [letter for letter in self._letters if letter is not None and column_of(letter) is not None]
         if not self.folded and len(left) == len(before) and all(letter in before for letter in left):
-            return Outcome([], [], 0, shown, self.handler_errors, numpy.empty(0))
+            return Outcome([], [], 0, shown, self.handler_errors, ())
         bucket = self.cycle.bucket
         key = keys.dead_letters(bucket)
         for place, old in enumerate(self._letters):
@@ -202,7 +201,7 @@ class _FoldAgain(Fold):
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % self.folded))
         made = self.made_tabs, self.made_clients
-        return Outcome(commands, [], self.folded, shown, self.handler_errors, numpy.empty(0), made=made)
+        return Outcome(commands, [], self.folded, shown, self.handler_errors, (), made=made)
 
     def _as_before(self, letter: DeadLetter) -> DeadLetter:
         """A letter that could not be folded again, with the time at which it became one."""

@@ -6,7 +6,7 @@ a sentence, or a Failed, stands in place of its answer. States come as their par
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from taba.server.keys import Framed
@@ -37,6 +37,8 @@ class Bench:
 
     def __init__(self, lookup: IsLookup, sandbox: IsSandbox):
         self._lookup, self._sandbox = lookup, sandbox
+        self.dumping: Mapping[str, bytes | None] = _Dumping(self)
+        """Types whose Handlers `folds_dumps`, as the store names them; None for all others."""
 
     def start(self) -> None:
         """Have a process ready before there is work for it, where there will be."""
@@ -141,6 +143,18 @@ class Bench:
         if not self._lookup.own(type):
             return await self._sandbox.merge(type, states)
         return merge_states(self._lookup.get(type), self._lookup.is_array(type), states)
+
+
+class _Dumping(dict[str, "bytes | None"]):
+    def __init__(self, bench: Bench):
+        super().__init__()
+        self._bench = bench
+
+    def __missing__(self, type: str) -> bytes | None:
+        found = type.encode() if self._bench.folds_dumps(type) else None
+        if self._bench.get(type) is not None:  # so that it is bounded: senders choose Types
+            self[type] = found
+        return found
 
 
 def _checked(what: str, answer: Any) -> Any:

@@ -1,12 +1,12 @@
-/* Commands as the bytes that a Redis or Valkey takes, many at once. Anything but bytes in them makes `encode` return None: then the caller
-   has another way. */
+/* Commands as the bytes that a Redis or Valkey takes, many at once, and what a transaction looks at in them. Anything but bytes in them
+   makes these functions return None: then the caller has another way. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <string.h>
 
-#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_DIGITS 20
 
 static int digits_of(Py_ssize_t number) {
@@ -70,8 +70,85 @@ static PyObject *encode(PyObject *module, PyObject *commands) {
     return made;
 }
 
+/* Whether `part` is bytes that begin with `prefix`, which are. */
+static int begins(PyObject *part, PyObject *prefix) {
+    Py_ssize_t size = PyBytes_GET_SIZE(prefix);
+    return PyBytes_CheckExact(part) && PyBytes_GET_SIZE(part) >= size &&
+           memcmp(PyBytes_AS_STRING(part), PyBytes_AS_STRING(prefix), (size_t)size) == 0;
+}
+
+/* Whether `commands` is a list of tuples of two and more whose second part begins with `prefix`, with `names` the first one of these. */
+static int are_of(PyObject *commands, PyObject *prefix, PyObject *names) {
+    if (!PyList_CheckExact(commands) || !PyBytes_CheckExact(prefix)) return 0;
+    Py_ssize_t count = PyList_GET_SIZE(commands);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *command = PyList_GET_ITEM(commands, at);
+        if (!PyTuple_CheckExact(command) || PyTuple_GET_SIZE(command) < 2 || !begins(PyTuple_GET_ITEM(command, 1), prefix)) return 0;
+        if (names != NULL) {
+            PyObject *name = PyTuple_GET_ITEM(command, 0);
+            if (!PyBytes_CheckExact(name)) return 0;
+            int is_one = PySet_Contains(names, name);
+            if (is_one <= 0) return is_one;
+        }
+    }
+    return 1;
+}
+
+PyDoc_STRVAR(keys_doc,
+"keys(reads, prefix, names) -> list | None\n\n"
+"The keys of these reads, a list of tuples whose name is one of a frozenset, and whose only key begins with `prefix`; None where they are\n"
+"anything else.");
+
+static PyObject *keys(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 3 || !PyFrozenSet_CheckExact(given[2])) {
+        PyErr_SetString(PyExc_TypeError, "keys takes reads, a prefix and a frozenset of names");
+        return NULL;
+    }
+    int are_good = are_of(given[0], given[1], given[2]);
+    if (are_good < 0) return NULL;
+    if (!are_good) Py_RETURN_NONE;
+    Py_ssize_t size = PyList_GET_SIZE(given[0]);
+    PyObject *found = PyList_New(size);
+    if (found == NULL) return NULL;
+    for (Py_ssize_t at = 0; at < size; at++) {
+        PyObject *key = PyTuple_GET_ITEM(PyList_GET_ITEM(given[0], at), 1);
+        Py_INCREF(key);
+        PyList_SET_ITEM(found, at, key);
+    }
+    return found;
+}
+
+PyDoc_STRVAR(measure_doc,
+"measure(commands, prefix) -> int | None\n\n"
+"How many bytes these hold, a list of tuples of bytes of which each second one begins with `prefix`; None where they are anything else.");
+
+static PyObject *measure(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "measure takes commands and a prefix");
+        return NULL;
+    }
+    int are_good = are_of(given[0], given[1], NULL);
+    if (are_good < 0) return NULL;
+    if (!are_good) Py_RETURN_NONE;
+    Py_ssize_t total = 0, size = PyList_GET_SIZE(given[0]);
+    for (Py_ssize_t at = 0; at < size; at++) {
+        PyObject *command = PyList_GET_ITEM(given[0], at);
+        Py_ssize_t parts = PyTuple_GET_SIZE(command);
+        for (Py_ssize_t place = 0; place < parts; place++) {
+            PyObject *part = PyTuple_GET_ITEM(command, place);
+            if (!PyBytes_CheckExact(part) || PyBytes_GET_SIZE(part) > PY_SSIZE_T_MAX - total) Py_RETURN_NONE;
+            total += PyBytes_GET_SIZE(part);
+        }
+    }
+    return PyLong_FromSsize_t(total);
+}
+
 static PyMethodDef methods[] = {
     {"encode", encode, METH_O, encode_doc},
+    {"keys", (PyCFunction)(void (*)(void))keys, METH_FASTCALL, keys_doc},
+    {"measure", (PyCFunction)(void (*)(void))measure, METH_FASTCALL, measure_doc},
     {NULL, NULL, 0, NULL},
 };
 

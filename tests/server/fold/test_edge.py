@@ -74,7 +74,7 @@ class Merging(SynchronousTestCase):
             columns = [at_edge(A, handler, [1.0, 5.0, 2.0, 2.0], times=times), column(A, type, [3.0]), at_edge(A, handler, [4.0] * 7)]
             outcome = store.cycle(LOOKUP, [batch(1, 1, columns), batch(2, 1, [at_edge(A, handler, [9.0, 9.0])])])
             self.assertEqual((outcome.folded, outcome.dead, dict(outcome.moved)), (14, {}, {A: 14}), type)
-            self.assertEqual(sorted(outcome.times.tolist()), [940.0, 1000.0, 1000.0, 1000.0])
+            self.assertEqual(sorted(struct.unpack("<4d", b"".join(outcome.times))), [940.0, 1000.0, 1000.0, 1000.0])
             events = [column(A, type, [1.0, 5.0, 2.0, 2.0], times=times), column(A, type, [3.0] + [4.0] * 7 + [9.0, 9.0])]
             other.cycle(LOOKUP, [batch(1, 1, events)])
             self.assertEqual(projection(store, handler), projection(other, handler), type)

@@ -8,13 +8,13 @@ from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import APPLIED, encode_batch, reading_batch
+from taba.batch import APPLIED, GAP, encode_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
-from taba.server.fold import together
-from taba.server.fold.cycle import Cycle, Outcome, WaitingBatch
+from taba.server.fold import plain, together
+from taba.server.fold.cycle import Outcome, WaitingBatch
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.plain import fold_plain
 from taba.server.fold.together import Together
@@ -28,6 +28,15 @@ NOW = 1_000_000.0
 NOBODY: Any = None
 STREAM = bytes([1]) * 16
 Hashes = dict[tuple[bytes, bytes], bytes]
+
+
+def shown(outcome: Outcome) -> Outcome:
+    """The same, and what may be in another order in one: times, and fields of one command."""
+    commands = [
+        (*command[:2], *sorted(zip(command[2::2], command[3::2], strict=True))) if command[0] == b"HSET" else command
+        for command in outcome.commands
+    ]
+    return outcome._replace(commands=commands, times=b"".join(outcome.times))  # type: ignore[arg-type]
 
 
 class PlainTests(SynchronousTestCase):
@@ -47,6 +56,21 @@ class PlainTests(SynchronousTestCase):
             found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
         return found
 
+    def mixed(self, number: int, now: float, stream: bytes = STREAM) -> list[WaitingBatch]:
+        """A batch for each bucket, of two Types and several Clients; another number has other States."""
+        found = []
+        for bucket in range(BUCKETS):
+            columns = [
+                column(
+                    tab_in(bucket, place, BUCKETS), type, [1.0 + client] * count, f"web/{client}", [now - 5 * ago for ago in range(count)]
+                )
+                for place, (type, count) in enumerate((("CounterGroup", 1), ("PercentileGroup", 5), ("CounterGroup", 5)))
+                for client in range(number % 3, 3)
+            ]
+            content = encode_batch(stream, bucket, number, columns)
+            found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
+        return found
+
     def answer(self, command: tuple[bytes, ...]) -> Any:
         name, key, *fields = command
         if name == b"LRANGE":
@@ -54,14 +78,17 @@ class PlainTests(SynchronousTestCase):
         return [self.hashes.get((key, field)) for field in fields] if name in (b"HMGET", b"SMISMEMBER") else 0
 
     def fold(self, waiting: Sequence[WaitingBatch], now: float) -> dict[int, Outcome]:
-        cycles = Together([Cycle(item.batch.bucket, [item], BUCKETS) for item in waiting])
+        by_bucket: dict[int, list[WaitingBatch]] = {}
+        for item in waiting:
+            by_bucket.setdefault(item.batch.bucket, []).append(item)
+        cycles = Together(by_bucket, BUCKETS, self.bench)
         reads: Mapping[int, Sequence[Any]] = cycles.reads
         steps: Any = None
         try:
             while True:
                 replies = {bucket: [self.answer(command) for command in its] for bucket, its in reads.items()}
                 if steps is None:
-                    steps = cycles.fold(replies, self.bench, now, AGE)
+                    steps = cycles.fold(replies, now, AGE)
                     reads = next(steps)
                 else:
                     reads = steps.send(replies)
@@ -87,11 +114,11 @@ class PlainTests(SynchronousTestCase):
 
         with mock.patch.object(together, "fold_plain", counting):
             ours = self.fold(waiting, now)
-        with mock.patch.object(together, "plain_of", lambda *_: None):
+        with mock.patch.object(together, "plan", lambda *_: None):
             theirs = self.fold(waiting, now)
         self.assertEqual(list(ours), list(theirs))
         for bucket, outcome in ours.items():
-            self.assertEqual(outcome._replace(times=outcome.times.tolist()), theirs[bucket]._replace(times=theirs[bucket].times.tolist()))
+            self.assertEqual(shown(outcome), shown(theirs[bucket]))
         return ours, at_once
 
     def made(self) -> None:
@@ -117,6 +144,43 @@ class PlainTests(SynchronousTestCase):
             self.write(outcomes)
         archives = [field for key, field in self.hashes if key == keys.states(0) and field.count(b"\0") == 2]
         self.assertEqual(len(archives), 3)
+
+    def test_several_types_batches_and_streams_are_ordinary(self) -> None:
+        other = bytes([2]) * 16
+        self.hashes.update({(keys.marks(bucket), other): encode_mark(Mark(NONCE, 2, AGE - 1)) for bucket in range(BUCKETS)})
+        self.write(self.both(self.mixed(3, NOW, other), NOW)[0])
+        now = NOW
+        for turn in range(12):
+            now += 25
+            number = 3 * turn + 1
+            waiting = [*self.mixed(number, now), *self.mixed(turn + 4, now + 1, other), *self.mixed(number + 1, now + 2)]
+            waiting += self.mixed(number + 2, now + 3)
+            outcomes, at_once = self.both(waiting, now + 5)
+            self.assertEqual((turn, at_once), (turn, BUCKETS))
+            self.assertEqual({len(outcome.verdicts) for outcome in outcomes.values()}, {4})
+            self.write(outcomes)
+            # what follows a gap is Fold's, and is told apart by it
+            spoiled = [item._replace(follows=item.follows + (item.batch.bucket == 1)) for item in self.mixed(turn + 5, now, other)]
+            outcomes, at_once = self.both([*spoiled, *self.mixed(number + 3, now)], now + 5)
+            self.assertEqual((at_once, [verdict.word for verdict in outcomes[1].verdicts]), (BUCKETS - 1, [GAP, APPLIED]))
+        self.assertIn(b"\0001", {field[-2:] for _, field in self.hashes})
+
+    def test_a_tab_of_two_types_is_told_apart(self) -> None:
+        self.made()
+        waiting = self.waiting(2, NOW + 5) + self.waiting(3, NOW + 6, type="PercentileGroup")
+        outcomes, at_once = self.both(waiting, NOW + 10)
+        self.assertEqual((at_once, outcomes[0].dead), (0, {"type_conflict": 3}))
+
+    def test_what_is_done_in_c_is_done_by_python(self) -> None:
+        self.made()
+        kept = dict(self.hashes)
+        waiting = self.waiting(2, NOW + 5, 3)
+        ours = self.fold(waiting, NOW + 20)
+        self.hashes = kept
+        with mock.patch.object(plain, "_plain", None):
+            theirs = self.fold(waiting, NOW + 20)
+        self.assertEqual({type(outcome) for outcome in (*ours.values(), *theirs.values())}, {plain.PlainOutcome})
+        self.assertEqual(ours, theirs)
 
     def test_whatever_is_out_of_the_ordinary_leaves_the_rest_as_it_is(self) -> None:
         cases: dict[str, tuple[Callable[[], object], int]] = {
