@@ -208,12 +208,16 @@ def frame(version: int, age: int) -> bytes:
     return _FRAME.pack(version, age)
 
 
+_NOTHING = frame(*ABSENT[:2])  # which is ABSENT, framed
+
 _new_framed = partial(cast(Any, tuple.__new__), Framed)
 _BYTES = {bytes}
 
 
 def unframe_all(contents: Sequence[bytes | None]) -> list[Framed]:
-    """`unframe` of each; nearly all are whole, and cost no call of Python each."""
+    """`unframe` of each; nearly all are whole, or not there, and cost no call of Python each."""
+    if None in contents:
+        contents = [_NOTHING if content is None else content for content in contents]
     if _BYTES.issuperset(map(type, contents)):
         heads = b"".join([content[:FRAME_BYTES] for content in contents])  # type: ignore[index]
         if heads and len(heads) == FRAME_BYTES * len(contents):

@@ -12,7 +12,7 @@ run any number of times with fresh replies. `advance` runs it for the Router.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice, repeat
 from operator import itemgetter
@@ -390,27 +390,24 @@ class Fold:
         """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
         if not self.has_absent:
             return
-        clients: dict[str, None] = {}
-        own: dict[str, None] = {}
-        for index in accepted:
-            for column, row in self.cycle.columns(index):
-                if row >= 0 and self.kept[row] is None:
-                    clients[column.client] = None
-                    if column.tab in OWN_TABS:  # type: ignore[union-attr]
-                        own[column.tab] = None  # type: ignore[union-attr]
+        bucket, key = self.cycle.bucket, keys.clients(self.cycle.bucket)
+        rows: Iterable[int] = range(len(self.fields))
+        if len(accepted) < len(self.cycle.waiting):
+            rows = dict.fromkeys(row for index in accepted for _, its in self.cycle.parts[index] for row in its if row >= 0)
+        absent = [self.fields[row].partition(b"\0") for row in rows if self.kept[row] is None]
+        clients = list(dict.fromkeys([client for _, _, client in absent]))
         if clients:
-            bucket = self.cycle.bucket
-            key = keys.clients(bucket)
+            own = sorted(_OWN_TABS.intersection([tab for tab, _, _ in absent]))
             tabs, are_there, *sizes = yield Reads(
                 [
                     (b"HLEN", keys.tabs(bucket)),
-                    (b"SMISMEMBER", key, *map(str.encode, clients)),
+                    (b"SMISMEMBER", key, *clients),
                     (b"SCARD", key),
-                    *((b"SCARD", keys.clients_of(bucket, tab.encode())) for tab in own),
+                    *((b"SCARD", keys.clients_of(bucket, tab)) for tab in own),
                 ]
             )
             self.room = self.bounds._replace(tabs=self.bounds.tabs - tabs, clients=self.bounds.clients - max(sizes))
-            self.new_clients = {client for client, is_there in zip(clients, are_there, strict=True) if not is_there}
+            self.new_clients = {client.decode() for client, is_there in zip(clients, are_there, strict=True) if not is_there}
 
     def _has_room(self, column: Column, is_new_tab: bool) -> bool:
         """Whether a new State of `column` stays within the bounds; else it is buried."""
@@ -451,17 +448,43 @@ class Fold:
         return [group for group in groups.values() if group.parts or group.merges]
 
     def _take_block(self, groups: dict[str, TypeGroup], block: Block, rows: list[int]) -> bool:
-        """Take it at once, where all its States are there, and their Tabs of its Type; else nothing is done."""
-        if min(rows) < 0 or (self.has_absent and None in map(self.kept.__getitem__, rows)):
+        """Take it at once, where all its Tabs are of its Type or new, and there is room for what is new; else nothing is done."""
+        type, kept = block.type, self.kept
+        if min(rows) < 0:
             return False
-        group = groups.get(block.type)
-        if group is None and self.bench.get(block.type) is None:
+        group = groups.get(type)
+        handler = self.bench.get(type) if group is None else group.handler
+        if handler is None:
             return False
-        if set(map(self.types.get, block.moved)) != {block.type}:
+        found = set(map(self.types.get, block.moved))
+        if not found <= {type, None}:
             return False
+        if self.has_absent or None in found:
+            absent = [self.fields[row].partition(b"\0") for row in rows if kept[row] is None]
+            if (absent or None in found) and not self._make_all(block, absent):
+                return False
         if group is None:
-            group = groups[block.type] = TypeGroup(block.type, self.bench.get(block.type), self.bench.is_array(block.type))
+            group = groups[type] = TypeGroup(type, handler, self.bench.is_array(type))
         group.add_block(rows, block)
+        return True
+
+    def _make_all(self, block: Block, absent: list[tuple[bytes, bytes, bytes]]) -> bool:
+        """Whether there is room for all of a block's new Tabs, and for the Clients of the States that are absent; then it is taken."""
+        types, room, in_all = self.types, self.room, self.in_all
+        tabs = dict.fromkeys([tab for tab in {tab.decode(): None for tab, _, _ in absent} if tab not in types])
+        clients = self.new_clients.intersection([client.decode() for _, _, client in absent]) if self.new_clients else ()
+        if self.made_tabs + len(tabs) > min(room.tabs, in_all.tabs) and tabs:
+            return False
+        if self.made_clients + len(clients) > min(room.clients, in_all.clients) and clients:
+            return False
+        if not block.moved.keys() <= types.keys() | tabs.keys():
+            return False  # States whose Tab is not known: one by one
+        self.new_clients.difference_update(clients)
+        self.made_clients += len(clients)
+        self.made_tabs += len(tabs)
+        made = dict.fromkeys(tabs, block.type)
+        types.update(made)
+        self.new_types.update(made)
         return True
 
     def _take_columns(self, groups: dict[str, TypeGroup], part: Part, rows: list[int], large: bool) -> None:
@@ -691,16 +714,16 @@ class Fold:
             frame = keys.frame(version, keys.UNKNOWN_AGE if age is None else age)
             states = group.folded.states
             rows = list(group.rows)
-            if age is not None and not self.has_absent:
-                of_rows = map(self.fields.__getitem__, map(rows.__getitem__, states))
-                written += chain.from_iterable(zip(of_rows, map(frame.__add__, states.values()), strict=True))
+            of_rows = list(map(rows.__getitem__, states))
+            if age is not None:
+                framed: Iterable[bytes] = map(frame.__add__, states.values())
             else:
-                for local, dump in states.items():
-                    row = rows[local]
-                    field = self.fields[row]
-                    written += (field, (frame if age is not None else self._frame_of(group, local, row)) + dump)
+                framed = [self._frame_of(group, local, rows[local]) + dump for local, dump in states.items()]
+            written += chain.from_iterable(zip(map(self.fields.__getitem__, of_rows), framed, strict=True))
+            if self.has_absent:
+                for row in of_rows:
                     if self.kept[row] is None:
-                        tab, _, client = field.partition(b"\0")
+                        tab, _, client = self.fields[row].partition(b"\0")
                         new.setdefault(tab, []).append(client)
             for local, further in group.folded.parts.items():
                 its = frame if age is not None else self._frame_of(group, local, rows[local])
@@ -712,8 +735,11 @@ class Fold:
             is_whole = not group.folded.spoiled and len(states) == len(rows)
             done: dict[int, int] = {}  # by row, how many of its Events were looked at
             for of_part, part in group.parts:
-                if isinstance(part, Block) and is_whole and not self.new_types:
+                if isinstance(part, Block) and is_whole:
                     self._count(part)
+                    if self.new_types:
+                        made = [tab for tab in part.moved if tab in self.new_types]
+                        new_tabs += chain.from_iterable([(tab.encode(), self.new_types.pop(tab).encode()) for tab in made])
                     continue
                 for local, column in zip(of_part, columns_of(part), strict=True):
                     self._settle(group, local, column, done, new_tabs)  # type: ignore[arg-type]
@@ -729,7 +755,7 @@ class Fold:
         for tab, clients in new.items():
             commands.append((b"SADD", keys.clients_of(bucket, tab), *clients))
         # a Client is who records: that a process lives is Taba's own to know
-        recording = dict.fromkeys(client for tab, clients in new.items() if tab.decode() not in OWN_TABS for client in clients)
+        recording = dict.fromkeys(chain.from_iterable([clients for tab, clients in new.items() if tab not in _OWN_TABS]))
         if recording:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
@@ -885,6 +911,7 @@ def are_good(groups: Sequence[TypeGroup]) -> bool:
 
 _type_of = type
 _BYTES = {bytes}
+_OWN_TABS = frozenset(tab.encode() for tab in OWN_TABS)
 _TIMES_OF, _VALUES_OF = itemgetter(3), itemgetter(4)  # of a Column
 
 

@@ -26,6 +26,7 @@ from taba.server.work.runs import Runs, Values
 _BYTES = {bytes}
 _VERSION_OF, _DUMP_OF = itemgetter(0), itemgetter(2)  # of a Framed
 
+MANY_EVENTS = 16  # of one State: as arrays they cost a plain Handler of Taba's own no more than as lists
 MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
 TRIES_FOR_ONE = 40  # at the most, to find one Event at fault among all that a cycle may have: each halves them, and tries both
 MAX_TRIES = 2000  # folds in one call to find the Events at fault: finds 100 among 10,000. A Handler that always raises ends soon
@@ -360,16 +361,14 @@ def run_of(work: Work, row: int) -> RowEvents:
 
 
 def _fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
-    events: dict[int, tuple[list[bytes], list[Values]]] = {}
-    for row, times, values in work.columns:
-        of_row = events.setdefault(row, ([], []))
-        of_row[0].append(times)
-        of_row[1].append(values)
+    events = _events_of(work.runs, is_own)
     for row in rows:
         try:
-            state = _loaded(handler, work.states[row])
-            dump = handler.dump(handler.fold(state, _events(*events[row], is_own), now))
-            _accept(folded, row, dump)
+            dump = handler.dump(handler.fold(_loaded(handler, work.states[row]), events[row], now))
+            if type(dump) is bytes and len(dump) <= MAX_STATE_BYTES:
+                folded.states[row] = dump
+            else:
+                _accept(folded, row, dump)
         except BaseException as error:
             folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
 
@@ -382,13 +381,35 @@ def _loaded(handler: Any, state: Framed) -> Any:
     return handler.load(state.dump)
 
 
-def _events(times: list[bytes], values: list[Values], may_be_arrays: bool) -> Events:
-    if may_be_arrays and all(isinstance(column, bytes) for column in values):
-        return Events(_floats(times), _floats(values))  # type: ignore[arg-type]
-    flat: list[Any] = []
-    for column in values:
-        flat.extend(numpy.frombuffer(column, "<f8").tolist() if isinstance(column, bytes) else column)
-    return Events(_floats(times).tolist(), flat)
+def _events_of(runs: Runs, may_be_arrays: bool) -> dict[int, Events]:
+    """By row its Events: arrays where they are MANY_EVENTS floats or more and may be, else lists."""
+    pieces: dict[int, list[tuple[int, int, Values]]] = {}  # where its times are among all, and its values
+    times: Any = _floats(runs.times) if runs.rows else numpy.empty(0)
+    place = 0
+    if _BYTES.issuperset(map(type, runs.values)):
+        values: Any = _floats(runs.values) if runs.rows else numpy.empty(0)  # type: ignore[arg-type]
+        listed_times, listed_values = times.tolist(), values.tolist()
+        found: dict[int, Events] = {}
+        for row, count in zip(runs.rows, runs.counts, strict=True):
+            start, place = place, place + count
+            if row in found:
+                before = found[row]
+                found[row] = Events([*before.times, *listed_times[start:place]], [*before.values, *listed_values[start:place]])
+            elif count < MANY_EVENTS or not may_be_arrays:
+                found[row] = Events(listed_times[start:place], listed_values[start:place])
+            else:
+                found[row] = Events(times[start:place], values[start:place])
+        return found
+    for row, of_run, its in runs:
+        start, place = place, place + (len(of_run) >> 3)
+        pieces.setdefault(row, []).append((start, place, its))
+    found = {}
+    for row, of_row in pieces.items():
+        flat: list[Any] = []
+        for _, _, its in of_row:
+            flat.extend(numpy.frombuffer(its, "<f8").tolist() if isinstance(its, bytes) else its)
+        found[row] = Events([time for start, end, _ in of_row for time in times[start:end].tolist()], flat)
+    return found
 
 
 def _floats(columns: Sequence[bytes]) -> Any:

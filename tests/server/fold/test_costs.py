@@ -82,6 +82,26 @@ class Costs(SynchronousTestCase):
         # what is ordinary takes fewer steps, where its States are folded in C
         self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 180 if counter_group._rows is None else 125)
 
+    def test_states_that_are_not_there_yet_take_few_calls_each_in_batches_of_several_types(self) -> None:
+        tabs = [tab_in(bucket, number, BUCKETS) for bucket in range(BUCKETS) for number in range(3)]
+
+        def mixed(number: int, clients: range) -> list[WaitingBatch]:
+            found = []
+            for bucket in range(BUCKETS):
+                columns = [
+                    column(tab, type, [2.0], f"web/{client}", [NOW + number])
+                    for tab, type in zip(tabs[3 * bucket : 3 * bucket + 3], ("CounterGroup", "PercentileGroup", "UpDown"), strict=True)
+                    for client in clients
+                ]
+                content = encode_batch(bytes([1]) * 16, bucket, number, columns)
+                found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
+            return found
+
+        self.fold(mixed(1, range(4)))
+        # half of the States are new, and of few in both: what is left is what each new one takes, and a half of one that is not
+        few, many = self.calls(mixed(2, range(2, 6))), self.calls(mixed(3, range(14)))
+        self.assertLess((many - few) / (3 * 10 * BUCKETS), 3)  # of UpDown, whose Handler is plain, nearly all
+
     def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""
         count = 0
