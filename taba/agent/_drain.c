@@ -20,6 +20,7 @@
 
 #define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define RECORD_BYTES 24
+#define FIELDS_AHEAD 12 /* columns */
 #define AHEAD 8 /* words in a line of the cache */
 #define FETCH_LINE(array, at) __builtin_prefetch((const void *)((uintptr_t)(array) + 8 * (at)), 1)
 #define MAX_RECORDS (1u << 30)
@@ -675,12 +676,89 @@ checksum(PyObject *module, PyObject *content)
     return found;
 }
 
+/* The field of a column, borrowed; NULL where there is none. */
+static PyObject *
+field_at(PyObject *lists, int64_t of, uint32_t place)
+{
+    if (of < 0 || of >= PyList_GET_SIZE(lists))
+        return NULL;
+    PyObject *fields = PyList_GET_ITEM(lists, (Py_ssize_t)of);
+    return PyList_Check(fields) && place < PyList_GET_SIZE(fields) ? PyList_GET_ITEM(fields, place) : NULL;
+}
+
+PyDoc_STRVAR(join_fields_doc,
+             "join_fields(lists, of, places, edges)\n--\n\n"
+             "The fields of columns from each of `edges` (int64) to the next, one after the other: a column's is at its one of `places`\n"
+             "(uint32) in its one, `of` (int64), of `lists`. A list of bytes.");
+
+static PyObject *
+join_fields(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *lists, *given[3], *found = NULL;
+    Py_buffer views[3];
+    int had = 0;
+    if (!PyArg_ParseTuple(args, "O!OOO", &PyList_Type, &lists, &given[0], &given[1], &given[2]))
+        return NULL;
+    for (; had < 3; had++)
+        if (get_array(given[had], &views[had], had == 1 ? 4 : 8, had == 1 ? 4 : 8, PyBUF_SIMPLE) < 0)
+            goto done;
+    const int64_t *of = views[0].buf, *edges = views[2].buf;
+    const uint32_t *places = views[1].buf;
+    Py_ssize_t columns = views[0].len / 8, last = views[2].len / 8 - 1;
+    if (columns != views[1].len / 4 || last < 0) {
+        PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
+        goto done;
+    }
+    found = PyList_New(last);
+    for (Py_ssize_t run = 0; found != NULL && run < last; run++) {
+        int64_t start = edges[run], end = edges[run + 1];
+        size_t length = 0;
+        if (start < 0 || start > end || end > columns) {
+            PyErr_SetString(PyExc_ValueError, "edges beyond the columns");
+            Py_CLEAR(found);
+            break;
+        }
+        for (int64_t at = start; at < end; at++) {
+            if (at + FIELDS_AHEAD < columns) { /* fields lie anywhere: these are on their way meanwhile */
+                PyObject *later = field_at(lists, of[at + FIELDS_AHEAD], places[at + FIELDS_AHEAD]);
+                __builtin_prefetch(later);
+                __builtin_prefetch((const void *)((uintptr_t)later + 64));
+            }
+            PyObject *one = field_at(lists, of[at], places[at]);
+            if (one == NULL || !PyBytes_Check(one) || PyBytes_GET_SIZE(one) > INT32_MAX) {
+                PyErr_SetString(PyExc_ValueError, "no such field");
+                Py_CLEAR(found);
+                goto done;
+            }
+            length += (size_t)PyBytes_GET_SIZE(one);
+        }
+        PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+        if (joined == NULL) {
+            Py_CLEAR(found);
+            break;
+        }
+        PyList_SET_ITEM(found, run, joined);
+        char *to = PyBytes_AS_STRING(joined);
+        for (int64_t at = start; at < end; at++) {
+            PyObject *one = field_at(lists, of[at], places[at]);
+            memcpy(to, PyBytes_AS_STRING(one), (size_t)PyBytes_GET_SIZE(one));
+            to += PyBytes_GET_SIZE(one);
+        }
+    }
+done:
+    while (had > 0)
+        PyBuffer_Release(&views[--had]);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"leading", (PyCFunction)(void (*)(void))leading, METH_FASTCALL, leading_doc},
     {"count", (PyCFunction)(void (*)(void))count, METH_FASTCALL, count_doc},
     {"place", (PyCFunction)(void (*)(void))place, METH_FASTCALL, place_doc},
     {"encode", encode, METH_VARARGS, encode_doc},
     {"checksum", checksum, METH_O, checksum_doc},
+    {"join_fields", join_fields, METH_VARARGS, join_fields_doc},
     {"join_bins", join_bins, METH_VARARGS, join_bins_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -17,7 +17,7 @@ from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.edge import Edge
 from taba.agent.encoding import SectionsByBucket
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
-from taba.agent.gathering import HELD_BACK, LOT_EVENTS, SUMMED, UNKNOWN, Counted, Folded, Gathered, InOrder, Places, Rows
+from taba.agent.gathering import HELD_BACK, LOT_EVENTS, SUMMED, UNKNOWN, Counted, Folded, Gathered, InOrder, Places, Rows, fields_of
 from taba.agent.meanings import Telling
 from taba.agent.native import NATIVE
 from taba.agent.reader import Reading, Ring, Scratch
@@ -282,26 +282,21 @@ class Drain:
         keys = events.keys[first:]
         if not len(keys):
             return
-        edges = [first, *(np.flatnonzero(np.diff(keys)) + 1 + first).tolist(), len(events.keys)]
+        edges = _edges(keys) + first
+        fields = fields_of(tally, edges, self._scratch.native)
         counts = tally.counts.astype("<u4").tobytes()
         times, values = (memoryview(cast(Any, column.view(np.uint8))) for column in (events.times, tally.values))  # cut without a copy
-        fields = events.fields.tolist()
-        rows = events.starts
-        for start, end in pairwise(edges):
-            number, is_listed = divmod(int(events.keys[start]), 2)
+        begins = pairwise(zip(edges.tolist(), (8 * events.starts[edges]).tolist(), strict=True))
+        for ((start, low), (end, high)), key, its in zip(begins, events.keys[edges[:-1]].tolist(), fields, strict=True):
+            number, is_listed = divmod(key, 2)
             bucket, type = self._sections[number]
-            low, high = 8 * int(rows[start]), 8 * int(rows[end])
             content: bytes | memoryview
             if is_listed:
                 of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
                 content = b"".join(map(pack_bin, of_columns))
             else:
                 content = values[low:high]
-            packed[bucket].append(
-                Section(
-                    type, end - start, b"".join(fields[start:end]), counts[4 * start : 4 * end], times[low:high], content, bool(is_listed)
-                )
-            )
+            packed[bucket].append(Section(type, end - start, its, counts[4 * start : 4 * end], times[low:high], content, bool(is_listed)))
 
     def _kinds_of_sections(self) -> Any:
         """What the edge knows the Type of each section by."""
@@ -314,21 +309,27 @@ class Drain:
     def _pack_states(self, folded: Folded, packed: SectionsByBucket) -> None:
         """Add to `packed` what was folded."""
         edge = folded.states.edge
-        numbers, dumps, fields, native = folded.numbers, folded.states.dumps, folded.fields.tolist(), self._scratch.native
+        numbers, dumps, native = folded.numbers, folded.states.dumps, self._scratch.native
         counts, least, greatest = (
             column.tobytes() for column in (folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest)
         )
-        for start, end in pairwise([0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]):
+        edges = _edges(numbers)
+        for (start, end), fields in zip(pairwise(edges.tolist()), fields_of(folded.tally, edges, native), strict=True):
             bucket, type = self._sections[int(numbers[start])]
             few, wide = slice(4 * start, 4 * end), slice(8 * start, 8 * end)
             bins = b"".join(map(pack_bin, dumps[start:end])) if native is None else native.join_bins(dumps, start, end)
-            its = b"".join(fields[start:end]), counts[few], least[wide], bins
+            its = fields, counts[few], least[wide], bins
             packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[wide]))
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:
         # what settling needs, without the arrays that the next reading overwrites
         return reading._replace(tabs=_NOTHING[: len(reading.tabs)], boxed=None, is_boxed=None)
+
+
+def _edges(numbers: Any) -> Any:
+    """Where another number begins, from 0 to the end."""
+    return np.concatenate(([0], np.flatnonzero(np.diff(numbers)) + 1, [len(numbers)]))
 
 
 def fair_share(waiting: Iterable[int], events: int) -> int:

@@ -6,6 +6,7 @@ The work on events is the C part's, or numpy's; Python's loops are over rings. W
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,14 +35,14 @@ class Places:
         self.numbering = numbering  # of the Drain: after another one, these mean nothing
         self.known = 0
         self.sections = np.zeros(64, np.int32)
-        self.fields = np.empty(64, np.object_)
+        self.fields: list[bytes] = [b""] * 64
 
     def fit(self, places: int) -> None:
         """Have room for so many."""
         if places > len(self.sections):
             more = max(places, 2 * len(self.sections)) - len(self.sections)
             self.sections = np.concatenate((self.sections, np.zeros(more, np.int32)))
-            self.fields = np.concatenate((self.fields, np.empty(more, np.object_)))
+            self.fields += [b""] * more
 
 
 class InOrder(NamedTuple):
@@ -51,7 +52,6 @@ class InOrder(NamedTuple):
     tally: Sorted
     times: Any
     keys: Any
-    fields: Any
     starts: Any
 
     def fold(self, edge: Edge, kinds: Any, most: int) -> tuple[list[Folded], InOrder]:
@@ -73,7 +73,7 @@ class InOrder(NamedTuple):
             saved = EVENT_BYTES * counts[mine] - np.fromiter(map(len, states.dumps), np.int64, len(mine))
             of_rings = np.bincount(of[mine], weights=saved, minlength=len(rings)).astype(np.int64)
             its = Tally(rings, of[mine], tally.places[mine], counts[mine], states.totals, states.lows)
-            folded.append(Folded(states, keys[mine] >> 1, self.fields[mine], its, of_rings))
+            folded.append(Folded(states, keys[mine] >> 1, its, of_rings))
         return folded, self._of(kept)
 
     def _of(self, kept: Any) -> InOrder:
@@ -83,7 +83,7 @@ class InOrder(NamedTuple):
         boxed, is_boxed = (None, None) if tally.is_boxed is None else (tally.boxed[stay], tally.is_boxed[stay])
         counts = tally.counts[kept]
         left = Sorted(tally.rings, tally.of[kept], tally.places[kept], counts, tally.values[stay], boxed, is_boxed)
-        return InOrder(left, self.times[stay], self.keys[kept], self.fields[kept], np.concatenate(([0], np.cumsum(counts))))
+        return InOrder(left, self.times[stay], self.keys[kept], np.concatenate(([0], np.cumsum(counts))))
 
     def columns_of(self, number: int) -> tuple[int, int]:
         """Where the columns of a section begin and end."""
@@ -112,9 +112,18 @@ class Folded(NamedTuple):
 
     states: States
     numbers: NDArray[np.int64]
-    fields: Any
     tally: Tally
     saved: NDArray[np.int64]
+
+
+def fields_of(tally: Sorted | Tally, edges: Any, native: Any) -> list[bytes]:
+    """The fields, one after the other, of the columns from each of `edges` to the next."""
+    lists = [ring.places.fields for ring in tally.rings]
+    if native is not None:
+        joined: list[bytes] = native.join_fields(lists, tally.of, tally.places, edges)
+        return joined
+    fields = [lists[of][place] for of, place in zip(tally.of.tolist(), tally.places.tolist(), strict=True)]
+    return [b"".join(fields[start:end]) for start, end in pairwise(edges.tolist())]
 
 
 class Rows:
@@ -155,7 +164,6 @@ class Gathered:
         self._of: list[Any] = []  # by column: which ring, …
         self._places: list[Any] = []  # … which place in its directory, …
         self._keys: list[Any] = []  # … the number of its section, …
-        self._fields: list[Any] = []
         self._counts: list[Any] = []
         self._boxed: list[tuple[int, Any, Any]] = []  # of some readings where they begin, what is no float, and which these are
         self.events = 0
@@ -201,7 +209,6 @@ class Gathered:
         self.rings.append(ring)
         self._places.append(present)
         self._keys.append(keys)
-        self._fields.append(places.fields[present])
         self._counts.append(counts)
         self._columns += len(present)
 
@@ -216,8 +223,7 @@ class Gathered:
         starts = np.concatenate(([0], np.cumsum(counts)))
         times, values, boxed, is_boxed = self._in_order(by_section, starts)
         of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
-        fields = np.concatenate(self._fields)[by_section]
-        return InOrder(Sorted(self.rings, of, places, counts, values, boxed, is_boxed), times, keys[by_section], fields, starts)
+        return InOrder(Sorted(self.rings, of, places, counts, values, boxed, is_boxed), times, keys[by_section], starts)
 
     def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
         """(times, values, what is no float, which these are) in the order of these columns, of which each starts at one of `starts`."""

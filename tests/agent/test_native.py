@@ -180,6 +180,26 @@ class ArgumentsTests(Native):
         self.assertRaises(TypeError, NATIVE.join_bins, [b"", "a"], 0, 2)
         self.assertRaises(TypeError, NATIVE.join_bins, (b"",), 0, 1)
 
+    def test_fields_are_joined_wherever_they_are_and_nothing_else_is(self) -> None:
+        lists: Any = [[b"a", b"", b"bc"], [b"d" * 70_000], []]
+        of, places, edges = np.array([1, 0, 0, 0], I64), np.array([0, 2, 1, 0], U32), np.array([0, 2, 2, 4], I64)
+        self.assertEqual(NATIVE.join_fields(lists, of, places, edges), [lists[1][0] + b"bc", b"", b"a"])
+        self.assertEqual(NATIVE.join_fields(lists, of, places, edges[:1]), [])
+        for wrong in (
+            (lists, of + 1, places, edges),
+            (lists, of - 2, places, edges),
+            (lists, of, places + U32(3), edges),
+            (lists, of, places, edges + 1),
+            (lists, of, places, edges[::-1].copy()),
+            (lists, of, places, edges - 1),
+            (lists, of, places, edges[:0]),
+            (lists, of, places[1:], edges),
+            ([["a"] * 3, ["a"]], of, places, edges),
+            ([(b"a", b"b", b"c"), (b"d",)], of, places, edges),
+        ):
+            self.assertRaises(ValueError, NATIVE.join_fields, *wrong)
+        self.assertRaises(TypeError, NATIVE.join_fields, tuple(lists), of, places, edges)
+
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
         bounds = 1, 1000, 128, 5, 1000
