@@ -388,24 +388,45 @@ def parse_directory(content: bytes, count: int, is_part: bool = False) -> tuple[
     MalformedRing when the entries do not fit into `content`; one that fits and breaks the rules for names is a BadEntry. With `is_part`
     more follows behind `content`: what does not fit any more is left out.
     """
-    entries: list[TabEntry | BadEntry] = []
-    position = 0
+    split, taken = split_directory(content, count, is_part)
+    return [parse_entry(entry, cell) for entry, cell in split], taken
+
+
+def split_directory(content: bytes, count: int, is_part: bool = False) -> tuple[list[tuple[bytes, int | None]], int]:
+    """The same as `parse_directory`, with the bytes of each entry instead, for `parse_entry`, and where its cell lies. The bytes are
+    without the cell: of the same Tab they are the same in each ring."""
+    entries: list[tuple[bytes, int | None]] = []
+    position, length, unpack, size = 0, len(content), _ENTRY.unpack_from, _ENTRY.size
     for _ in range(count):
-        if position + _ENTRY.size > len(content):
+        texts = position + size
+        if texts > length:
             if is_part and entries:
                 break
-            raise MalformedRing(f"{count} directory entries in {len(content)} bytes")
-        type_length, flags, *lengths = _ENTRY.unpack_from(content, position)
-        cell = position + _ENTRY.size if flags & CELL else None
-        ends = list(accumulate([position + _ENTRY.size + (CELL_BYTES if flags & CELL else 0), type_length, *lengths]))
-        end = ends[-1]
-        if end > len(content) and is_part and entries:
-            break
-        if end > len(content):
-            raise MalformedRing(f"a directory entry of {end - position} bytes in {len(content) - position}")
-        entries.append(_entry([content[low:high] for low, high in pairwise(ends)], cell))
-        position = end + -end % 8 if (end + -end % 8) <= len(content) else end
+            raise MalformedRing(f"{count} directory entries in {length} bytes")
+        type_length, flags, name_length, unit_length, description_length = unpack(content, position)
+        has_cell = flags & CELL
+        if has_cell:
+            texts += CELL_BYTES
+        end = texts + type_length + name_length + unit_length + description_length
+        if end > length:
+            if is_part and entries:
+                break
+            raise MalformedRing(f"a directory entry of {end - position} bytes in {length - position}")
+        if has_cell:
+            entries.append((content[position : position + size] + content[texts:end], position + size))
+        else:
+            entries.append((content[position:end], None))
+        position = end + -end % 8
+        if position > length:
+            position = end
     return entries, position
+
+
+def parse_entry(entry: bytes, cell: int | None = None) -> TabEntry | BadEntry:
+    """What an entry says that `split_directory` gave."""
+    type_length, _, *lengths = _ENTRY.unpack_from(entry)
+    ends = accumulate([_ENTRY.size, type_length, *lengths])
+    return _entry([entry[low:high] for low, high in pairwise(ends)], cell)
 
 
 def _entry(texts: list[bytes], cell: int | None) -> TabEntry | BadEntry:

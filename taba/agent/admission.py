@@ -15,8 +15,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from taba.agent.entries import Known
 from taba.caps import Caps
 from taba.names import OVERFLOW_CLIENT, canonical_name
 
@@ -64,6 +67,7 @@ class Admission:
 
     def __init__(self, caps: Caps = Caps()):  # noqa: B008  # a value
         self.caps = caps
+        self.known = Known()
         self._now = 0.0
         self._clients: dict[str, _Client] = {}
         self._resting: dict[str, None] = {}  # Clients without a ring, the one that went first first
@@ -132,7 +136,15 @@ class Admission:
 
     def admit(self, client: str, name: str) -> bool:
         """Whether this Tab goes under its own name. Its Client has an open ring."""
+        return self.admitter(client)(name)
+
+    def admitter(self, client: str) -> Callable[[str], bool]:
+        """What says whether a Tab of this Client goes under its own name, for many of them at this moment. It has an open ring."""
         of = self._clients[client]
+        self._refill(of)
+        return partial(self._admit, of)
+
+    def _admit(self, of: _Client, name: str) -> bool:
         held = of.names.get(name)
         if held is not None:
             of.names[name] = held + 1
@@ -142,7 +154,6 @@ class Admission:
         if not of.is_own:
             return False
         caps = self.caps
-        self._refill(of)
         if len(of.names) >= caps.client_tabs and not of.idle:
             of.why, of.cure = f"names more than {caps.client_tabs} Tabs at once (--max-client-tabs)", RAISE
         elif of.tokens < 1:

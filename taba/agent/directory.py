@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.admission import Admission
+from taba.agent.entries import Tab, tab_of
 from taba.batch import Meaning
 from taba.bounds import KiB
-from taba.ring import BadEntry, Layout, MalformedRing, TabEntry
+from taba.ring import Layout, MalformedRing
 
 MAX_RING_TABS = 1 << 20  # of which the Agent knows more than that there are too many: each costs 20 bytes at least
-MAX_FRESH_TABS = 256  # names that are read at once: some 4 ms
+MAX_FRESH_TABS = 512  # names that are read at once: 2 ms where others have them, too, else 6
 FRESH_BYTES = 256 * KiB  # that are read at once: several times the longest name with its description
 MAX_RING_SUMS = 16_384  # Tabs of a ring that heal, and are looked at each time
 NO_TAB = np.uint32(2**32 - 1)  # in place of one: what is recorded for it is dropped and counted
-
-
-class Tab(NamedTuple):
-    """One entry of a ring's directory that may be forwarded."""
-
-    name: str
-    type: str
-    cell: int | None = None  # where in the segment its cell lies, if it heals
-    meaning: Meaning | None = None  # its unit and description, where its application gave one
-    is_overflow: bool = False  # it stands for others of its base name, of which there are too many
 
 
 class Directory:
@@ -81,23 +71,27 @@ class Directory:
             return 0
         length, begin = min(unread, FRESH_BYTES), self._where.directory_offset + self._bytes
         content = os.pread(self._fd, length, begin)
-        entries, taken = layouts.parse_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
+        found, taken = layouts.split_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
         self._admit()
-        for place, entry in enumerate(entries, start=len(self.entries)):
-            if isinstance(entry, BadEntry):
-                self.entries.append(None)
-            elif self._has_own_name(entry):
-                meaning = Meaning(entry.name, entry.unit, entry.description) if entry.unit or entry.description else None
-                self.entries.append(Tab(entry.name, entry.type, None if entry.cell is None else begin + entry.cell, meaning))
-                if meaning is not None:
-                    self.untold[place] = meaning
+        entries, admission, known = self.entries, self._admission, self._admission.known
+        admit = admission.admitter(self._client)
+        for entry, cell in found:
+            tab = known.tab(entry) if cell is None else tab_of(entry, begin + cell)
+            if tab is None:
+                entries.append(None)
+            elif self._heals_under_its_name() if cell is not None else admit(tab.name):
+                if tab.meaning is not None:
+                    self.untold[len(entries)] = tab.meaning
+                if cell is None:
+                    self._own.append(tab.name)
+                entries.append(tab)
             else:
-                self._sum_up(place, entry, begin)
+                self._sum_up(len(entries), tab)
         if self.leads is not None:
             self._fit(len(self.entries) - 1)
         self._bytes += taken
-        self.is_behind = len(entries) < fresh
-        return len(entries)
+        self.is_behind = len(found) < fresh
+        return len(found)
 
     def close(self) -> None:
         """The ring is let go of."""
@@ -112,28 +106,23 @@ class Directory:
             self._admission.begin(self._client)
             self._sent_as = self._admission.client_of(self._client)
 
-    def _has_own_name(self, entry: TabEntry) -> bool:
-        if entry.cell is not None:
-            self._healing += 1
-            return self._admission.heals_under_its_name(self._client, self._healing - 1)
-        if not self._admission.admit(self._client, entry.name):
-            return False
-        self._own.append(entry.name)
-        return True
+    def _heals_under_its_name(self) -> bool:
+        self._healing += 1
+        return self._admission.heals_under_its_name(self._client, self._healing - 1)
 
-    def _sum_up(self, place: int, entry: TabEntry, begin: int) -> None:
-        """Give an entry that is one too many the Tab that stands for it."""
+    def _sum_up(self, place: int, named: Tab) -> None:
+        """Give a Tab that is one too many the one that stands for it."""
         name = None
-        if entry.cell is None or self._healing <= MAX_RING_SUMS:
-            name = self._admission.overflow(self._client, entry.name, entry.type, heals=entry.cell is not None)
-        self._summed[self._admission.count(self._client, entry.name, name is not None)] += 1
+        if named.cell is None or self._healing <= MAX_RING_SUMS:
+            name = self._admission.overflow(self._client, named.name, named.type, heals=named.cell is not None)
+        self._summed[self._admission.count(self._client, named.name, name is not None)] += 1
         if name is None:
             self.entries.append(None)
             self._fit(place)[place] = NO_TAB
-        elif entry.cell is not None:  # each has a sum of its own in the ring
-            self.entries.append(Tab(name, entry.type, begin + entry.cell, None, True))
+        elif named.cell is not None:  # each has a sum of its own in the ring
+            self.entries.append(Tab(name, named.type, named.cell, None, True))
         else:
-            first, tab = self._overflows.setdefault((name, entry.type), (place, Tab(name, entry.type, None, None, True)))
+            first, tab = self._overflows.setdefault((name, named.type), (place, Tab(name, named.type, None, None, True)))
             self.entries.append(tab)
             self._fit(place)[place] = first
 

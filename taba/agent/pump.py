@@ -56,6 +56,7 @@ class RingPump:
         self.drops = Drops()
         self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
+        self._behind: list[Ring] = []  # rings of which the last drain could not read all names
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -102,12 +103,27 @@ class RingPump:
         is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
         pause = BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS if self._has_records else IDLE_DRAIN_SECONDS
         if not is_filling and now < self._last_drain + pause:
+            if self._read_ahead():
+                return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
         is_cut = self.drain(now, moment)
-        if is_cut:
-            self._last_drain = 0.0  # there is more, now
-        return 0.0 if is_cut else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
+        self._behind = [ring for ring in self.rings.open.values() if ring.names.is_behind]
+        if is_cut and not self._behind:
+            self._last_drain = 0.0  # there is more, now; but names are read first, which takes less than as many drains
+        return 0.0 if is_cut or self._behind else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
+
+    def _read_ahead(self) -> bool:
+        """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
+        drain = self._drain
+        behind = [ring for ring in self._behind if ring.names.is_behind and ring.name in self.rings.open]
+        if not behind or drain is None:
+            return False
+        for ring, reason in drain.read_ahead(behind):
+            self._isolate(ring, reason)
+        if not any(ring.names.is_behind for ring in behind):
+            self._behind, self._last_drain = [], 0.0  # what waited for them goes now
+        return True
 
     @property
     def _has_records(self) -> bool:

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.admission import Admission
-from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory, Tab
+from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory
+from taba.agent.entries import Tab
 from taba.agent.native import NATIVE
 from taba.agent.outbox import Covered
 from taba.codes import Floats

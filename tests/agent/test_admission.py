@@ -479,6 +479,31 @@ class Flooding(Hosted):
         self.drain()
         self.assertEqual((self.world.keeper.books.recorded, self.world.keeper.books.totals()), (25, {"too_many_tabs": 5}))
 
+    def test_names_are_read_one_turn_after_the_other_and_not_one_drain_after_the_other(self) -> None:
+        self.patch(directory, "MAX_FRESH_TABS", 10)
+        self.patch(draining, "DRAIN_TABS", 20)
+        world = self.world
+        for place in range(10):
+            producer = self.client(65_536, f"web/many{place}")
+            for number in range(40):
+                producer.record(producer.tab(f"t{number}"), 1.0)
+        world.now, drains, turns = 10.0, 0, 0
+        run = draining.Drain.run
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal drains
+            drains += 1
+            return run(*arguments, **named)
+
+        self.patch(draining.Drain, "run", counted)
+        while world.keeper.books.recorded < 400:
+            self.assertLess(turns, 30)
+            world.now += 0.001  # as long as the pace waits for nothing
+            delay = world.pump.tick(world.now, at(world.now))
+            turns += 1
+            self.assertTrue(delay == 0.0 or world.keeper.books.recorded == 400, turns)
+        self.assertLessEqual(drains, 3)  # 400 names in drains of 20 would be 20
+
     def test_the_usual_bounds_stand_in_proportion(self) -> None:
         self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
         self.assertLess(DEFAULT_CLIENT_TABS, directory.MAX_RING_TABS)

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from taba.agent.admission import Admission
 from taba.agent.ages import Moment
-from taba.agent.drain import Drain
+from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
 from taba.agent.reader import FIRST_CHUNK, Ring, Scratch
 from taba.ring import ACCELERATED, RECORD_BYTES
@@ -34,9 +36,22 @@ class Costs(Case):
 
     def calls(self, rings: int, tabs: int, events: int) -> int:
         """How many functions of Python are called to read, sort and encode what these hold, the second time."""
-        found, drain, count = self.rings(rings, tabs, events), Drain(8), 0
+        found, drain = self.rings(rings, tabs, events), Drain(8)
         for ring in found:
             drain.places(ring)
+        drained: list[Drained] = []
+
+        def act() -> None:
+            drained.append(drain.run([(ring, False) for ring in found]))
+            encode(drained[0].packed, bytes(16), {}, NOW)
+
+        count = self.counted(act)
+        self.assertEqual(drained[0].found, rings * events)
+        return count
+
+    def counted(self, act: Callable[[], None]) -> int:
+        """How many functions of Python are called in it."""
+        count = 0
 
         def see(frame: FrameType, event: str, argument: Any) -> None:
             nonlocal count
@@ -45,12 +60,30 @@ class Costs(Case):
         before = sys.getprofile()
         sys.setprofile(see)
         try:
-            drained = drain.run([(ring, False) for ring in found])
-            encode(drained.packed, bytes(16), {}, NOW)
+            act()
         finally:
             sys.setprofile(before)
-        self.assertEqual(drained.found, rings * events)
         return count
+
+    def test_a_name_that_another_ring_has_takes_few_calls_of_python_and_is_there_once(self) -> None:
+        drain, admission, calls = Drain(8), Admission(), []
+        rings = []
+        for number in range(3):
+            producer = self.producer(f"web/{number}", 2**20)
+            for tab in range(300):
+                producer.tab(f"t{tab}")
+            ring = Ring(os.open(producer.path, os.O_RDWR), producer.name, (), admission)
+            self.opened.append(ring)
+            rings.append(ring)
+
+            def read(ring: Ring = ring) -> None:
+                self.assertEqual(ring.names.read(), 300)
+                drain.places(ring)
+
+            calls.append(self.counted(read))
+        self.assertLess(calls[1], 300 * 7)
+        self.assertLess(calls[2], calls[0] / 2)
+        self.assertIs(rings[0].directory[7], rings[2].directory[7])
 
     def test_neither_an_event_nor_a_tab_takes_a_call_of_python_and_a_ring_few(self) -> None:
         some = self.calls(2, 100, 200)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import drain, gathering
-from taba.agent.directory import Tab
 from taba.agent.encoding import LONGEST_NAMES, encode, unpack
+from taba.agent.entries import Tab
 from taba.agent.native import NATIVE
 from taba.agent.reader import Reading
 from taba.agent.tallies import Sorted, tally_of

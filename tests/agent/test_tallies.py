@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import tallies
-from taba.agent.directory import Tab
 from taba.agent.discover import Slots
+from taba.agent.entries import Tab
 from taba.agent.problems import Problems, Space
 from taba.agent.status import describe
 from taba.agent.tallies import Sorted, Tallies, lots_of, tally_of
