@@ -174,8 +174,13 @@ def fold_type(
     """
     folded = nothing_folded()
     work = work._replace(columns=Runs.of(work.columns))
-    if is_array and turn is None and (yield from _fold_kept(handler, work, now, folded)):
-        return folded
+    if is_array and turn is None:
+        if work.merges and work.columns and getattr(handler, "fold_dumps", None) is not None:
+            merging = {row for row, _ in work.merges}
+            if not merging.issuperset(work.runs.rows):
+                return (yield from _fold_apart(handler, work, now, merging))
+        if (yield from _fold_kept(handler, work, now, folded)):
+            return folded
     rows = list(dict.fromkeys([*work.runs.rows, *(row for row, _ in work.merges)] if work.merges else work.runs.rows))
     if max(map(_VERSION_OF, work.states), default=0) > handler.version:
         for row in rows:
@@ -231,6 +236,31 @@ def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generato
         folded.parts.update(zip(rows, parts, strict=True))
     folded.states.update(enumerate(handler.dump_array(states)))
     return True
+
+
+def _fold_apart(handler: Any, work: Work, now: float, merging: set[int]) -> FoldingHere:
+    """Fold the rows to which States are added, and all others, each by themselves: the latter need no arrays, and are mostly many more."""
+    kept = work.states.contents if isinstance(work.states, Kept) else None
+    running: list[tuple[list[int], FoldingHere, Parts | None]] = []
+    for is_merging in (False, True):
+        runs = work.runs.chosen(merging, is_merging)
+        rows = sorted(merging) if is_merging else list(dict.fromkeys(runs.rows))
+        place = {row: at for at, row in enumerate(rows)}
+        runs.rows = [place[row] for row in runs.rows]
+        merges = [(place[row], dump) for row, dump in work.merges] if is_merging else ()
+        states = list(map(work.states.__getitem__, rows)) if kept is None else Kept(list(map(kept.__getitem__, rows)))
+        running.append((rows, fold_type(handler, True, Work(states, runs, merges=merges), now), None))
+    folded = nothing_folded()
+    while running:
+        wanted: list[tuple[list[int], FoldingHere, list[int]]] = []
+        for rows, steps, sent in running:
+            try:
+                wanted.append((rows, steps, steps.send(sent)))  # type: ignore[arg-type]
+            except StopIteration as stop:
+                folded.take(Folded(*[{rows[at]: found for at, found in its.items()} for its in stop.value]))
+        found = (yield [rows[at] for rows, _, need in wanted for at in need]) if wanted else {}
+        running = [(rows, steps, {at: found[rows[at]] for at in need}) for rows, steps, need in wanted]
+    return folded
 
 
 class _Search:

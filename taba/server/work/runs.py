@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 Values = bytes | list[Any]  # float64, or a list
@@ -43,6 +43,25 @@ class Runs(Sequence[tuple[int, bytes, Values]]):
         self.rows += [begin + row for row in other.rows] if begin else other.rows
         self.counts += other.counts
         self._pieces += other._pieces
+
+    def chosen(self, rows: Set[int], are_in: bool) -> Runs:
+        """Those of these rows, or of all others."""
+        made, place = Runs(), 0
+        for runs, times, values in self._pieces:
+            its, counts = self.rows[place : place + runs], self.counts[place : place + runs]
+            place += runs
+            if rows.isdisjoint(its):
+                if not are_in:
+                    made.add_all(its, counts, times, values)
+                continue
+            start = 0
+            for row, count in zip(its, counts, strict=True):
+                end = start + count
+                if (row in rows) == are_in:
+                    of_run = values[8 * start : 8 * end] if isinstance(values, bytes) else values[start:end]
+                    made.add(row, times[8 * start : 8 * end], of_run)
+                start = end
+        return made
 
     @property
     def times(self) -> list[bytes]:
