@@ -15,7 +15,7 @@ import numpy as np
 
 from taba.bounds import KiB
 from taba.codes import Floats, Ints, codes_of
-from taba.handlers.base import ArrayHandler, Ever, History, Projection, Sample
+from taba.handlers.base import EDGE_SECONDS, ArrayHandler, Ever, History, Projection, Sample
 from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
@@ -154,6 +154,9 @@ class PercentileGroup(ArrayHandler):
         return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
+        if times.max() - times.min() <= EDGE_SECONDS:  # as CounterGroup's
+            folded = self.fold_dumps([b""] * total, rows, times, values, float(times.max()))
+            return super().edge_array(rows, times, values, total) if folded is None else folded.dumps
         slots, of, starts = slots_of(rows, times, int(LADDER.widths[0]), total)
         figures = figures_of(slots, values, len(of))
         bins = bins_of(slots, values, len(of))
