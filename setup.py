@@ -21,6 +21,7 @@ PARTS = [
     part("taba.agent._drain", "taba/agent/_checksum.h"),
     part("taba.batch._sections"),
     part("taba.handlers._fresh"),
+    part("taba.handlers._latest", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._spreads", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.server.fold._plain"),

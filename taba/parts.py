@@ -18,6 +18,7 @@ FORMS = {
     "taba.agent._drain": 2,
     "taba.batch._sections": 1,
     "taba.handlers._fresh": 1,
+    "taba.handlers._latest": 1,
     "taba.handlers._rows": 2,
     "taba.handlers._spreads": 3,
     "taba.server.ask._writing": 1,

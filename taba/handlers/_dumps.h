@@ -21,7 +21,7 @@
 #define DAY 86400
 
 /* `count` numbers, one after the other: a loop for each width, which compilers make wide. */
-static void load_ints(const uint8_t *from, int code, int64_t *to, Py_ssize_t count) {
+static inline void load_ints(const uint8_t *from, int code, int64_t *to, Py_ssize_t count) {
     uint16_t two;
     uint32_t four;
     switch (code) {
@@ -32,7 +32,7 @@ static void load_ints(const uint8_t *from, int code, int64_t *to, Py_ssize_t cou
     }
 }
 
-static void load_numbers(const uint8_t *from, int code, double *to, Py_ssize_t count) {
+static inline void load_numbers(const uint8_t *from, int code, double *to, Py_ssize_t count) {
     int16_t two;
     int32_t four;
     switch (code) {
@@ -43,7 +43,7 @@ static void load_numbers(const uint8_t *from, int code, double *to, Py_ssize_t c
     }
 }
 
-static void store_ints(uint8_t *to, int code, const int64_t *from, Py_ssize_t count) {
+static inline void store_ints(uint8_t *to, int code, const int64_t *from, Py_ssize_t count) {
     uint16_t two;
     uint32_t four;
     switch (code) {
@@ -55,7 +55,7 @@ static void store_ints(uint8_t *to, int code, const int64_t *from, Py_ssize_t co
 }
 
 /* Of numbers that are whole, and fit, unless the code is that of 8 bytes. */
-static void store_numbers(uint8_t *to, int code, const double *from, Py_ssize_t count) {
+static inline void store_numbers(uint8_t *to, int code, const double *from, Py_ssize_t count) {
     int16_t two;
     int32_t four;
     switch (code) {
@@ -67,7 +67,7 @@ static void store_numbers(uint8_t *to, int code, const double *from, Py_ssize_t 
 }
 
 /* The narrowest of these codes that takes this number too; a step that calls nothing, where `rint` is a function of the C library. */
-static int wider_code(int code, double number) {
+static inline int wider_code(int code, double number) {
     double size = fabs(number);
     if (code == 3 || !(size < 2147483648.0) || (double)(int32_t)size != size) return 3;  /* NaN too */
     int own = size < 128.0 ? 0 : size < 32768.0 ? 1 : 2;
@@ -75,21 +75,21 @@ static int wider_code(int code, double number) {
 }
 
 /* `span` / `width` of a multiple of it, of at most 2^33: dividing integers takes longer than all else that is written of a slot. */
-static int64_t slots_in(int64_t span, double share) {
+static inline int64_t slots_in(int64_t span, double share) {
     return (int64_t)((double)span * share + 0.5);
 }
 
-static Py_ssize_t aligned(Py_ssize_t end, int code) {
+static inline Py_ssize_t aligned(Py_ssize_t end, int code) {
     Py_ssize_t least = ((Py_ssize_t)1 << code) - 1;
     return (end + least) & ~least;
 }
 
-static int count_code(uint64_t most) {
+static inline int count_code(uint64_t most) {
     return most < (1u << 8) ? 0 : most < (1u << 16) ? 1 : most < (UINT64_C(1) << 32) ? 2 : 3;
 }
 
 /* numpy's: so that sums are the same to the last bit */
-static double pairwise(const double *items, Py_ssize_t count) {
+static inline double pairwise(const double *items, Py_ssize_t count) {
     if (count < 8) {
         double sum = -0.0;
         for (Py_ssize_t place = 0; place < count; place++) sum += items[place];
@@ -110,12 +110,12 @@ static double pairwise(const double *items, Py_ssize_t count) {
     return pairwise(items, half) + pairwise(items + half, count - half);
 }
 
-static double summed(const double *items, Py_ssize_t count) {
+static inline double summed(const double *items, Py_ssize_t count) {
     return count > 1 ? items[0] + pairwise(items + 1, count - 1) : items[0];
 }
 
 /* Whether this machine writes numbers as dumps have them; if not, there is an ImportError. */
-static int is_little_endian(void) {
+static inline int is_little_endian(void) {
     const uint16_t one = 1;
     if (*(const uint8_t *)&one == 1) return 1;
     PyErr_SetString(PyExc_ImportError, "dumps are little-endian, and this machine is not");

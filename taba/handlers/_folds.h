@@ -34,7 +34,7 @@ typedef struct {
 } Kind;
 
 /* The dump in `content`, behind a frame that says this version, unless that is 0; NULL where there is none. */
-static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
+static inline const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *length) {
     if (!PyBytes_Check(content)) return NULL;
     const uint8_t *dump = (const uint8_t *)PyBytes_AS_STRING(content);
     *length = PyBytes_GET_SIZE(content);
@@ -45,7 +45,7 @@ static const uint8_t *unframed(PyObject *content, int version, Py_ssize_t *lengt
 }
 
 /* Bytes for a dump of this length behind its frame, all 0, or NULL with an exception. */
-static PyObject *make_dump(const Frame *frame, Py_ssize_t length, uint8_t **dump) {
+static inline PyObject *make_dump(const Frame *frame, Py_ssize_t length, uint8_t **dump) {
     PyObject *made = PyBytes_FromStringAndSize(NULL, frame->length + length);
     if (made == NULL) return NULL;
     uint8_t *start = (uint8_t *)PyBytes_AS_STRING(made);
@@ -55,11 +55,11 @@ static PyObject *make_dump(const Frame *frame, Py_ssize_t length, uint8_t **dump
     return made;
 }
 
-static int is_a_time(double now) {
+static inline int is_a_time(double now) {
     return isfinite(now) && fabs(now) <= 1e12;
 }
 
-static PyObject *fold_all(PyObject *arguments, const Kind *kind) {
+static inline PyObject *fold_all(PyObject *arguments, const Kind *kind) {
     PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
     Py_buffer rows, codes, times, values, frame;
     double now;
@@ -118,7 +118,7 @@ done:
 }
 
 /* The frame of `content` of so many bytes, and the dump behind it; NULL where there is none. */
-static const uint8_t *cut_frame(PyObject *content, Py_ssize_t bytes, Frame *frame, Py_ssize_t *length) {
+static inline const uint8_t *cut_frame(PyObject *content, Py_ssize_t bytes, Frame *frame, Py_ssize_t *length) {
     if (!PyBytes_Check(content) || PyBytes_GET_SIZE(content) < bytes) return NULL;
     *frame = (Frame){.bytes = (const uint8_t *)PyBytes_AS_STRING(content), .length = bytes};
     *length = PyBytes_GET_SIZE(content) - bytes;

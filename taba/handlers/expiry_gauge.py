@@ -12,10 +12,14 @@ from typing import Any
 
 from taba.bounds import DAY
 from taba.handlers.base import Events, Handler, Projection, Sample
+from taba.handlers.folded import InC
 from taba.handlers.gauge import aggregate_values, latest, value_samples
 from taba.handlers.render import as_json
+from taba.parts import find
 
 HOLD_SECONDS = DAY  # for a value that says nothing of its own
+
+_latest = find("taba.handlers._latest")  # without it Python does it all
 
 
 def held_value(event: Any) -> tuple[Any, float]:
@@ -27,11 +31,12 @@ def held_value(event: Any) -> tuple[Any, float]:
     return event, HOLD_SECONDS
 
 
-class ExpiryGauge(Handler):
+class ExpiryGauge(InC, Handler):
     """The last value by time, until it expires."""
 
     type = "ExpiryGauge"
     version = 1
+    in_c = None if _latest is None else _latest.expiring
     shown = ("held",)
 
     def new_state(self) -> None:

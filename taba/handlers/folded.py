@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from taba.codes import Ints
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from taba.codes import Floats, Ints
+from taba.handlers.ragged import by_rows
+
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class FoldedDumps:
@@ -21,3 +29,26 @@ class FoldedDumps:
         """Have these bare main parts in those rows."""
         for row, dump in zip(rows, dumps, strict=True):
             self.dumps[row] = self.dumps[row][: self.framed] + dump
+
+
+class InC:
+    """What a plain Handler has beside its `fold` where C folds its States from bytes to bytes, as those of array Handlers."""
+
+    further_parts = 0
+    in_c: ClassVar[Callable[..., Any] | None] = None  # the function of that part; None where it was not built
+
+    def fold_dumps(
+        self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0, frame: bytes = b""
+    ) -> FoldedDumps | None:
+        """What `fold` would make of each, as dumps; see CounterGroup's."""
+        if self.in_c is None or not len(rows):
+            return None
+        rows, times, values = by_rows(rows, times, values)
+        found = self.in_c(dumps, rows, times, values, now, version, frame)
+        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
+
+    def spilling(self, states: FoldedDumps) -> Ints:
+        return _NONE
+
+    def dump_array(self, states: FoldedDumps) -> list[bytes]:
+        return states.dumps

@@ -18,6 +18,8 @@ import msgpack
 from taba.batch import RING_ENDED, RING_GONE
 from taba.handlers.base import Events, Handler, Projection, Sample
 from taba.handlers.figures import show_tallies, sum_tallies
+from taba.handlers.folded import InC
+from taba.parts import find
 
 MAX_RINGS = 1000  # entries of one State: a Client has one ring at a time, and one more for each process that died a moment ago
 RING_ID_BYTES = 16
@@ -25,12 +27,15 @@ MAX_RING_POSITION = 2**63 - 1
 
 State = tuple[float, int, dict[bytes, list[Any]]]  # base, events refused, [position, sum] by ring
 
+_latest = find("taba.handlers._latest")  # without it Python does it all
 
-class UpDown(Handler):
+
+class UpDown(InC, Handler):
     """The sum of what living processes added, and of what was posted."""
 
     type = "UpDown"
     version = 1
+    in_c = None if _latest is None else _latest.updowns
     shown = ("value",)
     absolute = True
 

@@ -15,6 +15,7 @@ from tests.client.test_sanitizers import SANITIZERS, STRICT, gcc
 
 SOURCES = (
     "taba/batch/_sections.c",
+    "taba/handlers/_latest.c",
     "taba/handlers/_rows.c",
     "taba/handlers/_spreads.c",
     "taba/shard/servers/_wire.c",
@@ -23,6 +24,7 @@ SOURCES = (
 )
 TESTS = (
     "tests/test_sections.py",
+    "tests/handlers/test_latest.py",
     "tests/handlers/test_rows.py",
     "tests/shard/test_wire.py",
     "tests/server/ask/test_writing.py",

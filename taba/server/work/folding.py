@@ -174,8 +174,8 @@ def fold_type(
     """
     folded = nothing_folded()
     work = work._replace(columns=Runs.of(work.columns))
-    if is_array and turn is None:
-        if work.merges and work.columns and getattr(handler, "fold_dumps", None) is not None:
+    if (is_array or is_own) and turn is None:
+        if is_array and work.merges and work.columns and getattr(handler, "fold_dumps", None) is not None:
             merging = {row for row, _ in work.merges}
             if not merging.issuperset(work.runs.rows):
                 return (yield from _fold_apart(handler, work, now, merging))
