@@ -1,0 +1,126 @@
+"""The parts in C under those who find what tests alone do not: the address and undefined-behaviour sanitizers, and gcc's analyzer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.parts import FORMS
+
+ROOT = Path(__file__).parent.parent
+STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wvla", f"-I{sysconfig.get_paths()['include']}"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
+
+
+class Run(NamedTuple):
+    """Parts that are built with the sanitizers, and the tests that are run with them, of which none may be skipped."""
+
+    parts: tuple[str, ...]
+    tests: tuple[str, ...]
+    wanted: str = ""  # of them, as pytest's -k
+
+
+RECORDING = Run(
+    ("taba.client._accelerator",),
+    tuple(f"tests/client/test_{name}.py" for name in ("record", "processes", "harmless", "healing", "metering")),
+    "Accelerated and not (system_call or interpreters or no_memory or allocation)",
+)
+DRAIN = Run(("taba.agent._drain",), ("tests/agent/test_native.py", "tests/agent/test_drain.py"))
+EDGE = Run(("taba.handlers._fresh",), ("tests/handlers/test_fresh.py",))
+SERVING = Run(
+    (
+        "taba.batch._sections",
+        "taba.handlers._latest",
+        "taba.handlers._rows",
+        "taba.handlers._spreads",
+        "taba.server.ask._writing",
+        "taba.server.fold._plain",
+        "taba.shard.servers._wire",
+    ),
+    (
+        "tests/test_sections.py",
+        "tests/handlers/test_latest.py",
+        "tests/handlers/test_rows.py",
+        "tests/server/ask/test_writing.py",
+        "tests/server/fold/test_plain_parts.py",
+        "tests/shard/test_wire.py",
+    ),
+)
+
+
+def gcc() -> str:
+    found = shutil.which("gcc")
+    if found is None:
+        raise SkipTest("needs gcc; on Debian and Ubuntu: apt-get install gcc")
+    return found
+
+
+def source_of(part: str) -> Path:
+    return ROOT / (part.replace(".", "/") + ".c")
+
+
+def run_all(case: SynchronousTestCase, command: Any, **how: Any) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **how)
+    case.assertEqual(done.returncode, 0, done.stdout[-4000:] + done.stderr[-8000:])
+    return done.stdout
+
+
+class EachPart(SynchronousTestCase):
+    def test_each_part_in_c_is_tried_under_the_sanitizers(self) -> None:
+        self.assertEqual(sorted(part for run in (RECORDING, DRAIN, EDGE, SERVING) for part in run.parts), sorted(FORMS))
+        self.assertEqual(sorted(map(source_of, FORMS)), sorted((ROOT / "taba").rglob("*.c")))
+
+
+@pytest.mark.real
+class Analyzer(SynchronousTestCase):
+    def test_the_analyzer_and_strict_warnings_find_nothing(self) -> None:
+        for part in FORMS:
+            for level in ("-O1", "-O3"):
+                run_all(self, [gcc(), *STRICT, "-fanalyzer", level, "-c", str(source_of(part)), "-o", os.devnull])
+
+
+@pytest.mark.real
+class Sanitizers(SynchronousTestCase):
+    def test_they_find_nothing_in_what_the_tests_of_recording_do(self) -> None:
+        self.run_sanitized(RECORDING)
+
+    def test_they_find_nothing_in_what_the_tests_of_the_drain_do(self) -> None:
+        self.run_sanitized(DRAIN)
+
+    def test_they_find_nothing_in_what_the_tests_of_the_edge_do(self) -> None:
+        self.run_sanitized(EDGE)
+
+    def test_they_find_nothing_in_what_the_tests_of_batches_folds_commands_and_answers_do(self) -> None:
+        self.run_sanitized(SERVING)
+
+    def run_sanitized(self, run: Run) -> None:
+        """In a copy of the tree in which nothing else is built."""
+        folder = Path(self.mktemp()).absolute()
+        for name in ("taba", "twisted", "tests"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "conftest.py", "corpus"))
+        libraries = []
+        for part in run.parts:
+            library = folder / (part.replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX"))
+            run_all(self, [gcc(), *STRICT, *SANITIZERS, "-shared", "-fPIC", str(source_of(part)), "-o", str(library)])
+            libraries.append(str(library))
+        settings = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
+            "LD_PRELOAD": run_all(self, [gcc(), "-print-file-name=libasan.so"]).strip(),
+            "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself frees little at its end
+            "PYTHONMALLOC": "malloc",  # or the sanitizer sees Python's pools instead of objects
+            "PYTHONPATH": str(folder),
+        }
+        where = f"from importlib import import_module\nfor name in {run.parts}: print(import_module(name).__file__)"
+        self.assertEqual(run_all(self, [sys.executable, "-c", where], env=settings, cwd=folder).split(), libraries)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
+        out = run_all(self, [*command, "-k", run.wanted, *run.tests], env=settings, cwd=folder)
+        self.assertIn(" passed", out)
+        self.assertNotIn("skipped", out)
