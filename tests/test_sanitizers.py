@@ -68,7 +68,7 @@ def source_of(part: str) -> Path:
 
 
 def run_all(case: SynchronousTestCase, command: Any, **how: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **how)
+    done: subprocess.CompletedProcess[str] = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **how)
     case.assertEqual(done.returncode, 0, done.stdout[-4000:] + done.stderr[-8000:])
     return done.stdout
 
