@@ -25,6 +25,8 @@ from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
+WIDE_DRAIN_SECONDS = 0.5  # … after one of WIDE_BATCHES: each costs by what it is more than by what is in it, for whoever has it
+WIDE_BATCHES = 256  # of a drain: half of the buckets that a store mostly has
 IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a drain is for what stands beside records
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
@@ -57,6 +59,7 @@ class RingPump:
         self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._behind: list[Ring] = []  # rings of which the last drain could not read all names
+        self._batches = 0  # of the last drain that had any
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -101,8 +104,7 @@ class RingPump:
         is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
         is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
-        pause = BUSY_DRAIN_SECONDS if is_busy else DRAIN_SECONDS if self._has_records else IDLE_DRAIN_SECONDS
-        if not is_filling and now < self._last_drain + pause:
+        if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else self._pause):
             if self._read_ahead():
                 return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
@@ -112,6 +114,13 @@ class RingPump:
         if is_cut and not self._behind:
             self._last_drain = 0.0  # there is more, now; but names are read first, which takes less than as many drains
         return 0.0 if is_cut or self._behind else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
+
+    @property
+    def _pause(self) -> float:
+        """Seconds from one drain to the next, while no ring fills and Servers keep up."""
+        if not self._has_records:
+            return IDLE_DRAIN_SECONDS
+        return WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
 
     def _read_ahead(self) -> bool:
         """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
@@ -211,6 +220,7 @@ class RingPump:
             self.sums.spares(drained.malformed + drained.refused + drained.held_back.total())
             self.sums.published(sums, bool(batches))
             if batches:
+                self._batches = len(batches)
                 self.meanings.published(told)
                 self.edge.published()
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
-from taba.agent import books, keeper
+from taba.agent import books, keeper, pump
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, Covered, EncodedBatch, Outbox, OutboxFull
-from taba.agent.pump import DRAIN_SECONDS, TICK_SECONDS
+from taba.agent.pump import DRAIN_SECONDS, TICK_SECONDS, WIDE_DRAIN_SECONDS
 from taba.agent.spool import SpoolFull
 from taba.batch import LATER, BatchId, Column, Verdict, encode_batch
 from taba.client.segment import make_segment
@@ -363,6 +363,33 @@ class KeeperTests(WorldCase):
                 self.assertLess(world.now, idle + DRAIN_SECONDS + 3 * TICK_SECONDS)
                 world.now += world.pump.tick(world.now, at(world.now))
             drains.clear()
+
+    def test_after_a_drain_of_many_batches_the_next_one_comes_later_unless_a_ring_fills(self) -> None:
+        self.patch(pump, "WIDE_BATCHES", 3)
+        tabs = list({bucket_of(tab, BUCKETS): tab for tab in map("pace_{}".format, range(100))}.values())
+        world = self.world()
+
+        def waited(buckets: int) -> float:
+            """Seconds until what is recorded into Tabs of so many buckets is drained."""
+            world.send()
+            recorded, began = world.keeper.books.recorded, world.now
+            for tab in tabs[:buckets]:
+                world.producers[0].record(world.producers[0].tab(tab), 1.0)
+            while world.keeper.books.recorded == recorded:
+                self.assertLess(world.now, began + 5.0)
+                world.now += world.pump.tick(world.now, at(world.now))
+            return world.now - began
+
+        waited(3)  # whatever there was before
+        self.assertAlmostEqual(waited(3), WIDE_DRAIN_SECONDS, delta=1.1 * TICK_SECONDS)
+        self.assertAlmostEqual(waited(2), WIDE_DRAIN_SECONDS, delta=1.1 * TICK_SECONDS)  # that one is narrow, the one before was not
+        self.assertAlmostEqual(waited(3), DRAIN_SECONDS, delta=1.1 * TICK_SECONDS)
+        world.send()
+        tab, filled = world.producers[0].tab(tabs[0]), world.keeper.books.recorded
+        for number in range(world.producers[0].where.records // 3):
+            world.producers[0].record(tab, float(number))
+        world.pump.tick(world.now, at(world.now))
+        self.assertGreater(world.keeper.books.recorded, filled)
 
     def test_small_batches_move_to_the_spool_so_many_at_once(self) -> None:
         world = self.world()
