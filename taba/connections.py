@@ -77,8 +77,9 @@ class BoundedSite(server.Site):
         self.listening: set[BoundedChannel] = set()
         self.told: set[BoundedChannel] = set()  # that there is no room
         self.max_listeners = MAX_LISTENERS
+        self.ended = 0  # connections that are gone, since ever
         self.receiving = 0  # bytes of bodies, and of what is made of them, for which room is kept
-        self.turns = Turns(self.reactor)
+        self.turns = Turns.of(self.reactor)
         self.refused: Counter[str] = Counter()
         self._crowded: dict[str, tuple[float, str]] = {}  # reason → when last, and what was done, why, and what to do
 
@@ -217,6 +218,7 @@ class BoundedChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True
+        self.site.ended += 1
         self.site.leave(self)
         self._give_room_back()
         self._stop_deadline()

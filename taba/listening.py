@@ -28,10 +28,13 @@ from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
 
 COLLECT_SECONDS = 2.0  # between two looks whether it is quiet
 QUIET_SECONDS = 0.5
-MOST_YOUNG_COLLECTIONS = 150  # of some 7,000 objects each, of which these are what is left: a million, some 100 MB
-MOST_FROZEN = 1_000_000  # objects that came to live long since all was looked through; that look takes 0.1 s of as many
-MOST_GROWN_BYTES = 128 * MiB  # by which memory grew since: a TLS connection that is gone is 50 objects, but 75 KiB
-LOOK_SECONDS = 600.0  # since then, for each MOST_FROZEN that are kept: a six-thousandth of the time
+NEVER = 1_000_000_000  # young collections before a full one: Python begins none by itself
+MOST_YOUNG_COLLECTIONS = 30  # after which what is left of them is left alone although it is not quiet: some 200,000 objects, 20 MB
+MOST_GROWN_BYTES = 512 * MiB  # by which memory grew since all was looked through, which takes 0.1 s of a million objects
+MOST_ENDED_BYTES = 128 * MiB  # … where so much may be of connections that are gone, the likeliest garbage
+ENDED_BYTES = 75 * 1024  # of one with TLS: 50 objects in cycles
+FEW_BYTES = 160 * MiB  # of a process of which all is looked through in 50 ms …
+LOOK_SECONDS = 600.0  # … as often as this
 MAX_DESCRIPTORS = 8192  # a ring takes one, and so does a connection
 
 LISTENING_OPTIONS = (
@@ -131,50 +134,49 @@ def resident_bytes() -> int:
         return int(file.read(200).split()[1]) * resource.getpagesize()
 
 
-def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None = None) -> None:
+def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None = None, ended: Callable[[], int] = lambda: 0) -> None:
     """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
 
     Its full collections, which many small lists and dictionaries cause, would look through all of it each time, for tens of milliseconds.
-    With `quiet_seconds`, for how long nothing has taken long, what else has come to live long is left alone likewise, when that is
-    QUIET_SECONDS: else what a large request is made of would be looked through while it is there, and what is kept for the next, for
-    hundreds. All is looked through once that has become twice as much, and MOST_FROZEN objects more; or memory has grown by
-    MOST_GROWN_BYTES; or after LOOK_SECONDS. So what was left alone and is garbage now goes.
+    With `quiet_seconds`, for how long nothing has taken long, Python begins none by itself, and what else has come to live long is left
+    alone likewise, when that is QUIET_SECONDS, or after
+    MOST_YOUNG_COLLECTIONS: else what a large request is made of would be looked through while it is there, and what is kept for the next,
+    for hundreds of milliseconds. Then what was left alone and is garbage now goes only
+    where all is looked through, however long that takes: once memory has grown by MOST_GROWN_BYTES, or by MOST_ENDED_BYTES which as many
+    connections may have had as are gone, by `ended` since ever. A process that is small enough has that done after LOOK_SECONDS, too.
     """
-    known = known_bytes = 0  # objects that were left alone after all was looked through, and the memory that the process had then
+    known_bytes = known_ended = 0  # of when all was looked through
     since = 0.0
-    most = 0  # that are left alone now: what of them is gone is in there until they are counted again
 
     def freeze() -> None:
-        nonlocal known, known_bytes, since, most
+        nonlocal known_bytes, known_ended, since
         gc.collect()
         gc.freeze()
-        known, known_bytes, since = gc.get_freeze_count(), resident_bytes(), reactor.seconds()
-        most = known
+        known_bytes, known_ended, since = resident_bytes(), ended(), reactor.seconds()
 
-    def must_look() -> bool:
-        nonlocal most
-        bound = known + max(MOST_FROZEN, known)
-        if most > bound:
-            most = gc.get_freeze_count()  # goes through all of them: 50 ms of a million
-        has_many = most > bound
-        is_old = reactor.seconds() - since >= LOOK_SECONDS * max(1.0, known / MOST_FROZEN)
-        return has_many or is_old or resident_bytes() - known_bytes > MOST_GROWN_BYTES
+    def must_look(is_quiet: bool) -> bool:
+        has = resident_bytes()
+        grown = has - known_bytes
+        if not is_quiet:
+            return grown > 2 * MOST_GROWN_BYTES  # nobody waits for a quiet moment until there is no memory
+        of_ended = min(grown, ENDED_BYTES * (ended() - known_ended))
+        is_old = has <= FEW_BYTES and reactor.seconds() - since >= LOOK_SECONDS
+        return is_old or grown > MOST_GROWN_BYTES or of_ended > MOST_ENDED_BYTES
 
     def begin() -> None:
         freeze()
         if quiet_seconds is not None:
-            gc.set_threshold(*gc.get_threshold()[:2], MOST_YOUNG_COLLECTIONS)
+            gc.set_threshold(*gc.get_threshold()[:2], NEVER)
             reactor.callLater(COLLECT_SECONDS, collect)
 
     def collect() -> None:
-        nonlocal most
-        if quiet_seconds is not None and quiet_seconds() >= QUIET_SECONDS:
+        is_quiet = quiet_seconds is None or quiet_seconds() >= QUIET_SECONDS
+        if is_quiet or gc.get_count()[2] >= MOST_YOUNG_COLLECTIONS:
             gc.collect(1)  # what is young: cycles of connections and failures mostly go here
-            most += len(gc.get_objects())  # without those that are left alone already
             gc.freeze()
-            if must_look():
-                gc.unfreeze()
-                freeze()
+        if must_look(is_quiet):
+            gc.unfreeze()
+            freeze()
         reactor.callLater(COLLECT_SECONDS, collect)
 
     reactor.callWhenRunning(begin)

@@ -119,6 +119,7 @@ class Api(resource.Resource):
         slices = answer.content
         joined: list[bytes] = []
         while answer.is_joined and sum(map(len, joined)) < SLICE_BYTES:
+            await request.channel.site.turns.breathe()  # of many streams each makes a slice: others have their turns between them
             more = await anext(slices, None)
             if more is None:
                 return answer._replace(content=b"".join(joined), text=None)
@@ -127,7 +128,10 @@ class Api(resource.Resource):
             raise HTTPError(503, "full", f"{MAX_STREAMS} large answers are being sent; try again in a moment", {"retry-after": "1"})
         self.streams += 1
         try:
-            first = b"".join(joined) if joined else await anext(slices, b"")
+            first = b"".join(joined)
+            if not joined:
+                await request.channel.site.turns.breathe()
+                first = await anext(slices, b"")
             _begin(request, answer, answer.content_type)
             compressor = _compressor(request)
             if request.method == b"HEAD":
@@ -317,8 +321,9 @@ async def _send_slices(request: Any, first: bytes, slices: AsyncIterator[bytes],
                 request.channel.answering(request, len(part))  # so long has the peer for these
                 request.write(part)
                 await gate.passed()
-            # a peer that takes all at once must not have the process for itself
+            # a peer that takes all at once must not have the process for itself, nor must many of them together
             await request.channel.pause(0.0)
+            await request.channel.site.turns.breathe()
         content = await anext(slices, None)
     if compressor is not None:
         request.write(compressor.flush())

@@ -13,10 +13,13 @@ from taba import listening
 from taba.bounds import MiB
 from taba.listening import (
     COLLECT_SECONDS,
+    ENDED_BYTES,
+    FEW_BYTES,
     LOOK_SECONDS,
-    MOST_FROZEN,
+    MOST_ENDED_BYTES,
     MOST_GROWN_BYTES,
     MOST_YOUNG_COLLECTIONS,
+    NEVER,
     QUIET_SECONDS,
     freeze_when_running,
 )
@@ -27,10 +30,12 @@ CYCLES = """
 import sys, weakref
 from twisted.internet.task import Clock
 from taba import listening
-listening.MOST_FROZEN, listening.MOST_GROWN_BYTES, listening.LOOK_SECONDS, bytes, cycles = map(int, sys.argv[1:])
+listening.MOST_ENDED_BYTES, listening.MOST_GROWN_BYTES, listening.LOOK_SECONDS, bytes, cycles = map(int, sys.argv[1:])
 clock = Clock()
 clock.callWhenRunning = lambda call: call()
-listening.freeze_when_running(clock, lambda: listening.QUIET_SECONDS)
+gone = []
+listening.ENDED_BYTES = bytes
+listening.freeze_when_running(clock, lambda: listening.QUIET_SECONDS, lambda: len(gone))
 class Cycle:
     def __init__(self):
         self.itself, self.content = self, bytearray(b"x") * bytes
@@ -39,13 +44,14 @@ for _ in range(40):
     some = [Cycle() for _ in range(cycles)]
     seen.append(weakref.ref(some[0]))
     clock.advance(listening.COLLECT_SECONDS)
+    gone += [None] * len(some)
     del some
 print("".join("-" if one() is None else "x" for one in seen))
 """
-NEVER = 1 << 60
 
-
-SOME, ALL = [("collect", 1), "freeze"], [("collect", 1), "freeze", "unfreeze", ("collect",), "freeze"]
+NOT = 1 << 60
+SOME, LOOK = [("collect", 1), "freeze"], ["unfreeze", ("collect",), "freeze"]
+ALL = [*SOME, *LOOK]
 
 
 class Starting(Clock):
@@ -58,14 +64,12 @@ class Starting(Clock):
 class Collecting(SynchronousTestCase):
     def setUp(self) -> None:
         self.did: list[object] = []
-        self.frozen = self.left_alone = 100
-        self.counted = 0  # how often all were gone through
+        self.young = 0  # young collections since the last freeze
         gc = SimpleNamespace(
             collect=lambda *generation: self.did.append(("collect", *generation)),
-            freeze=self.freeze,
+            freeze=lambda: self.did.append("freeze"),
             unfreeze=lambda: self.did.append("unfreeze"),
-            get_objects=lambda: range(max(0, self.frozen - self.left_alone)),
-            get_freeze_count=self.count,
+            get_count=lambda: (0, 0, self.young),
             get_threshold=lambda: (700, 10, 10),
             set_threshold=lambda *numbers: self.did.append(numbers),
         )
@@ -73,14 +77,6 @@ class Collecting(SynchronousTestCase):
         self.patch(listening, "gc", gc)
         self.patch(listening, "resident_bytes", lambda: self.resident)
         self.clock = Starting()
-
-    def freeze(self) -> None:
-        self.did.append("freeze")
-        self.left_alone = self.frozen
-
-    def count(self) -> int:
-        self.counted += 1
-        return self.frozen
 
     def did_within(self, seconds: float) -> list[object]:
         self.did.clear()
@@ -94,34 +90,18 @@ class Collecting(SynchronousTestCase):
     def test_what_has_come_to_live_long_is_left_alone_when_it_is_quiet_and_not_before(self) -> None:
         quiet = [QUIET_SECONDS]
         freeze_when_running(self.clock, lambda: quiet[0])
-        self.assertEqual(self.did, [("collect",), "freeze", (700, 10, MOST_YOUNG_COLLECTIONS)])
-        self.assertEqual(self.did_within(COLLECT_SECONDS), [("collect", 1), "freeze"])
+        self.assertEqual(self.did, [("collect",), "freeze", (700, 10, NEVER)])
+        self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
         quiet[0] = QUIET_SECONDS - 0.01
         self.assertEqual(self.did_within(COLLECT_SECONDS), [])
         quiet[0] = QUIET_SECONDS
-        self.assertEqual(self.did_within(COLLECT_SECONDS), [("collect", 1), "freeze"])
+        self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
 
-    def test_all_is_looked_through_once_that_is_twice_as_much_and_beyond_its_bound(self) -> None:
-        freeze_when_running(self.clock, lambda: QUIET_SECONDS)
-        for frozen, did in (
-            (100 + MOST_FROZEN, SOME),  # the bound
-            (101 + MOST_FROZEN, ALL),  # one past it
-            (2 * (101 + MOST_FROZEN), SOME),  # twice as much as then
-            (2 * (101 + MOST_FROZEN) + 1, ALL),
-            (100, SOME),
-        ):
-            self.frozen = frozen
+    def test_where_it_is_never_quiet_what_has_come_to_be_much_is_left_alone_all_the_same(self) -> None:
+        freeze_when_running(self.clock, lambda: 0.0)
+        for collections, did in ((MOST_YOUNG_COLLECTIONS - 1, []), (MOST_YOUNG_COLLECTIONS, SOME)):
+            self.young = collections
             self.assertEqual(self.did_within(COLLECT_SECONDS), did)
-
-    def test_those_that_are_left_alone_are_counted_only_where_they_may_be_too_many(self) -> None:
-        freeze_when_running(self.clock, lambda: QUIET_SECONDS)
-        for frozen in (MOST_FROZEN // 2, 100 + MOST_FROZEN):  # the bound
-            self.frozen = frozen
-            self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 1))
-        self.left_alone = self.frozen = 100  # most are gone, which nobody has counted
-        self.frozen = 101
-        self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 2))
-        self.assertEqual((self.did_within(COLLECT_SECONDS), self.counted), (SOME, 2))
 
     def test_all_is_looked_through_once_memory_has_grown_beyond_its_bound(self) -> None:
         freeze_when_running(self.clock, lambda: QUIET_SECONDS)
@@ -134,16 +114,35 @@ class Collecting(SynchronousTestCase):
             self.resident = resident
             self.assertEqual(self.did_within(COLLECT_SECONDS), did)
 
-    def test_all_is_looked_through_after_a_time_which_is_longer_the_more_is_kept(self) -> None:
+    def test_it_is_sooner_where_so_much_may_be_of_connections_that_are_gone(self) -> None:
+        ended = [0]
+        freeze_when_running(self.clock, lambda: QUIET_SECONDS, lambda: ended[0])
+        enough = MOST_ENDED_BYTES // ENDED_BYTES + 1
+        for grown, gone, did in (
+            (MOST_ENDED_BYTES + 1, enough - 1, SOME),  # others have it
+            (MOST_ENDED_BYTES, enough, SOME),
+            (MOST_ENDED_BYTES + 1, enough, ALL),
+            (2 * MOST_ENDED_BYTES + 2, enough, SOME),  # none has gone since then
+        ):
+            self.resident, ended[0] = MiB + grown, gone
+            self.assertEqual(self.did_within(COLLECT_SECONDS), did, (grown, gone))
+
+    def test_where_it_is_never_quiet_it_is_once_memory_has_grown_by_twice_the_bound(self) -> None:
+        freeze_when_running(self.clock, lambda: 0.0)
+        for resident, did in ((MiB + 2 * MOST_GROWN_BYTES, []), (MiB + 2 * MOST_GROWN_BYTES + 1, LOOK)):
+            self.resident = resident
+            self.assertEqual(self.did_within(COLLECT_SECONDS), did)
+
+    def test_a_process_that_is_small_enough_has_all_looked_through_after_a_time_and_no_other(self) -> None:
         quiet = [QUIET_SECONDS]
         freeze_when_running(self.clock, lambda: quiet[0])
-        self.assertEqual(self.did_within(LOOK_SECONDS - COLLECT_SECONDS), SOME)  # a clock that is moved on at once calls once
-        quiet[0] = 0.0
+        self.resident = FEW_BYTES + 1
+        self.assertEqual(self.did_within(LOOK_SECONDS), SOME)  # a clock that is moved on at once calls once
+        quiet[0], self.resident = 0.0, FEW_BYTES
         self.assertEqual(self.did_within(COLLECT_SECONDS), [])  # it is time, and not quiet
-        quiet[0], self.frozen = QUIET_SECONDS, 3 * MOST_FROZEN
+        quiet[0] = QUIET_SECONDS
         self.assertEqual(self.did_within(COLLECT_SECONDS), ALL)
-        self.assertEqual(self.did_within(3 * LOOK_SECONDS - COLLECT_SECONDS), SOME)
-        self.assertEqual(self.did_within(COLLECT_SECONDS), ALL)
+        self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
 
 
 class Cycles(SynchronousTestCase):
@@ -157,14 +156,14 @@ class Cycles(SynchronousTestCase):
         self.assertRegex(ran.stdout, "^-*x+$")  # those that came first, until the last look
         return ran.stdout.count("-")
 
-    def test_many_small_ones(self) -> None:
-        self.assertGreater(self.gone(1000, NEVER, NEVER, 0, 5000), 5)
+    def test_those_of_connections_that_are_gone(self) -> None:
+        self.assertGreater(self.gone(8 * MiB, NOT, NOT, MiB // 16, 32), 3)
 
     def test_a_few_with_much_memory(self) -> None:
-        self.assertGreater(self.gone(NEVER, 8 * MiB, NEVER, MiB // 16, 32), 3)
+        self.assertGreater(self.gone(NOT, 8 * MiB, NOT, MiB // 16, 32), 3)
 
     def test_a_few_small_ones_after_a_time(self) -> None:
-        self.assertEqual(self.gone(MOST_FROZEN, NEVER, 10, 0, 10), 39)
+        self.assertEqual(self.gone(NOT, NOT, 10, 0, 10), 39)
 
     def test_none_within_all_bounds(self) -> None:
-        self.assertEqual(self.gone(MOST_FROZEN, NEVER, NEVER, 0, 10), 0)
+        self.assertEqual(self.gone(NOT, NOT, NOT, 0, 10), 0)

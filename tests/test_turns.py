@@ -43,6 +43,31 @@ class Ordered(SynchronousTestCase):
             self.assertEqual(len(had), -(-count // 10))
 
 
+class Shared(SynchronousTestCase):
+    def test_all_who_work_in_a_process_have_the_turns_of_its_clock_and_together_do_no_more_than_one(self) -> None:
+        clock, other = Clock(), Clock()
+        calls: list[Any] = []
+        self.patch(clock, "callLater", lambda seconds, call: calls.append(call))
+        self.assertIs(Turns.of(clock), Turns.of(clock))
+        self.assertIsNot(Turns.of(clock), Turns.of(other))
+        done: list[str] = []
+
+        async def work(who: str) -> None:
+            for _ in range(3):
+                await Turns.of(clock).breathe()
+                clock.rightNow += TURN_SECONDS + 0.001  # so long it takes
+                done.append(who)
+
+        working = [ensureDeferred(work("streams")), ensureDeferred(work("questions"))]
+        for turns_had in range(1, 7):
+            [call] = calls
+            calls.clear()
+            call()
+            self.assertEqual(len(done), turns_had)
+        for one in working:
+            self.successResultOf(one)
+
+
 class Quiet(SynchronousTestCase):
     def test_it_is_as_long_ago_as_the_last_that_took_long_and_not_while_something_waits(self) -> None:
         clock = Clock()

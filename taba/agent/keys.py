@@ -1,5 +1,7 @@
 """Which posts with an Idempotency-Key came to this Agent before: each counts once, after a restart too. SQLite, one file an Agent.
 
+The bound is shared fairly: beyond it the Client that has most keys loses its oldest, so that one that floods forgets its own alone.
+
 It is remembered that a post came after its events are in the outbox, which remembers it meanwhile. What a power cut takes from this file
 it takes from the outbox too, so nothing here is synced.
 """
@@ -9,19 +11,55 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from taba.agent.database import Transaction
 from taba.agent.locks import private
 from taba.batch import KeyPart
 
-MAX_KEYS = 100_000  # 10 MiB; of more, the oldest are forgotten, and count anew
+MAX_KEYS = 100_000  # 12 MiB; of more, the oldest of whoever has most are forgotten, and count anew
+CLIENT_BYTES = 8  # of the digest by which a Client is known here
 MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
 RETRY_SECONDS = 5.0  # between two tries to write what the disk did not take: each writes all of that, a tenth of a second
 _SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
+_CLIENTS = (
+    "ALTER TABLE keys ADD COLUMN client BLOB NOT NULL DEFAULT x''"  # of what came before, or from the outbox, nobody knows whose it is
+)
+_BY_CLIENT = "CREATE INDEX IF NOT EXISTS keys_of_clients ON keys (client, id)"
+
+
+class Shares:
+    """How many keys each Client has; who has most, of several the one that came to have so many first."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, int] = {}
+        self._with: dict[int, dict[bytes, None]] = {}  # so many → who has them
+        self._most = 0
+
+    def add(self, client: bytes, keys: int = 1) -> None:
+        """It has so many more."""
+        has = self._of.pop(client, 0)
+        if has:
+            self._with[has].pop(client)
+            if not self._with[has]:
+                del self._with[has]
+        has += keys
+        if has > 0:
+            self._of[client] = has
+            self._with.setdefault(has, {})[client] = None
+        self._most = max(self._most, has)
+
+    def take(self) -> bytes:
+        """Who has most, and has one less from now on."""
+        while self._most not in self._with:
+            self._most -= 1
+        client = next(iter(self._with[self._most]))
+        self.add(client, -1)
+        return client
 
 
 class Keys:
-    """The keys in the file `path`, the latest `most` of them. Raises sqlite3.Error where no file can be made there.
+    """The keys in the file `path`, `most` of them at the most. Raises sqlite3.Error where no file can be made there.
 
     A file that is none of its kind is made anew, and `problem` says so: what was posted before may count again.
     """
@@ -30,7 +68,7 @@ class Keys:
         self.path, self._most = path, most
         self.problem: str | None = None
         self.forgotten = 0  # keys that the disk did not take, and for which memory had no room
-        self._unwritten: dict[bytes, KeyPart] = {}
+        self._unwritten: dict[bytes, tuple[KeyPart, bytes]] = {}  # key → it, and whose it is
         self._failure: str | None = None  # of the last try
         self._not_before = 0.0  # the next one
         try:
@@ -51,19 +89,27 @@ class Keys:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.execute(_SCHEMA)
-        (self.count,) = self._database.execute("SELECT count(*) FROM keys").fetchone()
+        if "client" not in {column[1] for column in self._database.execute("PRAGMA table_info(keys)")}:
+            self._database.execute(_CLIENTS)
+        self._database.execute(_BY_CLIENT)
+        self._shares = Shares()
+        self.count = 0
+        for client, count in self._database.execute("SELECT client, count(*) FROM keys GROUP BY client ORDER BY min(id)"):
+            self._shares.add(client, count)
+            self.count += count
 
     def digest(self, key: bytes) -> bytes | None:
         """The digest of the request that came under this key; None where none did."""
         if (unwritten := self._unwritten.get(key)) is not None:
-            return unwritten.digest
+            return unwritten[0].digest
         row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
-    def add(self, parts: Iterable[KeyPart], now: float) -> None:
-        """Remember that these posts came. Where the disk does not take it, in memory until it does: their events are published."""
+    def add(self, parts: Iterable[KeyPart], now: float, client: str = "") -> None:
+        """Remember that these posts of `client` came: in memory while the disk does not take it, for their events are published."""
+        whose = blake2b(client.encode(), digest_size=CLIENT_BYTES).digest() if client else b""
         for part in parts:
-            self._unwritten.setdefault(part.key, part)
+            self._unwritten.setdefault(part.key, (part, whose))
         self.tick(now)
         while len(self._unwritten) > MAX_UNWRITTEN:
             del self._unwritten[next(iter(self._unwritten))]
@@ -92,14 +138,25 @@ class Keys:
             f"{forgotten}; make room"
         )
 
-    def _write(self, parts: Iterable[KeyPart]) -> None:
-        run, count = self._database.execute, self.count
-        with Transaction(self._database):
-            for part in parts:
-                count += run("INSERT OR IGNORE INTO keys VALUES (NULL, ?, ?)", (part.key, part.digest)).rowcount
-            if count > self._most:
-                count -= run("DELETE FROM keys WHERE id IN (SELECT id FROM keys ORDER BY id LIMIT ?)", (count - self._most,)).rowcount
-        self.count = count
+    def _write(self, parts: Iterable[tuple[KeyPart, bytes]]) -> None:
+        run, count, taken = self._database.execute, self.count, list[bytes]()
+        added: list[bytes] = []
+        try:
+            with Transaction(self._database):
+                for part, client in parts:
+                    if run("INSERT OR IGNORE INTO keys (key, digest, client) VALUES (?, ?, ?)", (part.key, part.digest, client)).rowcount:
+                        self._shares.add(client)
+                        added.append(client)
+                for _ in range(count + len(added) - self._most):
+                    taken.append(self._shares.take())
+                    run("DELETE FROM keys WHERE id = (SELECT min(id) FROM keys WHERE client = ?)", (taken[-1],))
+        except sqlite3.Error:
+            for client in taken:
+                self._shares.add(client)
+            for client in added:
+                self._shares.add(client, -1)
+            raise
+        self.count = count + len(added) - len(taken)
 
     def close(self) -> None:
         self._database.close()

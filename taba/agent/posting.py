@@ -72,7 +72,7 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return True
         if not posted.accepted:
-            keys.add([key], now)
+            keys.add([key], now, posted.client)
             return True
     for _ in range(2):
         batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
@@ -86,5 +86,5 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
     except (TableFull, SpoolFull):  # of the disk, before the spool's bound is reached
         return False
     if key is not None:
-        keys.add([key], now)  # a kill before this: the next Agent finds the key beside the batches
+        keys.add([key], now, posted.client)  # a kill before this: the next Agent finds the key beside the batches
     return True

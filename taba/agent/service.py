@@ -33,7 +33,7 @@ from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
 from taba.errors import ConfigurationError, TabaError
 from taba.handlers.lookup import find_edges
-from taba.listening import Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
+from taba.listening import QUIET_SECONDS, Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.receiving import InputAddress
 from taba.ring import SHM_DIRECTORY as SHM
 
@@ -250,7 +250,7 @@ def makeService(options: Options) -> AgentService:
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, lambda: [*front.guard.reload(), *credentials.reload()])
-    freeze_when_running(reactor)
+    freeze_when_running(reactor, lambda: QUIET_SECONDS)  # of long works it has none: each turn is as good as another
     return AgentService(
         reactor,
         options["agent"],

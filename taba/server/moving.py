@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 
 SPAN_SECONDS = 60.0
 STEP_SECONDS = 5.0  # by which the span moves on
@@ -46,7 +47,7 @@ class Moving:
 
     def said(self) -> dict[str, int]:
         """What the other Servers are told: the Tabs that moved most."""
-        return dict(heapq.nlargest(MAX_SAID, self.counts().items(), key=lambda item: item[1]))
+        return dict(heapq.nlargest(MAX_SAID, self.counts().items(), key=itemgetter(1)))
 
     def _move_on(self) -> None:
         now = self._seconds()

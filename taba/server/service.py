@@ -11,7 +11,6 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,15 +89,18 @@ def makeService(options: Options) -> MultiService:
 
     make_monotonic(reactor)
     try:
-        server, quiet_seconds = make_server(options, reactor)
+        server, serving = make_server(options, reactor)
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
-    freeze_when_running(reactor, quiet_seconds)
+    if serving is None:
+        freeze_when_running(reactor)
+    else:
+        freeze_when_running(reactor, serving.quiet_seconds, serving.ended)
     return server
 
 
-def make_server(options: Options, reactor: Any) -> tuple[MultiService, Callable[[], float] | None]:
-    """The Server's services, and what tells for how long nothing has taken long in this process. Raises ConfigurationError."""
+def make_server(options: Options, reactor: Any) -> tuple[MultiService, Server | None]:
+    """The Server's services, and the one that serves in this process. Raises ConfigurationError."""
     whole = MultiService()
     store: Store = options["store"]
     embedded: EmbeddedStore | None = None
@@ -114,7 +116,7 @@ def make_server(options: Options, reactor: Any) -> tuple[MultiService, Callable[
     serving = kind(options, reactor, embedded, shown)
     serving.setServiceParent(whole)
     on_hangup(reactor, serving.hang_up)
-    return whole, serving.quiet_seconds if isinstance(serving, Server) else None
+    return whole, serving if isinstance(serving, Server) else None
 
 
 def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
@@ -301,7 +303,11 @@ class Server(_Connected):
 
     def quiet_seconds(self) -> float:
         """For how long no request has taken long."""
-        return min(self.site.turns.quiet_seconds, self.query.turns.quiet_seconds)
+        return self.site.turns.quiet_seconds
+
+    def ended(self) -> int:
+        """Connections that are gone, since this process began."""
+        return self.site.ended
 
     def hang_up(self) -> list[str]:
         """Read tokens and certificates again; what is wrong with them, in sentences."""

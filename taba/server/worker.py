@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, server.hang_up)
     reactor.callWhenRunning(server.startService)
-    freeze_when_running(reactor, server.quiet_seconds)
+    freeze_when_running(reactor, server.quiet_seconds, server.ended)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()
 

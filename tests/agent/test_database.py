@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from hashlib import blake2b
 from typing import Any
 from unittest import mock
 
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keys as module
 from taba.agent.database import Transaction
-from taba.agent.keys import MAX_KEYS, RETRY_SECONDS, Keys
+from taba.agent.keys import CLIENT_BYTES, MAX_KEYS, RETRY_SECONDS, Keys
 from taba.batch import KeyPart
 
 
@@ -60,6 +61,10 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(self.rows(), [2])
 
 
+def b2(client: str) -> bytes:
+    return blake2b(client.encode(), digest_size=CLIENT_BYTES).digest()
+
+
 class KeysTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.keys = Keys(os.path.join(tempfile.mkdtemp(), "keys"))
@@ -99,6 +104,42 @@ class KeysTests(SynchronousTestCase):
         self.keys = Keys(self.keys.path, most=3)
         self.keys.add([part(2), part(4), part(5)], 0.0)
         self.assertEqual((known(), self.keys.count), ([3, 4, 5], 3))
+
+    def test_a_client_that_floods_pushes_out_its_own_and_nobody_elses_after_a_restart_too(self) -> None:
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=4)
+
+        def known(count: int) -> list[int]:
+            return [number for number in range(count) if self.keys.digest(part(number).key) is not None]
+
+        self.keys.add([part(0)], 0.0, "good")
+        for number in range(1, 6):
+            self.keys.add([part(number)], 0.0, "flood")
+        self.assertEqual(known(6), [0, 3, 4, 5])
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=4)
+        self.keys.add([part(6)], 0.0, "good")  # has two now, and the flood two
+        self.keys.add([part(number) for number in range(7, 10)], 0.0, "flood")
+        self.assertEqual((known(10), self.keys.count), ([0, 6, 8, 9], 4))
+        self.keys.add([part(10)], 0.0, "another")  # of two that have as many: who has had so for longer
+        self.assertEqual(known(11), [6, 8, 9, 10])
+
+    def test_shares_are_as_they_were_where_the_disk_does_not_take_what_was_to_be_written(self) -> None:
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=2)
+        self.keys.add([part(0), part(1)], 0.0, "one")
+        self.fill(0)
+        self.keys.add([part(number) for number in range(2, 4000)], 0.0, "two")
+        self.assertEqual((self.keys.count, self.keys._shares.take()), (2, b2("one")))
+        self.keys._shares.add(b2("one"))
+
+    def test_a_file_of_before_that_does_not_say_whose_its_keys_are_is_read(self) -> None:
+        self.keys.add([part(0)], 0.0)
+        self.keys._database.execute("DROP INDEX keys_of_clients")
+        self.keys._database.execute("ALTER TABLE keys DROP COLUMN client")
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=1)
+        self.assertEqual((self.keys.problem, self.keys.count, self.keys.digest(part(0).key)), (None, 1, b"d" * 16))
 
     def test_of_what_a_full_disk_does_not_take_so_many_are_known_and_one_past_them_is_not(self) -> None:
         self.patch(module, "MAX_UNWRITTEN", 3)

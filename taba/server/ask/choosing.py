@@ -20,11 +20,14 @@ from taba.server.fold.cycle import bucket_of
 from taba.server.fold.deadletters import address_of
 from taba.server.router import IsReader
 from taba.server.work.sandbox import PatternRefused
-from taba.turns import Turns
+from taba.turns import Turns, in_order, in_slices
 
 MAX_BURIED = 16  # buckets whose dead letters one question looks through; each may have some MiB of them
 MAX_DEAD_TABS = 1000  # that are named for one question
 SLICE_NAMES = 20  # looked at by a filter between two looks at the time; one of 1,000 characters and the longest name take 0.2 ms
+SLICE_PLAIN = 5000  # names that are looked at without an expression between two, some 2 ms
+SLICE_MATCHED = 10_000  # that go to a child at a time, some 5 ms
+MATCHED_SECONDS = 20.0  # for one expression over all names, with what it waits for others between two lots
 SLICE_LETTERS = 200  # of dead letters read and looked at between two
 FIRST_TABS = 1  # whose Clients are read at first; then as many as have some SLICE_CLIENTS, as far as those before tell
 SLICE_CLIENTS = 300  # names of Clients at a time, some 24 KiB: a reader that has stopped reading has us hold them
@@ -127,9 +130,10 @@ class Chooser:
 
     async def _named(self, wanted: Filter, looked: Looked, exact: Mapping[str, str]) -> Sequence[str]:
         """The names that `names` and `globs` mean, of those that have States, sorted; all, where there are neither."""
-        names = self._index.all_of(looked)
+        names = await self._index.all_of(looked)
         if wanted.is_about_own:
-            names = sorted([*names, *(tab for known in looked.values() for tab in OWN_TABS if tab in known.types)])
+            own = [tab for known in looked.values() for tab in OWN_TABS if tab in known.types]
+            names = await in_order([*names, *own], self._turns.breathe)
         if not wanted.names and not wanted.globs:
             return names
         found = set(exact)
@@ -139,14 +143,20 @@ class Chooser:
                 for base in bases:
                     found.update(known.labelled.get(base, ()))
         if wanted.globs:
-            labelled = [name for name in names if "{" in name]
-            texts = [*names, *sorted(set(map(base_of, labelled)).difference(names))] if labelled else names
+            bases_there: set[str] = set()
+            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+                bases_there.update(base_of(name) for name in some if "{" in name)
+            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+                bases_there.difference_update(some)
+            texts = [*names, *await in_order(bases_there, self._turns.breathe)] if bases_there else names
             matching = set(await self.match(pattern_of(wanted.globs), texts))
-            meant = [name for name in names if name in matching or base_of(name) in matching]
+            meant: list[str] = []
+            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+                meant += [name for name in some if name in matching or base_of(name) in matching]
             if not found:
                 return meant  # in the order of `names`: many take long to sort
             found.update(meant)
-        return sorted(found)
+        return await in_order(found, self._turns.breathe)
 
     async def _those_that_match(self, wanted: Filter, names: Sequence[str]) -> Sequence[str]:
         names = wanted.scope.of_tabs(names)
@@ -199,10 +209,16 @@ class Chooser:
         matches = simple_matcher(pattern)
         if matches is not None:
             return await self._those(texts, matches)
+        began, found = self._turns.seconds(), list[str]()
         try:
-            return await self._match_elsewhere(pattern, texts)
+            for start in range(0, len(texts) or 1, SLICE_MATCHED):  # where there is nothing to match, too: it may be no expression
+                await self._turns.breathe()
+                found += await self._match_elsewhere(pattern, texts[start : start + SLICE_MATCHED])
+                if self._turns.seconds() - began > MATCHED_SECONDS:
+                    raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match {len(texts)} names")
         except PatternRefused as error:
             raise QueryRefused(str(error)) from None
+        return found
 
     async def _those(self, texts: Sequence[str], is_meant: Callable[[str], bool]) -> list[str]:
         """Those of `texts`, in turns: a filter may be large, and names may be many."""

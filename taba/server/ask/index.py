@@ -15,7 +15,7 @@ from taba.errors import StoreUnavailable
 from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.router import IsRouter
-from taba.turns import SharedLook
+from taba.turns import SharedLook, Turns, in_order
 
 MAX_KEPT = 200_000  # names: some 40 MiB; those of further buckets are read for each question
 LATELY_SECONDS = 1.0  # a look so old serves who only wants to know of further Tabs: so fresh is what is promised
@@ -37,10 +37,10 @@ Looked = Mapping[int, Known]  # by bucket
 
 
 class Index:
-    """What is known of all buckets. `changes`: how often this Server itself has changed which Tabs there are; `seconds`: monotonic."""
+    """What is known of all buckets. `changes`: how often this Server itself has changed which Tabs there are."""
 
-    def __init__(self, router: IsRouter, seconds: Callable[[], float], changes: Callable[[], int]):
-        self._router, self._seconds, self._changes = router, seconds, changes
+    def __init__(self, router: IsRouter, turns: Turns, changes: Callable[[], int]):
+        self._router, self._turns, self._seconds, self._changes = router, turns, turns.seconds, changes
         self._last: tuple[float, int, Looked, bool] | None = None
         self._all: tuple[Looked, Sequence[str]] | None = None
         self._known: dict[int, Known] = {}
@@ -68,12 +68,17 @@ class Index:
         """Some Tabs were deleted: the last look serves nobody any more."""
         self._last = None
 
-    def all_of(self, looked: Looked) -> Sequence[str]:
-        """All names of a look but Taba's own, sorted; sorted once, for all that ask while no Tab comes or goes."""
+    async def all_of(self, looked: Looked) -> Sequence[str]:
+        """All names of a look but Taba's own, sorted; sorted once, for all that ask while no Tab comes or goes; others have their turns."""
         if self._all is not None and _same_tabs(self._all[0], looked):
             return self._all[1]
         # a name is in one bucket, unless somebody put it into others: it is asked for once all the same
-        names = sorted({tab for known in looked.values() for tab in known.types if tab not in OWN_TABS})
+        every: set[str] = set()
+        for known in looked.values():
+            every.update(known.types)
+            await self._turns.breathe()
+        every.difference_update(OWN_TABS)
+        names = await in_order(every, self._turns.breathe)
         self._all = (looked, names) if len(names) <= MAX_KEPT else None
         return names
 
@@ -102,6 +107,7 @@ class Index:
                         labelled.setdefault(base, []).append(tab)
                 found[bucket] = Known(*_counted(pairs), types, labelled)
                 self._keep(bucket, found[bucket])
+                await self._turns.breathe()
         self._last = (began, changes_here, found, not away)
         return found, away
 

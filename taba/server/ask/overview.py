@@ -26,10 +26,11 @@ from taba.server.ask.answers import Aggregated, Asked, Unanswered
 from taba.server.ask.choosing import Chosen
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import QUIET_SECONDS, Query
-from taba.turns import in_order
+from taba.turns import in_order, in_slices
 
 ROW_SECONDS = 2.0
 MAX_KEPT_ROWS = 5000  # of all questions, some KiB each
+SLICE_MOVING = 5000  # names that are ranked by what moves between two looks at the time, some 2 ms
 MAX_SORTED = 200  # Tabs that move most, of which the rows are chosen where they are sorted by what only States tell
 STEPS, STEP_SECONDS = 60, 60.0  # of a sparkline: the last hour
 SHORT_SECONDS, LONG_STEPS = 60.0, 10  # a trend is the rate of the last minute over that of the last ten
@@ -69,11 +70,13 @@ class Overview:
         moving = await self._moving()
         tabs = asked.chosen.tabs
         if sort == NAME:
-            chosen: Sequence[str] = tabs[offset : offset + limit]
+            chosen: list[str] = list(tabs[offset : offset + limit])
         else:
             most = offset + limit if sort == MOVES else max(MAX_SORTED, min(offset + limit, MAX_ROWS))
             # names are sorted, and nlargest keeps the order of what is equal
-            chosen = heapq.nlargest(most, tabs, key=lambda tab: moving.get(tab, 0))
+            chosen = []
+            async for some in in_slices(tabs, SLICE_MOVING, self._query.breathe):
+                chosen = heapq.nlargest(most, [*chosen, *some], key=lambda tab: moving.get(tab, 0))
             if sort == MOVES:
                 chosen = chosen[offset:]
         rows = await self._rows(asked, chosen, moving)

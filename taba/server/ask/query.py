@@ -85,8 +85,8 @@ class Query:
     ):
         self._router: IsReader = router
         self._bench, self._now, self._match_elsewhere = bench, now, match_elsewhere
-        self.turns = Turns(clock)
-        self.index = Index(router, clock.seconds, changes)
+        self.turns = Turns.of(clock)
+        self.index = Index(router, self.turns, changes)
         self._chooser = Chooser(router, self.index, self.turns, match_elsewhere)
         self._away: Mapping[int, str] = {}
         self.errors: Counter[str] = Counter()

@@ -53,7 +53,7 @@ from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
 from taba.server.work.sandbox import Crowded, PatternRefused
 from taba.tokens import READ
-from taba.turns import in_order
+from taba.turns import in_order, in_slices
 from taba.web import sliced
 
 TRUNCATED = "results truncated due to limit"  # as Prometheus says it
@@ -63,7 +63,8 @@ MAX_QUESTIONS = 10  # evaluated at the same time: each holds MAX_VALUES values a
 MAX_WAITING = 200  # for that: the panels of a few dashboards
 MAX_LISTED = 100_000  # series of one answer, some 20 MiB
 SLICE_SPREADS = 10  # distributions, of which each has hundreds of bins
-SLICE_VALUES = 2000  # written between two looks at the time, some 2 ms
+SLICE_SHOWN = 5000  # series of which it is seen whether they are shown between two, likewise
+SLICE_VALUES = 400  # written between two looks at the time, some 4 ms
 API_VERSION = "2.55.0"  # of Prometheus, whose API this is as far as it goes: what Grafana looks at
 
 
@@ -274,7 +275,7 @@ class PrometheusApi:
                 about = FIGURES[series.figure]
                 names.add("client")
                 names.update(about.labels if about.kind != HISTOGRAM or series.part == BUCKET else ())
-        return _Said(self._listed(_limited(sorted(names), asked.limit(), told)), told)
+        return _Said(self._listed(_limited(await in_order(names, self._query.turns.breathe), asked.limit(), told)), told)
 
     async def values(self, asked: Asked) -> _Said:
         """The values of a label."""
@@ -288,17 +289,21 @@ class PrometheusApi:
         else:
             chosen = await self._selected(selectors, told)
             if name == "client":
-                async for _, clients in self._query.clients_of(sorted({series.tab for series in chosen})):
+                tabs: set[str] = set()
+                async for some in in_slices(chosen, SLICE_VALUES, self._query.turns.breathe):
+                    tabs.update(series.tab for series in some)
+                async for _, clients in self._query.clients_of(await in_order(tabs, self._query.turns.breathe)):
                     found.update(clients)
             elif name == "le":
-                found = {bound_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf) if any(series.part == BUCKET for series in chosen)}
+                async for some in in_slices(chosen, SLICE_VALUES, self._query.turns.breathe):
+                    if any(series.part == BUCKET for series in some):
+                        found = {bound_text(bound) for bound in (*DEFAULT_BOUNDS, math.inf)}
+                        break
             else:
-                for start in range(0, len(chosen), SLICE_VALUES):
-                    some = chosen[start : start + SLICE_VALUES]
+                async for some in in_slices(chosen, SLICE_VALUES, self._query.turns.breathe):
                     found.update(plain(series.name) if name == NAME else series.labels.get(name, "") for series in some)
-                    await self._query.turns.breathe()
                 found.discard("")
-        return _Said(self._listed(_limited(sorted(found), asked.limit(), told)), told)
+        return _Said(self._listed(_limited(await in_order(found, self._query.turns.breathe), asked.limit(), told)), told)
 
     async def series(self, asked: Asked) -> _Said:
         """The series that selectors mean: over all Clients, or each Client's where a selector asks for Clients."""
@@ -323,7 +328,7 @@ class PrometheusApi:
                     await self._query.turns.breathe()
             if wanted.refuses_each or len(found) > limit or not by_tab:
                 continue
-            async for tab, clients in self._query.clients_of(sorted(by_tab)):
+            async for tab, clients in self._query.clients_of(await in_order(by_tab, self._query.turns.breathe)):
                 accepts = await wanted.clients(clients)
                 for place, client in enumerate(client for client in clients if accepts.get(client, True)):
                     for one in by_tab[tab]:
@@ -335,7 +340,9 @@ class PrometheusApi:
                         break
                 if len(found) > limit:
                     break
-        rows = [found[key] for key in await in_order(found, self._query.turns.breathe)]
+        rows: list[Labels] = []
+        async for some in in_slices(await in_order(found, self._query.turns.breathe), SLICE_VALUES, self._query.turns.breathe):
+            rows += [found.pop(key) for key in some]
         if len(rows) > limit:
             rows = rows[:limit]
             told.warn(TRUNCATED)
@@ -361,12 +368,15 @@ class PrometheusApi:
             raise BadRequest(f"match[]= stands {len(selectors)} times; at most {MAX_SELECTORS}")
         return selectors
 
-    @staticmethod
-    async def _shown(reading: SeriesReading, matchers: Sequence[Matcher]) -> list[Series]:
+    async def _shown(self, reading: SeriesReading, matchers: Sequence[Matcher]) -> list[Series]:
         """The series that are meant; of those of which only States tell whether they are there, what is asked for by name."""
         is_named = any(matcher.name == NAME and matcher.op == EQUAL for matcher in matchers)
         chosen = await reading.chosen(matchers)
-        return await reading.named([series for series in chosen if is_named or series.figure not in (NET, TEXT)], matchers)
+        if not is_named:
+            before, chosen = chosen, []
+            async for some in in_slices(before, SLICE_SHOWN, self._query.turns.breathe):
+                chosen += [series for series in some if series.figure not in (NET, TEXT)]
+        return await reading.named(chosen, matchers)
 
     async def _selector(self, text: str) -> Selector:
         nodes = await self._parses.nodes(text)
@@ -379,9 +389,13 @@ class PrometheusApi:
         told = Told()
         wanted = asked.optional(METRIC)
         catalogue = await self._catalogues.look()
-        families = {**catalogue.families, **catalogue.others} if wanted else catalogue.families
-        chosen = {name: family for name, family in families.items() if not wanted or wanted in (name, family.name)}
-        names = _limited(sorted(chosen), asked.limit(), told)
+        chosen = dict(catalogue.families)
+        if wanted:
+            everything = [*catalogue.families.items(), *catalogue.others.items()]
+            chosen = {}
+            async for some in in_slices(everything, SLICE_VALUES, self._query.turns.breathe):
+                chosen.update((name, family) for name, family in some if wanted in (name, family.name))
+        names = _limited(await in_order(chosen, self._query.turns.breathe), asked.limit(), told)
 
         async def pieces() -> AsyncIterator[str]:
             yield "{"

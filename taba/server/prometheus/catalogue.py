@@ -161,7 +161,7 @@ class Catalogues:
         taken: dict[Any, str] = {}
         doubles: list[tuple[str, str, str]] = []
         for place, (series, family) in enumerate(every):
-            if place % (10 * SLICE_TABS) == 0:
+            if place % (5 * SLICE_TABS) == 0:
                 await self._turns.breathe()
             name = plain(family.name)
             is_other = series.figure in (NET, TEXT)  # of those only States tell whether they are there

@@ -85,6 +85,7 @@ FUNCTIONS = (
     "vector",
 )
 _LABEL = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+SLICE_REWRITTEN = 5000  # values of a label that go to a child at a time, some 3 ms
 MAX_LEAVES = 50  # selectors of one question: each is read by itself
 
 
@@ -329,7 +330,11 @@ class _Work:
         async for some in in_slices(vector.labels, PIECE_ROWS, self._asking.breathe):
             texts.update(labels.get(source, "") for labels in some)
         values = await in_order(texts, self._asking.breathe)
-        written = dict(zip(values, await self._asking.rewrite(pattern, template, values), strict=True))
+        written: dict[str, str | None] = {}
+        for start in range(0, len(values) or 1, SLICE_REWRITTEN):  # where there is none, too: it may be no expression
+            lot = values[start : start + SLICE_REWRITTEN]
+            written.update(zip(lot, await self._asking.rewrite(pattern, template, lot), strict=True))
+            await self._asking.breathe()
         replaced: list[Labels] = []
         async for some in in_slices(vector.labels, PIECE_ROWS, self._asking.breathe):
             for labels in some:

@@ -161,9 +161,12 @@ class Metrics:
         Families that Tabs share are in one lot, so that a Tab is read once for all that it shows. No Tab is divided: of one that alone has
         more, each family is a lot.
         """
-        of_clients = {series.tab for series in chosen if series.figure and FIGURES[series.figure].by_client}
+        breathe = self._query.turns.breathe
+        of_clients: set[str] = set()
+        async for slice in in_slices(chosen, SLICE_ROWS, breathe):
+            of_clients.update(series.tab for series in slice if series.figure and FIGURES[series.figure].by_client)
         clients: dict[str, int] = {}
-        async for tab, of_tab in self._query.clients_of(sorted(of_clients)):
+        async for tab, of_tab in self._query.clients_of(await in_order(of_clients, breathe)):
             clients[tab] = len(of_tab)
 
         def size_of(some: Sequence[Series]) -> int:
@@ -190,11 +193,14 @@ class Metrics:
             if place % SLICE_ROWS == SLICE_ROWS - 1:
                 await self._query.turns.breathe()
         groups: dict[str, list[str]] = {}
-        for family in sorted(by_family):
-            groups.setdefault(root(family), []).append(family)
+        async for families in in_slices(await in_order(by_family, breathe), SLICE_ROWS, breathe):
+            for family in families:
+                groups.setdefault(root(family), []).append(family)
         lot: list[Series] = []
         rows = 0
-        for families in groups.values():
+        for number, families in enumerate(groups.values()):
+            if number % SLICE_ROWS == SLICE_ROWS - 1:
+                await breathe()
             of_group = [series for family in families for series in by_family[family]]
             size = sum(sizes[family] for family in families)
             if lot and rows + size > LOT_ROWS:
@@ -206,11 +212,15 @@ class Metrics:
                 continue
             for family in families:
                 by_tab: dict[str, list[Series]] = {}
-                for series in by_family[family]:
-                    by_tab.setdefault(series.tab, []).append(series)
+                async for slice in in_slices(by_family[family], SLICE_ROWS, breathe):
+                    for series in slice:
+                        by_tab.setdefault(series.tab, []).append(series)
                 some: list[Series] = []
                 of_some = 0
-                for _, of_one in sorted(by_tab.items()):
+                for place, of_tab in enumerate(await in_order(by_tab, breathe)):
+                    if place % SLICE_ROWS == SLICE_ROWS - 1:
+                        await breathe()
+                    of_one = by_tab[of_tab]
                     size = max(1, size_of(of_one))
                     if some and of_some + size > LOT_ROWS:
                         yield _Lot(some, family)

@@ -29,7 +29,7 @@ LOT_VALUES = 100_000  # series times steps that are made at a time, some 10 ms
 LOT_HEAT = 4_000  # … of distributions, of some 300 bins each
 LOT_SPREADS = 100  # States whose distributions come to few: to be read takes some 5 ms
 SLICE_ROWS = 500  # series whose rows are added between two looks at the time
-SLICE_SERIES = 5000  # that are looked at likewise, some 5 ms
+SLICE_SERIES = 1000  # that are looked at likewise, some milliseconds
 
 
 class Past:

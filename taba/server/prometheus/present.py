@@ -40,7 +40,9 @@ from taba.server.prometheus.syntax import Matcher
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Bools, Labels, Refused
 from taba.server.prometheus.wanted import Wanted, is_meant
+from taba.turns import in_order, in_slices
 
+SLICE_SERIES = 1000  # that are looked at between two looks at the time, some milliseconds
 # what a Handler of somebody's own says it shows, its Projections need not have
 BAD_PROJECTION = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -60,8 +62,9 @@ class Present:
         if not fresh.any():
             return
         by_tab: dict[str, list[Series]] = {}
-        for series in chosen:
-            by_tab.setdefault(series.tab, []).append(series)
+        async for some in in_slices(chosen, SLICE_SERIES, self._query.turns.breathe):
+            for series in some:
+                by_tab.setdefault(series.tab, []).append(series)
         async for of_tab, projections in self._projections(by_tab, wanted):
             for series in of_tab:
                 try:
@@ -96,11 +99,16 @@ class Present:
             return wanted.is_about_clients or (series.figure != "" and FIGURES[series.figure].by_client)
 
         for is_of_each in (True, False):
-            some = {tab: kept for tab, of_tab in by_tab.items() if (kept := [one for one in of_tab if of_each(one) == is_of_each])}
+            some: dict[str, list[Series]] = {}
+            async for names in in_slices(list(by_tab), SLICE_SERIES, self._query.turns.breathe):
+                for tab in names:
+                    if kept := [one for one in by_tab[tab] if of_each(one) == is_of_each]:
+                        some[tab] = kept
             if not some:
                 continue
             take = None if is_of_each else self._take
-            async for lot in self._query.lots(sorted(some), lambda tab: by_tab[tab][0].type, wanted.filter, SLICE_STATES, take):
+            tabs = await in_order(some, self._query.turns.breathe)
+            async for lot in self._query.lots(tabs, lambda tab: by_tab[tab][0].type, wanted.filter, SLICE_STATES, take):
                 for tab, of_tab in (await self._projected(lot, wanted)).items():
                     yield some[tab], of_tab
                     await self._query.turns.breathe()

@@ -30,7 +30,7 @@ from taba.server.prometheus.vectors import NAME, Bools, Refused, Vector, key_of,
 from taba.server.prometheus.wanted import Wanted, accepted, gives, may_be, those
 from taba.turns import in_order, in_slices
 
-SLICE_SERIES = 2000  # that are looked at between two looks at the time, some 2 ms
+SLICE_SERIES = 500  # that are looked at between two looks at the time, some milliseconds
 
 NOTES = "taba_note"  # the name under which notes are asked for, as annotations
 
@@ -152,10 +152,16 @@ class SeriesReading:
 
         What these are called only States tell. Raises as `read` does.
         """
-        own = [series for series in chosen if not series.figure]
-        if not own or all(matcher.name != NAME for matcher in matchers):
+        if all(matcher.name != NAME for matcher in matchers):
             return list(chosen)
-        found: dict[Any, Series] = {(series.tab, series.name, series.part): series for series in chosen if series.figure}
+        own: list[Series] = []
+        async for some in in_slices(chosen, SLICE_SERIES, self._query.turns.breathe):
+            own += [series for series in some if not series.figure]
+        if not own:
+            return list(chosen)
+        found: dict[Any, Series] = {}
+        async for some in in_slices(chosen, SLICE_SERIES, self._query.turns.breathe):
+            found.update(((series.tab, series.name, series.part), series) for series in some if series.figure)
         async for series, labels in self._present.samples(own, matchers):
             rest = without(labels, (NAME, "client"))
             found[series.tab, labels[NAME], key_of(rest)] = series._replace(name=labels[NAME], labels=rest)

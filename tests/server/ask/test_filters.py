@@ -83,6 +83,44 @@ class Turns(SynchronousTestCase):
             clock.turn()
         self.assertEqual(len(self.successResultOf(found)), choosing.SLICE_NAMES)
 
+    def test_an_expression_goes_elsewhere_in_lots_between_which_others_have_their_turn(self) -> None:
+        clock, router = Ticks(), cast(Any, None)
+        lots: list[int] = []
+
+        async def elsewhere(pattern: str, texts: Any) -> Any:
+            lots.append(len(texts))
+            return texts
+
+        turns = turning.Turns(clock)
+        asked = Chooser(router, router, turns, elsewhere)
+        most = choosing.SLICE_MATCHED
+        self.patch(turning, "TURN_SECONDS", -1.0)
+        for count, expected in ((0, [0]), (most, [most]), (2 * most + 1, [most, most, 1])):
+            lots.clear()
+            found = ensureDeferred(asked.match("(x|y).*", [f"x{number}" for number in range(count)]))
+            for turn in range(len(expected)):
+                self.assertEqual(lots, expected[:turn])
+                clock.turn()
+            self.assertEqual((len(self.successResultOf(found)), lots), (count, expected))
+
+    def test_an_expression_over_all_lots_takes_no_longer_than_its_bound(self) -> None:
+        clock, router = Ticks(), cast(Any, None)
+
+        async def elsewhere(pattern: str, texts: Any) -> Any:
+            clock.now += choosing.MATCHED_SECONDS / 2
+            return []
+
+        asked = Chooser(router, router, turning.Turns(clock), elsewhere)
+        names = ["x"] * (3 * choosing.SLICE_MATCHED)
+        found = ensureDeferred(asked.match("(x|y).*", names[: 2 * choosing.SLICE_MATCHED]))
+        while clock.calls:
+            clock.turn()
+        self.assertEqual(self.successResultOf(found), [])
+        found = ensureDeferred(asked.match("(x|y).*", names))
+        while clock.calls:
+            clock.turn()
+        self.failureResultOf(found, choosing.QueryRefused)
+
     def test_of_many_questions_at_once_no_more_work_than_for_one_turn(self) -> None:
         clock = Ticks()
         turns = turning.Turns(clock)
