@@ -354,7 +354,7 @@ class Keeper:
 
     @property
     def _is_half_full(self) -> bool:
-        return self.books.pending_bytes > self.outbox.limit // 2 or self.books.pending_batches > MAX_PENDING_BATCHES
+        return 0 < self.books.pending_bytes > self.outbox.limit // 2 or self.books.pending_batches > MAX_PENDING_BATCHES
 
     @property
     def holds_backlog(self) -> bool:

@@ -13,7 +13,7 @@ from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
-from taba.agent.reader import FIRST_CHUNK, Ring, Scratch
+from taba.agent.reader import FEW_RECORDS, FIRST_CHUNK, Ring, Scratch
 from taba.ring import ACCELERATED, RECORD_BYTES
 from tests.agent.test_reader import Case
 
@@ -124,6 +124,18 @@ class Costs(Case):
             self.assertEqual(len(ring.read(Scratch(), events + 1, 2**20).tabs), events)  # type: ignore[union-attr]
             self.assertLessEqual(sum(sizes), (events + 2 * FIRST_CHUNK) * RECORD_BYTES)
             self.assertLessEqual(len(probes), 14)
+
+    def test_of_an_idle_ring_a_look_is_one_read_of_few_bytes_and_sees_what_comes(self) -> None:
+        producer = self.producer()
+        ring, scratch, tab = self.open(producer), Scratch(), producer.tab("a")
+        for lap in range(3):
+            nothing = ring.look(scratch)
+            sizes, others = self.noted("pread"), self.noted("preadv")
+            self.assertEqual([ring.look(scratch) for _ in range(5)], [nothing] * 5)
+            self.assertEqual((sizes, others), ([FEW_RECORDS * RECORD_BYTES] * 5, []))
+            producer.record_many(tab, [1.0] * producer.where.records)
+            self.assertEqual((ring.look(scratch).records, nothing.records, lap), (producer.where.records, 0, lap))
+            self.drain(ring)
 
     def test_a_ring_takes_so_many_system_calls_whatever_it_holds(self) -> None:
         for events in (200, 20_000):
