@@ -71,11 +71,14 @@ TURN_BATCHES = 100  # more than an Agent drains, or has answered, in one of its 
 def of_agent(loop: Loop) -> Iterator[Held]:
     """What an Agent holds in memory."""
     held = loop.keeper
-    in_outbox = 0
+    in_outbox = longest = most_sent = 0
     for lane in held.lanes.values():
-        in_outbox += sum(batch.group is not None for batch in lane.pending)
-        yield Held("MAX_HISTORY", len(lane._history or ()), lanes.MAX_HISTORY)
-        yield Held("MAX_RUN_BATCHES", len(lane.sent), _named(dispatch, "MAX_RUN_BATCHES"))
+        if lane.pending:
+            in_outbox += sum(batch.group is not None for batch in lane.pending)
+        longest = max(longest, len(lane._history or ()))
+        most_sent = max(most_sent, len(lane.sent))
+    yield Held("MAX_HISTORY", longest, lanes.MAX_HISTORY)
+    yield Held("MAX_RUN_BATCHES", most_sent, _named(dispatch, "MAX_RUN_BATCHES"))
     yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
     # one that has something to send is never given up
     yield Held("MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)

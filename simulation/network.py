@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
+from hyperlink import EncodedURL
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.python.failure import Failure
@@ -151,6 +154,37 @@ def fail(answered: Deferred[Any] | None, error: Exception) -> None:
     """No answer comes."""
     if answered is not None and not answered.called:
         answered.errback(Failure(ResponseNeverReceived([Failure(error)])))
+
+
+class Known(EncodedURL):  # type: ignore[misc]
+    """An address that is ASCII, and taken apart once: a world has few, and asks them often."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def to_uri(self) -> Known:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return self.text
+
+
+@lru_cache(maxsize=1000)
+def known(text: str) -> Known:
+    """The address that `text` is."""
+    made = cast(Known, Known.from_text(text))
+    made.text = EncodedURL.from_text(text).to_uri().to_text()
+    return made
+
+
+class Asking(HTTPClient):
+    """treq's, which takes no address apart twice."""
+
+    def __init__(self, sender: Sender):
+        super().__init__(cast(IAgent, sender))
+
+    def request(self, method: str, url: Any, **options: Any) -> Deferred[Any]:
+        return super().request(method, known(url), _stacklevel=3, **options)
 
 
 class Response:

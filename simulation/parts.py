@@ -11,19 +11,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
 
 from simulation.clockwork import Killed, Process
 from simulation.ground import Ground, Part
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, SPOOL_BYTES
-from simulation.network import Sender
+from simulation.network import Asking, Sender
 from simulation.store import StorePool
 from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.home import CannotOpen, Home
@@ -208,7 +206,8 @@ class Poster(Part):
         self._try(f"{self.name}-{self.keys}", self._body(numbers), numbers)
 
     def _body(self, numbers: list[tuple[tuple[str, str], int]]) -> dict[str, Any]:
-        events = [{"tab": tab, "type": type, "value": number, "time": self.world.began_unix} for (tab, type), number in numbers]
+        now = self.world.unix  # an old time would be a latency, which a Server names for a minute
+        events = [{"tab": tab, "type": type, "value": number, "time": now} for (tab, type), number in numbers]
         return {"client": self.name, "events": events}
 
     def _try(self, key: str, body: dict[str, Any], numbers: list[tuple[tuple[str, str], int]]) -> None:
@@ -282,7 +281,7 @@ class Agent(Part):
             boot=world.boot,
             random=process.random,
             new_id=new_id,
-            client=HTTPClient(cast(IAgent, sender)),
+            client=Asking(sender),
             kept=sender,
             shown=dict,
             host="host",

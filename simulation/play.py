@@ -21,6 +21,7 @@ from simulation.store import REPLICA_SECONDS
 from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Broken, World
 from taba.shard import transaction
 
+WAIT_SECONDS, WAIT_PACE_SECONDS = 8.0, 1.0  # between two looks for problems, and how long hosts are busy then
 ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
 RETRY_SECONDS = 3.0  # in which a Server folds its dead letters again
 
@@ -126,6 +127,15 @@ class Run(World):
         self._pass(self.now + ANSWER_SECONDS)
         return self.problems(past_too)
 
+    def _pass_idly(self, seconds: float) -> None:
+        """Have time pass in which nothing is on its way any more: hosts that are busy with others look less often, and cost less."""
+        paces = {process: process.pace for process in self.parts}
+        for process in paces:
+            process.pace = max(process.pace, WAIT_PACE_SECONDS)
+        self._pass(self.now + seconds)
+        for process, pace in paces.items():
+            process.pace = pace
+
     def _pass_an_hour(self) -> None:
         """What has happened is history then: nobody says it any more."""
         for process in self.parts:
@@ -160,6 +170,7 @@ class Run(World):
         self.check()
         left = self._ask_for_problems()
         while left and self.now < end:
+            self._pass_idly(WAIT_SECONDS)  # most of what is said by then is of the minute before
             left = self._ask_for_problems()
         if left:
             raise Broken(f"{CALM_SECONDS:.0f} s after the last fault there are problems: {left}")

@@ -18,6 +18,7 @@ from taba.agent import keeper, lanes
 from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
+from taba.server.fold.deadletters import decode_dead_letter
 from taba.shard.buckets import MAP_KEY, STORE_KEY, decode_map, decode_owner, decode_record, lease_key, owner_key
 from taba.shard.servers.url import parse_store
 
@@ -34,6 +35,7 @@ FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
 MARKS = {keys.marks(bucket): bucket for bucket in range(BUCKETS)}
+LETTERS = {keys.dead_letters(bucket): bucket for bucket in range(BUCKETS)}
 LEASES = {lease_key(bucket): bucket for bucket in range(BUCKETS)}
 # what transactions write, and nobody else, but who moves the bucket and removes it where it is not any more
 WRITTEN = {key(bucket): bucket for bucket in range(BUCKETS) for key in (keys.marks, keys.posted, keys.states, keys.counts)}
@@ -130,7 +132,6 @@ class World(Ground):
         self.retain_seconds = None if self.goes_back else retain
         self.has_an_hour = shape.random() < HOUR_SHARE
         self.bound_seconds, self._looks = BOUND_SECONDS, 0
-        self.fullest: dict[str, float] = {}  # bound → the most of it that was ever held, as a share
 
     def edges_of(self, url: str) -> dict[str, int]:
         return next(server.lookup.edges for server in self.servers if server.url == url)
@@ -187,7 +188,6 @@ class World(Ground):
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:
         for bound, amount, most in held:
-            self.fullest[bound] = max(self.fullest.get(bound, 0.0), amount / most)
             if amount > most:
                 self.errors.append(f"{where} holds {amount} of what {bound} bounds at {most}")
 
@@ -202,6 +202,9 @@ class World(Ground):
                 if values.get(key) is not None and not self._has_open(store, WRITTEN[key]):
                     self.errors.append(f"{store.name} has {key.decode()} written, and bucket {WRITTEN[key]} is not open there")
         self._look_at_guards(store, touched)
+        for key in touched & LETTERS.keys():
+            if self._open.get(LETTERS[key]) == store.name:
+                self._count_letters(store, LETTERS[key])
         for key in touched:
             found = WATCHED.get(key)
             if found is None:
@@ -254,6 +257,16 @@ class World(Ground):
             record = store.server._values.get(STORE_KEY)
             name = None if record is None else decode_record(record).shard
         return decode_owner(content).name == name
+
+    def _count_letters(self, store: Store, bucket: int) -> None:
+        """Its books say of a bucket's dead letters what they are."""
+        values = store.server._values
+        letters = map(decode_dead_letter, values.get(keys.dead_letters(bucket)) or ())
+        there = sum(letter.events for letter in letters if letter is not None)
+        counts = values.get(keys.counts(bucket)) or {}
+        booked = sum(int(number) for name, number in counts.items() if name.startswith(b"dead:"))
+        if there != booked:
+            self.errors.append(f"bucket {bucket} has dead letters of {there} events, and its books say {booked}")
 
     def _book(self, store: Store, bucket: int) -> None:
         """What a bucket's counts name is never more than there was, and never less than it was."""
@@ -411,6 +424,8 @@ class World(Ground):
 
     def check(self) -> None:
         """What must be true in the end. Raises Broken."""
+        for bucket, store in self._holders():
+            self._count_letters(store, bucket)
         self.raise_for_errors()
         if not self.is_settled():
             raise Broken(f"{CALM_SECONDS:.0f} s after the last fault not all is folded: {self._left()}")

@@ -31,6 +31,16 @@ stats = client.stats()
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(json.dumps([stats["ring_bytes"], grown, stats["recorded"] + stats["dropped"], stats["dropped_by_reason"]]))
 """
+# names more Tabs than its ring has places for, each with one event
+MANY_TABS = """
+import json, sys
+from taba import client
+client.start("many/1")
+for number in range(int(sys.argv[1])):
+    client.tab(f"many_{number}_{'x' * 100}", type="TotalsCounter").record(1)
+stats = client.stats()
+print(json.dumps([stats["recorded"], stats["dropped_by_reason"]]))
+"""
 
 
 class Floods(ShortJob):
@@ -73,6 +83,21 @@ class BoundedForLong(Floods):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=6 * PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("verdict: every event once, or dropped and counted; memory flat\n", done.stdout)
+
+    def test_a_ring_whose_directory_is_full_counts_what_has_no_place_in_it_and_both_agent_and_command_say_whose(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        done = self.services.run("-c", MANY_TABS, "2000", TABA_RING_BYTES="65536")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        recorded, drops = json.loads(done.stdout)
+        self.assertEqual(recorded + drops["directory_full"], 2000)
+        self.assertGreater(drops["directory_full"], 1000)
+        self.assertEqual(self.wait_for(recorded)["folded"], recorded)
+        self.until(lambda: self.services.agent_query.status()["dropped_by_reason"] == drops, "the Agent counts something else")
+        said = f"{drops['directory_full']} events"
+        self.until(lambda: said in self.problems("Agent") and "more Tabs than its ring can" in self.problems("Agent"), "nobody says it")
+        told = self.services.taba("status", "--server", self.services.agent_url)
+        self.assertIn("more Tabs than its ring can", " ".join((told.stdout + told.stderr).split()))
 
     def test_an_agent_whose_server_is_away_grows_by_no_more_than_its_bounds(self) -> None:
         self.services.start_server()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -12,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from taba import names
+from taba.agent.outbox import MIN_OUTBOX_BYTES
 from taba.query import ServerUnavailable
+from taba.server import keys
 from tests.patience import PATIENCE_SECONDS
+from tests.stores import borrow
 
 from ..services import ROOT
 from .job import Job, ShortJob
@@ -61,6 +67,25 @@ for number in itertools.count():
     tab = client.tab(f"flood_{number}", type="Buffer")
     for _ in range(20):
         tab.record("x" * 1000)
+"""
+# more than an outbox holds; then it says how many events it recorded, and dropped
+MUCH = """
+import json, sys
+from taba import client
+client.start("much/1")
+texts = client.tab("texts", type="Noop")
+for number in range(int(sys.argv[1])):
+    texts.record("x" * 2000)
+stats = client.stats()
+print(json.dumps([stats["recorded"], stats["dropped"]]))
+"""
+# one event of a Tab that counts, and one of one that holds a value
+ONCE = """
+import sys
+from taba import client
+client.start(sys.argv[1])
+client.tab("hits", type="TotalsCounter").record(1)
+client.gauge("depth").set(17)
 """
 
 
@@ -139,6 +164,77 @@ class Hanging(BadHandlers):
         (letter,) = self.services.query.dead_letters()
         self.assertEqual((letter["tab"], letter["value"]), ("bad_hang", "hang"))  # its bytes are kept
         self.assertEqual(sum(count for tabs in self.recorded().values() for count, _ in tabs.values()), 8_000)
+
+
+@pytest.mark.real
+class Damaged(ShortJob):
+    """What lies on a disk, or in a store, and is not as it was written, or is of a later version."""
+
+    def much(self, events: int) -> int:
+        done = self.services.run("-c", MUCH, str(events), TABA_RING_BYTES=str(16 << 20))
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        recorded, dropped = json.loads(done.stdout)
+        self.assertEqual((recorded, dropped), (events, 0))
+        return events
+
+    def spool(self) -> sqlite3.Connection:
+        (path,) = (self.services.directory / "spool").glob("*.spool")
+        return sqlite3.connect(path, timeout=PATIENCE_SECONDS)
+
+    def test_a_record_of_the_spool_that_was_spoilt_is_counted_said_and_kept_and_the_rest_is_folded(self) -> None:
+        self.services.start_server()
+        self.services.start_agent("--outbox-bytes", str(MIN_OUTBOX_BYTES))
+        recorded = self.much(1)
+        self.wait_for(recorded)
+        self.services.kill_server()
+        recorded += sum(self.much(800) for _ in range(5))
+
+        def spooled() -> int:
+            with contextlib.closing(self.spool()) as database:
+                return int(database.execute("SELECT count(*) FROM batches").fetchone()[0])
+
+        self.until(spooled, "nothing goes to the disk")
+        self.services.kill_agent()
+        with contextlib.closing(self.spool()) as database, database:
+            row, events, content = database.execute("SELECT id, events, content FROM batches ORDER BY id DESC LIMIT 1").fetchone()
+            spoilt = bytearray(content)
+            spoilt[len(spoilt) // 2] ^= 1
+            database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(spoilt), row))
+        self.services.start_agent()
+        self.services.start_server()
+        self.assertEqual(self.wait_for(recorded - events)["folded"], recorded - events)
+        self.until(lambda: self.services.agent_query.status()["dropped_by_reason"] == {"spool_corrupt": events}, "nobody counts it")
+        self.until(lambda: f"{events} events" in self.problems("Agent") and "look at its disk" in self.problems("Agent"), "nobody says it")
+        self.until(lambda: not spooled(), "the spool is not emptied")
+        with contextlib.closing(self.spool()) as database:
+            self.assertEqual(database.execute("SELECT content FROM aside").fetchall(), [(bytes(spoilt),)])
+
+    def test_a_state_of_a_later_version_is_left_as_it_is_and_what_comes_for_it_is_a_dead_letter(self) -> None:
+        valkey = borrow(self, tcp=True)
+        self.services.start_server(store=valkey.url)
+        self.services.start_agent()
+
+        def record(client: str, folded: int) -> None:
+            done = self.services.run("-c", ONCE, client)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.wait_for(folded)
+
+        record("later/1", 2)
+        record("good/1", 4)
+        where = keys.states(names.bucket_of("hits", self.buckets)), keys.state_field("hits", "later/1")
+        state = keys.unframe(valkey.call("HGET", *where))
+        later = keys.frame(state.version + 1, state.age) + b"what nobody can read yet"
+        valkey.call("HSET", *where, later)
+        record("later/1", 5)  # its gauge is folded, its count is not
+        record("good/1", 7)
+        status = self.services.query.status()
+        self.assertEqual((status["folded"], status["dead_letters_by_reason"]), (7, {"newer_state": 1}))
+        self.assertEqual(valkey.call("HGET", *where), later)
+        shown = self.services.query.projections(name="hits")["hits"]
+        self.assertEqual(shown["good/1"]["count"], 2)
+        self.assertIn("error", shown["later/1"])  # never "none" of what is there
+        self.assertIn("error", self.services.query.aggregates(name="hits")["hits"])
+        self.assertIn("1 events are dead letters", self.problems("Server"))
 
 
 @pytest.mark.real

@@ -451,13 +451,17 @@ class MemoryServer:
 
 def refusal(command: Command) -> Exception | None:
     """What a server says at once, also instead of QUEUED."""
-    name = command[0].decode(errors="replace").lower()
-    if command[0].upper() not in COMMANDS:
-        return ErrorReply(f"ERR unknown command '{name}'")
-    least, most, _ = COMMANDS[command[0].upper()]
+    known = COMMANDS.get(command[0].upper())
+    if known is None:
+        return ErrorReply(f"ERR unknown command '{_shown(command)}'")
+    least, most, _ = known
     if len(command) - 1 < least or (most is not None and len(command) - 1 > most):
-        return ErrorReply(f"ERR wrong number of arguments for '{name}' command")
+        return ErrorReply(f"ERR wrong number of arguments for '{_shown(command)}' command")
     return None
+
+
+def _shown(command: Command) -> str:
+    return command[0].decode(errors="replace").lower()
 
 
 _S = MemoryServer

@@ -19,7 +19,7 @@ from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
 from taba.client.own_ring import OwnRing
 from taba.handlers import updown
-from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, beside, focused
+from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, focused
 
 # --- the Agent
 
@@ -107,7 +107,7 @@ def retained_batches_are_forgotten_at_once(put: Any) -> None:
     put(Books, "acknowledged", acknowledged)
 
 
-@beside("tests.agent.test_keeper.KeeperTests.test_a_stream_is_ended_once_the_outbox_has_nothing_of_it_also_behind_what_still_waits")
+@focused("store dies,kill agent", 40.0, seed=85)
 def a_stream_ends_while_the_outbox_has_a_group_of_it(put: Any) -> None:
     real = Keeper.queue
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from taba.agent import edge
+from taba.agent import edge, pump
 from taba.agent.dispatch import Dispatch
 from taba.agent.gathering import InOrder
 from taba.agent.keeper import Keeper
-from taba.batch import AtEdge, Column, edges_of
+from taba.batch import AtEdge, Column, decode_batch, edges_of
 from taba.handlers.windows import Held, Ladder
 from taba.server.fold import cycle, together
+from taba.server.keep import retrying
 from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
 
 
@@ -81,6 +82,37 @@ def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
         real(self, column._replace(stands_for=1) if isinstance(column.values, AtEdge) else column, *arguments)
 
     put(cycle.Fold, "_bury", bury)
+
+
+@at_edge("spool spoilt,memory full,disk full,server cut off,kill agent", 30.0, 1.0, seed=2)
+def an_agent_counts_a_state_as_one_event(put: Any) -> None:
+    real = pump.encode
+
+    def encode(*arguments: Any, **named: Any) -> Any:
+        made = []
+        for batch in real(*arguments, **named):
+            states = [column for column in decode_batch(batch.content).columns if isinstance(getattr(column, "values", None), AtEdge)]
+            made.append(batch._replace(events=batch.events - sum(column.weight - 1 for column in states)))
+        return made
+
+    put(pump, "encode", encode)
+
+
+@at_edge("other version,kill agent,kill server", seed=21)
+def a_state_that_is_a_dead_letter_is_never_merged(put: Any) -> None:
+    real = retrying.column_of
+    put(retrying, "column_of", lambda letter: None if letter.content else real(letter))
+
+
+@at_edge("other version,kill agent,kill server", seed=21)
+def a_letter_that_was_folded_again_stays(put: Any) -> None:
+    real = retrying._FoldAgain.run
+
+    def run(self: Any) -> Any:
+        outcome = yield from real(self)
+        return outcome._replace(commands=[command for command in outcome.commands if command[0] != b"LSET"])
+
+    put(retrying._FoldAgain, "run", run)
 
 
 @at_edge("other version,kill agent,kill server", seed=4)

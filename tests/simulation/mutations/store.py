@@ -120,7 +120,7 @@ def a_number_at_the_mark_is_folded_again(put: Any) -> None:
     put(Marks, "fold", fold)
 
 
-@focused(LATE, 150.0, 0.1, seed=78)
+@focused(LATE, 150.0, 0.1, seed=79)
 def a_batch_opens_its_stream_by_itself(put: Any) -> None:
     real = Marks.fold
 
