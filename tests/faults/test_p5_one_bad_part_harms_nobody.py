@@ -196,7 +196,7 @@ class Damaged(ShortJob):
         self.until(spooled, "nothing goes to the disk")
         self.services.kill_agent()
         with contextlib.closing(self.spool()) as database, database:
-            row, events, content = database.execute("SELECT id, events, content FROM batches ORDER BY id DESC LIMIT 1").fetchone()
+            row, events, content = database.execute("SELECT id, events, content FROM batches ORDER BY events DESC LIMIT 1").fetchone()
             spoilt = bytearray(content)
             spoilt[len(spoilt) // 2] ^= 1
             database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(spoilt), row))
