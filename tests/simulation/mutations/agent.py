@@ -19,7 +19,7 @@ from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
 from taba.client.own_ring import OwnRing
 from taba.handlers import updown
-from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, focused
+from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, beside, focused
 
 # --- the Agent
 
