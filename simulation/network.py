@@ -156,7 +156,7 @@ def fail(answered: Deferred[Any] | None, error: Exception) -> None:
         answered.errback(Failure(ResponseNeverReceived([Failure(error)])))
 
 
-class Known(EncodedURL):  # type: ignore[misc]
+class Known(EncodedURL):
     """An address that is ASCII, and taken apart once: a world has few, and asks them often."""
 
     __slots__ = ("text",)

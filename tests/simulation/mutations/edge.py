@@ -6,11 +6,13 @@ from typing import Any
 
 from taba.agent import edge, pump
 from taba.agent.dispatch import Dispatch
+from taba.agent.encoding import encode
 from taba.agent.gathering import InOrder
 from taba.agent.keeper import Keeper
 from taba.batch import AtEdge, Column, decode_batch, edges_of
 from taba.handlers.windows import Held, Ladder
 from taba.server.fold import cycle, together
+from taba.server.fold.deadletters import column_of
 from taba.server.keep import retrying
 from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
 
@@ -86,21 +88,22 @@ def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
 
 @at_edge("spool spoilt,memory full,disk full,server cut off,kill agent", 30.0, 1.0, seed=2)
 def an_agent_counts_a_state_as_one_event(put: Any) -> None:
-    real = pump.encode
+    real = encode
 
-    def encode(*arguments: Any, **named: Any) -> Any:
+    def as_one(*arguments: Any, **named: Any) -> Any:
         made = []
         for batch in real(*arguments, **named):
-            states = [column for column in decode_batch(batch.content).columns if isinstance(getattr(column, "values", None), AtEdge)]
-            made.append(batch._replace(events=batch.events - sum(column.weight - 1 for column in states)))
+            columns = [column for column in decode_batch(bytes(batch.content)).columns if isinstance(column, Column)]
+            more = sum(column.weight - 1 for column in columns if isinstance(column.values, AtEdge))
+            made.append(batch._replace(events=batch.events - more))
         return made
 
-    put(pump, "encode", encode)
+    put(pump, "encode", as_one)
 
 
 @at_edge("other version,kill agent,kill server", seed=21)
 def a_state_that_is_a_dead_letter_is_never_merged(put: Any) -> None:
-    real = retrying.column_of
+    real = column_of
     put(retrying, "column_of", lambda letter: None if letter.content else real(letter))
 
 
