@@ -115,9 +115,13 @@ class Soak:
             if self._load:
                 self._rate = self._load * self._measured()
                 print(f"{self._load:g} times as much is recorded: {self._rate:,.0f} events a second", flush=True)
+            before = self._counted()
             self._begin()
             self._disturb()
+            lasted = time.monotonic() - self._began
             self._end(signal.SIGTERM)
+            pace = (self._counted() - before) / lasted
+            print(f"recorded: {pace:,.0f} events a second, of {self._rate:,.0f} that were asked for", flush=True)
             return self._verdict(self._rest())
         finally:
             self._end(signal.SIGKILL)
@@ -209,8 +213,15 @@ class Soak:
             said = f"no answer ({error})"[:SHOWN_LETTERS]
         print(f"{now - self._began:5.0f} s: {sum(self.kills.values())} kills; {said}; MiB: {memory}", flush=True)
 
+    def _figures(self) -> list[tuple[int, ...]]:
+        """What each client counted, of hits and of what goes up and down."""
+        return [struct.unpack("2Q", path.read_bytes()) for path in self._counts]
+
+    def _counted(self) -> int:
+        return sum(map(sum, self._figures()))
+
     def _books(self) -> Books:
-        counted = [struct.unpack("2Q", path.read_bytes()) for path in self._counts]
+        counted = self._figures()
         ups = sum(of_client[1] for of_client in counted)
         agent, server = self.services.agent_query.status(), self.services.query.status()
         shown = self.services.query.projections(match="soak.*")
