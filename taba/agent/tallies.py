@@ -51,6 +51,8 @@ LOT_POINTS = 1000  # of one family, written between two looks at the time, some 
 SORTED_TABS = 2000  # put in order between two looks at the time, some 2 ms
 MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE_TABS at least: however many rings end at once
 SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
+FEW_PLACES = 1 << 16  # room for which columns are copied as they grow …
+MANY_PLACES = 1 << 22  # … and so much is reserved beyond: 96 MiB, of which the host gives what is used; a copy of half would take 0.1 s
 CREATED = "_created"
 
 Key: TypeAlias = tuple[str, str]  # a Tab's name and Type
@@ -195,7 +197,7 @@ class Tallies:
         begin, room = self._used, max(size, 2 * room)
         self._used += room
         if self._used > self._sums.shape[1]:
-            self._sums = _grown(self._sums, max(self._used, 2 * self._sums.shape[1]))
+            self._sums = _grown(self._sums, begin, self._used)
         if ring in self._blocks:
             length = self._blocks[ring][1]
             self._sums[:, begin : begin + length] = self._sums[:, start : start + length]
@@ -346,8 +348,14 @@ def lots_of(family: Exposed, is_grouped: bool) -> Iterable[tuple[Exposed, bool]]
             yield part._replace(points=part.points[start : start + LOT_POINTS]), start > 0
 
 
-def _grown(columns: Floats, room: int) -> Floats:
-    return np.concatenate([columns, np.zeros((len(columns), room - columns.shape[1]))], axis=1)
+def _grown(columns: Floats, used: int, needed: int) -> Floats:
+    """Columns with room for `needed` places, with the first `used` as they are."""
+    room = max(needed, 2 * columns.shape[1])
+    if room > FEW_PLACES:
+        room = max(MANY_PLACES, room)
+    grown = np.zeros((len(columns), room))
+    grown[:, :used] = columns[:, :used]
+    return grown
 
 
 def _tabs_of(directory: Sequence[Any], sums: Floats, places: Ints) -> Iterable[tuple[Key, _Tab]]:

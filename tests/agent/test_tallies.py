@@ -429,3 +429,25 @@ class Drained(SynchronousTestCase):
         self.assertIn("8 events of others had no room; scrape a Server", sentence)
         told = describe("a", world.keeper, world.pump, [], [], world.now, 0.0, Slots(world.shm))["sums"]
         self.assertEqual((told["kept"], told["cut"], told["left_out"]), (1, 4, {"no_room": 8, "not_finite": 0}))
+
+
+class Rooms(SynchronousTestCase):
+    def test_columns_of_very_many_tabs_grow_without_being_copied(self) -> None:
+        class Wide:
+            def __init__(self, tabs: int):
+                self.directory = range(tabs)
+
+        self.patch(tallies, "FEW_PLACES", 120)
+        self.patch(tallies, "MANY_PLACES", 1000)
+        sums = Tallies()
+        first: Any = Wide(60)
+        sums._start(first)
+        sums._sums[:, :60] = 7.0
+        seen = []
+        for tabs in (40, 50, 500, 300, 400):
+            sums._start(cast(Any, Wide(tabs)))
+            seen.append(sums._sums)
+        self.assertEqual([columns.shape[1] for columns in seen], [120, 1000, 1000, 1000, 2000])
+        self.assertIs(seen[1], seen[3])
+        self.assertEqual(seen[4][:, :60].min(), 7.0)
+        self.assertEqual(seen[4][:, 60:].max(), 0.0)
