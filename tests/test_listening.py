@@ -21,6 +21,8 @@ from taba.listening import (
     MOST_YOUNG_COLLECTIONS,
     NEVER,
     QUIET_SECONDS,
+    YOUNG_COLLECTIONS,
+    YOUNG_OBJECTS,
     freeze_when_running,
 )
 from tests.patience import PATIENCE_SECONDS
@@ -70,7 +72,6 @@ class Collecting(SynchronousTestCase):
             freeze=lambda: self.did.append("freeze"),
             unfreeze=lambda: self.did.append("unfreeze"),
             get_count=lambda: (0, 0, self.young),
-            get_threshold=lambda: (700, 10, 10),
             set_threshold=lambda *numbers: self.did.append(numbers),
         )
         self.resident = MiB
@@ -90,7 +91,7 @@ class Collecting(SynchronousTestCase):
     def test_what_has_come_to_live_long_is_left_alone_when_it_is_quiet_and_not_before(self) -> None:
         quiet = [QUIET_SECONDS]
         freeze_when_running(self.clock, lambda: quiet[0])
-        self.assertEqual(self.did, [("collect",), "freeze", (700, 10, NEVER)])
+        self.assertEqual(self.did, [("collect",), "freeze", (YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)])
         self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
         quiet[0] = QUIET_SECONDS - 0.01
         self.assertEqual(self.did_within(COLLECT_SECONDS), [])

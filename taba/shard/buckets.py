@@ -28,6 +28,7 @@ SUCCEEDS_KEY = b"taba:succeeds"  # ids of the stores that this one follows, beca
 INITIALISED_KEY = b"taba:initialised"  # holds the store's id: from then on nothing is made where something is missing
 
 
+@lru_cache(MAX_KEPT_KEYS)
 def prefix_of(bucket: int) -> bytes:
     """What every key of `bucket` begins with: its hash tag keeps them together on a Redis Cluster too."""
     return b"taba:{%d}:" % bucket

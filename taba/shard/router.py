@@ -496,6 +496,9 @@ class Router(Operations):
 
     def place_of(self, bucket: int) -> str:
         """The server that has `bucket`, as far as we know, by its address; "" where nobody is known to."""
+        hand = self.atlas.at_hand(bucket)
+        if hand is not None:
+            return hand.server.text
         known = self.atlas.known
         server = None if known is None or bucket >= known.buckets else self.atlas.server_of(known, bucket)
         return "" if server is None else server.address.text
@@ -571,6 +574,9 @@ class Router(Operations):
 
     def may_join(self, bucket: int) -> bool:
         """Whether `bucket` may be in one transaction with others of its server; not in a cluster, whose slots move one by one."""
+        hand = self.atlas.at_hand(bucket)
+        if hand is not None:
+            return hand.is_whole
         known = self.atlas.known
         server = None if known is None or bucket >= known.buckets else self.atlas.server_of(known, bucket)
         return known is not None and server is not None and self.atlas.is_whole(known, bucket, server)

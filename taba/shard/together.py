@@ -89,6 +89,7 @@ class SharedTransaction:
         taken: dict[int, Any] = {}
         commands: list[Command] = []
         room = MOST_BYTES
+        is_any_moving = is_moving(b" ".join([owner for _, owner, _ in guarded]))
         for (part, owner, _), decision in zip(guarded, decisions, strict=True):
             if not isinstance(decision, Writes):
                 continue
@@ -97,7 +98,7 @@ class SharedTransaction:
                 size = measure(part.bucket, own)
             except ValueError:
                 continue  # alone, its update says so again, to whoever asked for it
-            if is_moving(owner):
+            if is_any_moving and is_moving(owner):
                 notes = noting(part.bucket, own)
                 own, size = [*own, *notes], size + sum([sum(map(len, note)) for note in notes])
             if size > room and taken:

@@ -78,7 +78,7 @@ class Envelopes:
             says = f"the Agent {envelope.agent} sends to the store {envelope.store[:8]}…, {other}"
             self._note("another store", says)
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
-        read = 0
+        read, is_bound = 0, scope.is_bound
         try:
             found: list[WaitingBatch | Verdict] = []
             rest = SLICE_BYTES
@@ -90,7 +90,7 @@ class Envelopes:
                 if isinstance(entry, SentBatch) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
                     break
                 place = await self._read(entry, envelope, buckets, breathe)
-                if scope.is_bound and isinstance(place, WaitingBatch):
+                if is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
                 size = place.charged if isinstance(place, WaitingBatch) else 0
                 found.append(place)
@@ -153,7 +153,13 @@ class Envelopes:
                 _check_bucket(entry.bucket, buckets)
                 batch = Batch(entry.stream, entry.bucket, 0, [])
                 return WaitingBatch(0, batch, HEADER_BYTES, self._draw(NONCE_BYTES), header=entry, agent=envelope.agent)
-            batch = await self._in_turns(reading_batch(entry.batch), breathe)
+            steps = reading_batch(entry.batch)
+            try:
+                made = next(steps)
+            except StopIteration as end:  # in one go, as nearly all
+                batch = end.value
+            else:
+                batch = await self._in_turns(steps, made, breathe)
             _check_bucket(batch.bucket, buckets)
         except UnknownVersion as error:
             self.note_version(error)
@@ -163,20 +169,21 @@ class Envelopes:
         part = KeyPart.decode(entry.key) if entry.key else None
         return WaitingBatch(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
 
-    async def _in_turns(self, steps: Generator[int, None, Batch], breathe: Callable[[], Awaitable[None]] | None) -> Batch:
-        """What `steps` returns; others have their turns between them. What was made until then counts as being read."""
+    async def _in_turns(self, steps: Generator[int, None, Batch], made: int, breathe: Callable[[], Awaitable[None]] | None) -> Batch:
+        """What `steps` returns, which have `made` so many bytes; others have their turns between them. What was made until then counts as
+        being read."""
         if breathe is None:
             return finish(steps)
         charged = 0
         try:
             while True:
+                self._reading, charged = self._reading + made - charged, made
+                await breathe()
                 try:
                     made = next(steps)
                 except StopIteration as end:
                     batch: Batch = end.value
                     return batch
-                self._reading, charged = self._reading + made - charged, made
-                await breathe()
         finally:
             self._reading -= charged
 

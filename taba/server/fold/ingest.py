@@ -21,7 +21,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import GAP, LATER, Column, Verdict
+from taba.batch import GAP, LATER, Batch, Block, Column, Verdict, parts_of
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
@@ -29,7 +29,7 @@ from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, Errands, Outcome, WaitingBatch, advance
 from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
-from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken
+from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken, most_states
 from taba.server.fold.marks import BAD
 from taba.server.fold.plain import PlainOutcome
 from taba.server.fold.together import Together, advance_many
@@ -123,10 +123,11 @@ class Ingest:
             return [Verdict(LATER, AWAY_SECONDS, STOPS)] * len(batches)
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
-            entry, lane = InLine(submission, place, item, self._is_foreign(item)), (item.batch.stream, item.batch.bucket)
+            batch = item.batch
+            entry = InLine(submission, place, item, self._is_foreign(batch), item.size + batch.made_bytes)
             # what follows a batch that is sent later would only be a gap
-            if lane in turned_away or not self._enqueue(entry):
-                turned_away.add(lane)
+            if (turned_away and (batch.stream, batch.bucket) in turned_away) or not self._enqueue(batch.bucket, entry):
+                turned_away.add((batch.stream, batch.bucket))
                 entry.decide(Verdict(LATER, FULL_SECONDS))
         self._start_cycles()
         if submission.undecided:
@@ -163,10 +164,9 @@ class Ingest:
         while self._running and self._clock.seconds() < deadline:
             await deferLater(self._clock, DRAIN_SECONDS)
 
-    def _enqueue(self, entry: InLine) -> bool:
+    def _enqueue(self, bucket: int, entry: InLine) -> bool:
         """Whether there was room."""
-        bucket, size = entry.waiting.batch.bucket, entry.waiting.charged
-        line = self._lines.get(bucket)
+        size, line = entry.charged, self._lines.get(bucket)
         if line is None:
             line = self._lines[bucket] = Line(bucket)
         # an empty line takes any batch, so that no size is refused for ever
@@ -175,16 +175,24 @@ class Ingest:
         line.entries.append(entry)
         line.bytes += size
         self.waiting_bytes += size
-        if not line.is_busy and not line.is_ready:
+        if not (line.is_busy or line.is_ready):
             line.is_ready = True
             self._gate_of(bucket).ready.append(line)
         return True
 
     def _gate_of(self, bucket: int) -> Gate:
-        return self._gates.setdefault(name := self._router.place_of(bucket), Gate(name))
+        name = self._router.place_of(bucket)
+        gate = self._gates.get(name)
+        if gate is None:
+            gate = self._gates[name] = Gate(name)
+        return gate
 
-    def _is_foreign(self, item: WaitingBatch) -> bool:
-        return any(map(self._bench.may_hang, item.batch.types))
+    def _is_foreign(self, batch: Batch) -> bool:
+        dumping = self._bench.dumping
+        for part in parts_of(batch.columns):
+            if not isinstance(part, Block) or dumping[part.type] is None:  # what folds dumps is Taba's own
+                return any(map(self._bench.may_hang, batch.types))
+        return False
 
     def _start_cycles(self) -> None:
         for gate in list(self._gates.values()):
@@ -201,7 +209,8 @@ class Ingest:
         load = Load()
         while gate.ready and len(taken) < MAX_JOINED:
             line = gate.ready[0]
-            self._forget_abandoned(line)
+            if line.entries and line.entries[0].submission.abandoned:
+                self._forget_abandoned(line)
             joins = self._may_join(line)
             if taken and line.entries and not joins:
                 break
@@ -217,7 +226,7 @@ class Ingest:
                 del self._lines[line.bucket]
                 continue
             line.is_busy = True
-            taken.append(Taken(line, entries))
+            taken.append(Taken(line, entries, [entry.waiting for entry in entries]))
             if not joins:
                 break
         if not taken:
@@ -233,7 +242,7 @@ class Ingest:
         """Whether what is first in `line` may be in a transaction with other buckets."""
         if line.is_alone or not line.entries or line.entries[0].is_foreign:
             return False
-        if line.bucket in self._failed and self._clock.seconds() - self._failed[line.bucket] < FAILED_SECONDS:
+        if self._failed and line.bucket in self._failed and self._clock.seconds() - self._failed[line.bucket] < FAILED_SECONDS:
             return False
         return self._router.may_join(line.bucket)
 
@@ -245,7 +254,7 @@ class Ingest:
             line.is_ready = False
             self.postponed += len(line.entries)
             for entry in line.entries:
-                self.waiting_bytes -= entry.waiting.charged
+                self.waiting_bytes -= entry.charged
                 entry.decide(Verdict(LATER, AWAY_SECONDS))
             del self._lines[line.bucket]
         is_time = self._clock.seconds() - gate.probed >= PROBE_PAUSE_SECONDS
@@ -272,8 +281,8 @@ class Ingest:
 
     def _leave(self, line: Line) -> InLine:
         entry = line.entries.popleft()
-        line.bytes -= entry.waiting.charged
-        self.waiting_bytes -= entry.waiting.charged
+        line.bytes -= entry.charged
+        self.waiting_bytes -= entry.charged
         return entry
 
     def _take(self, line: Line, load: Load, joins: bool) -> list[InLine]:
@@ -286,11 +295,15 @@ class Ingest:
             if not entry.submission.abandoned:
                 if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
-                touched = entry.waiting.batch.fields
-                if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
-                    break
+                if not entries and len(line.entries) == 1:  # no other touches the same
+                    if not load.take(entry.waiting, most_states(entry.waiting.batch)):
+                        break
+                else:
+                    touched = entry.waiting.batch.fields
+                    if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
+                        break
+                    states = states | touched if states else touched
                 entries.append(entry)
-                states = states | touched if states else touched
             self._leave(line)
         return entries
 
@@ -304,7 +317,7 @@ class Ingest:
             return
         line.is_alone = True
         line.entries.extendleft(reversed(taken.entries))
-        size = sum(entry.waiting.charged for entry in taken.entries)
+        size = sum(entry.charged for entry in taken.entries)
         line.bytes += size
         self.waiting_bytes += size
 
@@ -313,8 +326,8 @@ class Ingest:
             if len(taken) > 1:
                 await self._decide_together(gate, taken)
             else:
-                [(line, entries)] = taken
-                verdicts = await self._decide(gate, line.bucket, [entry.waiting for entry in entries])
+                [(line, entries, waiting)] = taken
+                verdicts = await self._decide(gate, line.bucket, waiting)
                 for entry, verdict in zip(entries, verdicts, strict=True):
                     entry.decide(verdict)
         finally:
@@ -325,7 +338,7 @@ class Ingest:
                 held, self._held = self._held, []
                 for one in held:
                     self._gate_of(one.bucket).ready.append(one)
-            for line, _ in taken:
+            for line, _, _ in taken:
                 line.is_busy = False
                 if line.entries:
                     line.is_ready = True
@@ -336,7 +349,7 @@ class Ingest:
 
     async def _decide_together(self, gate: Gate, taken: list[Taken]) -> None:
         """The verdicts of several buckets, as far as one transaction has them; the rest goes on alone."""
-        items = {line.bucket: [entry.waiting for entry in entries] for line, entries in taken}
+        items = {line.bucket: waiting for line, _, waiting in taken}
         cycles = Together(items, self._router.buckets, self._bench)
 
         def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
@@ -371,7 +384,7 @@ class Ingest:
                     entry.decide(Verdict(LATER, AWAY_SECONDS))
                 continue
             if not isinstance(outcome, PlainOutcome):
-                self._note(items[one.line.bucket], outcome)
+                self._note(one.waiting, outcome)
             for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
                 entry.decide(verdict)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from taba.batch import Verdict
+from taba.batch import Batch, Block, Verdict, parts_of
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES
 from taba.server.fold.cycle import WaitingBatch
 
@@ -28,6 +28,8 @@ class Gate:
 
 class Line:
     """What waits for one bucket. Ready: has entries and stands at a gate for a cycle; busy: a cycle is under way."""
+
+    __slots__ = ("bucket", "bytes", "entries", "is_alone", "is_busy", "is_ready")
 
     def __init__(self, bucket: int):
         self.bucket = bucket
@@ -52,10 +54,13 @@ class Submission:
 
 
 class InLine(NamedTuple):
+    """A batch in a line, and what it counts as in a queue."""
+
     submission: Submission
     place: int
     waiting: WaitingBatch
     is_foreign: bool
+    charged: int
 
     def decide(self, verdict: Verdict) -> None:
         submission = self.submission
@@ -71,6 +76,7 @@ class Taken(NamedTuple):
 
     line: Line
     entries: list[InLine]
+    waiting: list[WaitingBatch]
 
     @property
     def is_foreign(self) -> bool:
@@ -91,3 +97,8 @@ class Load:
         self.size, self.made, self.states = size, made, states
         self.batches += 1
         return True
+
+
+def most_states(batch: Batch) -> int:
+    """So many States it touches at the most: those that come twice count twice."""
+    return sum([len(part.fields) if isinstance(part, Block) else len(part) for part in parts_of(batch.columns)])

@@ -26,9 +26,9 @@ def what_waits_holds_whatever_is_retained_behind_it(put: Any) -> None:
 def a_line_that_is_full_takes_more(put: Any) -> None:
     real = ingest.Ingest._enqueue
 
-    def enqueue(self: Any, entry: Any) -> Any:
+    def enqueue(self: Any, bucket: int, entry: Any) -> Any:
         with instead(ingest, "MAX_LINE_BYTES", 1 << 40), instead(ingest, "MAX_WAITING_BYTES", 1 << 40):
-            return real(self, entry)
+            return real(self, bucket, entry)
 
     put(ingest.Ingest, "_enqueue", enqueue)
 
