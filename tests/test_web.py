@@ -4,6 +4,7 @@ import gzip
 import http.client
 import random
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet import defer, task
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import calls, connections, web
+from taba import calls, connections, turns, web
 from taba.calls import Answer, Call
 from taba.routes import FLAG, Parameter
 from taba.steps import finish
@@ -252,6 +253,39 @@ class Streams(Served):
         self.serve(Api([route("GET", "/stream", serve)]))
         self.assertEqual((await self.ask("GET", "/stream"))[:2], (200, "x" * 800))
         self.assertEqual(len(set(seen[1:])), 7)
+
+    async def test_of_many_answers_at_once_no_more_slices_are_made_in_a_turn_than_of_one(self) -> None:
+        self.patch(turns, "TURN_SECONDS", -1.0)  # each slice takes longer than a turn
+        turn, made = [0], Counter[int]()
+
+        def on() -> None:
+            turn[0] += 1
+
+        going = task.LoopingCall(on)
+        going.start(0)
+        self.addCleanup(going.stop)
+        streams: list[defer.Deferred[None]] = []
+
+        async def serve(call: Call) -> Answer:
+            async def content() -> AsyncIterator[bytes]:
+                yield b"x"
+                own: defer.Deferred[None] = defer.Deferred()
+                streams.append(own)
+                if len(streams) == 6:
+                    for waiting in streams:
+                        waiting.callback(None)  # from here on all of them have slices to send
+                await own
+                for _ in range(20):
+                    made[turn[0]] += 1
+                    yield b"x" * 100
+
+            return Answer(content(), content_type="text/plain")
+
+        self.serve(Api([route("GET", "/stream", serve)]))
+        answers = await defer.gatherResults([defer.ensureDeferred(self.ask("GET", "/stream")) for _ in range(6)])
+        self.assertEqual([len(answer[1]) for answer in answers], [2001] * 6)
+        _, *later = [made[at] for at in sorted(made)]  # in the first all of them begin
+        self.assertLessEqual(max(later), 2)
 
     async def test_a_peer_that_does_not_read_has_nothing_made_for_it(self) -> None:
         made: list[int] = []
