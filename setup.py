@@ -8,6 +8,8 @@ from setuptools import Extension, setup
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-semantic-interposition")
 HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
+SPREADS = [f"taba/handlers/_{name}.h" for name in ("dumps", "folds", "spread_blocks", "spread_states", "spread_spills")]
+
 
 def part(module: str, *headers: str) -> Extension:
     """`module`, of a file in C and its headers. Without a compiler Python does the same, with the same layouts, more slowly."""
@@ -23,7 +25,7 @@ PARTS = [
     part("taba.handlers._fresh"),
     part("taba.handlers._latest", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
-    part("taba.handlers._spreads", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
+    part("taba.handlers._spreads", *SPREADS),
     part("taba.server.fold._plain"),
     part("taba.shard.servers._wire"),
 ]
