@@ -143,6 +143,7 @@ class Ring:
         self.summed = 0  # entries of the directory that `sums` knows
         self.owes = -1  # events owed, as last seen; not yet
         self._looked = self._head = self._byte_head = 0
+        self._dead_end: int | None = None  # of a dead ring that was looked through to its end: nothing is committed from there on
         self._still: tuple[int, int, bytes, Fill] | None = None  # a look that found nothing: the tail, where it read what, and what it said
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         if mine:
@@ -346,8 +347,15 @@ class Ring:
         seen = min(self._looked, position + limit - taken)
         if seen > position and self._add_run(runs, position, seen, most):  # the last look found no hole before this
             taken, position = taken + seen - position, seen
-        taken = self._look(scratch, position, self.tail + self.where.records, limit, taken, runs, most, dead)
-        return runs, taken >= limit > 0
+        if not dead:
+            self._dead_end = None
+        stop = self.tail + self.where.records if self._dead_end is None else self._dead_end
+        taken = self._look(scratch, position, stop, limit, taken, runs, most, dead)
+        is_cut = taken >= limit > 0
+        if dead and taken < limit and len(runs) < most and self._dead_end is None:
+            # nobody writes there any more: it is not looked through again with each turn that its names take
+            self._dead_end = runs[-1][1] if runs else self.tail
+        return runs, is_cut
 
     def _look(
         self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], most: int, dead: bool

@@ -196,6 +196,26 @@ class ReadingTests(Case):
         self.assertEqual(self.drain(ring).readings, [])
         self.assertEqual(values(self.drain(ring, dead=True)), {"a": [1.0]})
 
+    def test_a_dead_ring_is_looked_through_to_its_end_once_and_what_it_has_is_all_read(self) -> None:
+        producer = self.producer()
+        ring = self.open(producer)
+        producer.record(producer.tab("a"), 7.0)
+        looked: list[int] = []
+        look = ring._look
+
+        def counted(scratch: Any, position: int, stop: int, *rest: Any) -> int:
+            looked.append(stop - position)
+            return look(scratch, position, stop, *rest)
+
+        self.patch(ring, "_look", counted)
+        scratch = Scratch()
+        for limit, found in ((0, []), (1, [(0, 1)]), (9, [(0, 1)]), (9, [(0, 1)])):
+            runs, _ = ring._find_runs(scratch, limit, True)
+            self.assertEqual(runs, found)
+        self.assertEqual(looked, [ring.where.records] * 3 + [1])
+        ring._find_runs(scratch, 9, False)  # it lives: another look says so
+        self.assertEqual(looked[-1], ring.where.records)
+
     def test_a_dead_ring_with_more_holes_than_a_table_names_is_read_whole_too(self) -> None:
         for read_before in (False, True):
             producer = self.producer()
