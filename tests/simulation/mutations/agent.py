@@ -68,11 +68,11 @@ def the_table_names_no_covered_ranges(put: Any) -> None:
 def the_table_is_written_after_it_counts(put: Any) -> None:
     write, store = segment.Segment.write, segment.Segment.store
 
-    def hold(self: Any, offset: int, content: bytes) -> None:
+    def hold(self: Any, offset: int, *parts: Any) -> None:
         if PAGE <= offset < PAGE + self.size // 8 and getattr(self, "is_mutant", False):
-            self.held = [*getattr(self, "held", []), (offset, content)]
+            self.held = [*getattr(self, "held", []), (offset, b"".join(parts))]
         else:
-            write(self, offset, content)
+            write(self, offset, *parts)
 
     def publish(self: Any, offset: int, word: int) -> None:
         self.is_mutant = True
