@@ -30,7 +30,7 @@ from taba.ring import MalformedRing
 
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
-MAX_DRAIN_RINGS = 256  # a table names each; the next drain begins where this one ended
+MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
 MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered

@@ -34,6 +34,7 @@ from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_S
 MAX_COVERED = 64  # ranges a ring: more threads than that were never interrupted at once
 BEHIND_RECORDS = 16_384  # that are read at once of a ring whose names are not all read: behind the next new one nothing can be used
 FEW_RECORDS = 8  # that tell whether there is anything new: more threads than that are not interrupted at once
+SMALL_LOOK = 48  # records that a look reads next: of hundreds of rings most have fewer new ones
 FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
 MAX_CHUNK = 4096  # records whose commit words are looked at by one read: fits a second-level cache, and most of it is there
@@ -141,6 +142,7 @@ class Ring:
         self.recorded = 0
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
         self.summed = 0  # entries of the directory that `sums` knows
+        self.is_settled = False  # of none of `sums` there was anything to tell at the last drain
         self.owes = -1  # events owed, as last seen; not yet
         self._looked = self._head = self._byte_head = 0
         self._dead_end: int | None = None  # of a dead ring that was looked through to its end: nothing is committed from there on
@@ -184,6 +186,8 @@ class Ring:
             self._pread_into(view, self._record_offset(position))
             if layouts.lap_of(position, self.where.records) not in view.cast("I")[5::6].tolist():
                 end, seen = position, bytes(view)
+            elif few := self._few_floats(scratch, position, end):
+                self._head, self._looked, end = max(self._head, position + few), position + few, position
         while position < end:
             stop = min(position + chunk, end, position + self._to_wrap(position))
             chunk = min(chunk * 8, MAX_CHUNK)
@@ -219,6 +223,19 @@ class Ring:
         if seen is not None and position == self.tail:
             self._still = self.tail, self._record_offset(position), seen, fill
         return fill
+
+    def _few_floats(self, scratch: Scratch, position: int, end: int) -> int:
+        """How many new records there are from here on, all of them floats, without a hole and with no more behind; 0 where it is not so
+        plain: then it takes arrays."""
+        stop = min(position + SMALL_LOOK, end, position + self._to_wrap(position))
+        view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
+        self._pread_into(view, self._record_offset(position))
+        words, lap = view.cast("I"), layouts.lap_of(position, self.where.records)
+        laps = words[5::6].tolist()
+        few = laps.count(lap)
+        if not few or few + FEW_RECORDS > len(laps) or laps[:few].count(lap) != few:
+            return 0
+        return few if max(words[4 : 6 * few : 6].tolist()) <= layouts.TAB_MASK else 0
 
     def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
         """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.

@@ -105,11 +105,14 @@ class Sums:
         is_anew, self._losses = losses != self._losses, losses
         if is_anew:
             self._anew |= self.register.ended - self._going - self._resting.keys()
+        changed = {found.ring for found in added}
         for ring in rings:
             try:
-                reading = readings.get(ring)
                 self._look(drain, ring)
-                covered = ring.covered_after(reading) if ring.sums else 0
+                if ring.is_settled and not is_anew and ring not in changed:
+                    continue  # most rings at most drains
+                before = len(changes)
+                covered = ring.covered_after(readings.get(ring)) if ring.sums else 0
                 summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
                 for index, held in ring.sums.items():
                     held.is_dirty = held.is_dirty or is_anew
@@ -130,6 +133,7 @@ class Sums:
                     self._pack(drain, packed, weights, self._entry(ring, index), found.time if found else 0.0, row, events)
                 if summed:
                     self._pack_summed(drain, packed, weights, ring, summed, covered, changes)
+                ring.is_settled = len(changes) == before
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
         fresh = [self._entry(change.ring, change.place) for change in changes if not change.ring.sums[change.place].is_noted]
@@ -171,6 +175,7 @@ class Sums:
             held = change.ring.sums[change.place]
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty, held.is_noted = not is_sent, True
+            change.ring.is_settled = False
 
     def ending(self, drain: Drain, ring: Ring, packed: SectionsByBucket) -> Ending | None:
         """Add to `packed` that this ring's process is dead. None where not all of its Tabs are known yet."""
@@ -284,10 +289,12 @@ class Sums:
         if is_changed or (ring.names.is_behind and not ring.is_blocked):
             drain.read_names(ring)
         if is_changed:
+            ring.is_settled = False
             for held in ring.sums.values():
                 cell = _checked(ring.read_cell(held.cell))
                 held.owed, held.owed_events = cell.owed, max(held.owed_events, cell.owed_events)
         if ring.summed < len(ring.directory):
+            ring.is_settled = False
             covered = ring.covered_after(None)
             for index in range(ring.summed, len(ring.directory)):
                 tab = ring.directory[index]

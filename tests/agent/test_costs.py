@@ -15,7 +15,9 @@ from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
 from taba.agent.reader import FEW_RECORDS, FIRST_CHUNK, Ring, Scratch
 from taba.ring import ACCELERATED, RECORD_BYTES
+from tests.agent.moments import at
 from tests.agent.test_reader import Case
+from tests.agent.world import World
 
 NOW = Moment(0.0, 0, None)
 
@@ -144,3 +146,41 @@ class Costs(Case):
             calls = [self.noted(name) for name in ("pread", "preadv", "pwrite", "pwritev")]
             self.drain(ring)
             self.assertLessEqual(sum(map(len, calls)), 4)  # is there more, the records, the tail; one to spare where they wrap
+
+    def test_a_ring_whose_sums_stand_still_is_passed_over_by_a_drain(self) -> None:
+        world = World(self.directory)
+        self.addCleanup(world.die)
+        self.addCleanup(world.end_producers)
+        producer = world.producers[0]
+        busy = [producer.tab(f"busy{place}", "UpDown", has_cell=True) for place in range(20)]
+        for tab in busy:
+            producer.record(tab, 1.0)
+        world.tick()
+
+        def drain() -> None:
+            world.record(2)
+            world.now += 2.0
+            world.pump.drain(world.now, at(world.now))
+
+        for _ in range(6):  # until no name is new
+            drain()
+        ring = world.rings.open[producer.name]
+        held, looked = dict(ring.sums), list[int]()
+        self.patch(ring, "sums", Looked(held, looked))
+        drain()
+        self.assertEqual(looked, [20])  # for the table, which tells what is owed
+        producer.record(busy[7], 1.0)
+        drain()
+        self.assertEqual((len(looked), held[busy[7]].copy.total), (3, 2.0))
+
+
+class Looked(dict[int, Any]):
+    """Sums, and how often they were gone through."""
+
+    def __init__(self, held: dict[int, Any], looked: list[int]):
+        super().__init__(held)
+        self._looked = looked
+
+    def items(self) -> Any:
+        self._looked.append(len(self))
+        return super().items()

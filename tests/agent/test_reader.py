@@ -9,6 +9,7 @@ import struct
 import tempfile
 from random import Random
 from typing import Any
+from unittest import mock
 
 import msgpack
 from hypothesis import given
@@ -163,11 +164,26 @@ class ReadingTests(Case):
             elif producer.head - producer.tail < where.records - 20 and producer.byte_head - producer.byte_tail < 6000:
                 for _ in range(chance.randrange(20)):
                     producer.record(a, 1.0)
-                producer.record(b, "x" * chance.randrange(800))
+                if chance.random() < 0.5:
+                    producer.record(b, "x" * chance.randrange(800))
             fill = ring.look(scratch)
             self.assertEqual((fill.records, fill.record_room), (producer.head - producer.tail, where.records))
             self.assertEqual((fill.bytes, fill.byte_room), (producer.byte_head - producer.byte_tail, where.byte_ring_bytes))
             self.assertEqual((fill.head, fill.byte_head), (producer.head, producer.byte_head))
+
+    def test_a_look_that_finds_few_new_floats_takes_no_arrays_and_one_that_finds_a_hole_sees_what_is_behind(self) -> None:
+        producer = self.producer()
+        ring, scratch, tab = self.open(producer), Scratch(), producer.tab("a")
+        with mock.patch("taba.agent.reader.np.frombuffer", side_effect=AssertionError):
+            for few in (1, 7, 20, 3):
+                producer.record_many(tab, [1.0] * few)
+                self.assertEqual(ring.look(scratch).records, producer.head)
+        for few, more in ((3, 1), (30, 10), (39, 3), (0, 5)):
+            producer.record_many(tab, [1.0] * few)
+            producer.reserve()
+            producer.record_many(tab, [1.0] * more)
+            self.assertEqual(ring.look(scratch).records, producer.head)
+            self.assertEqual(ring.look(scratch).records, producer.head)
 
     def test_beyond_the_bound_of_holes_nothing_past_the_next_is_read_until_one_is_filled(self) -> None:
         producer = self.producer()
