@@ -22,7 +22,7 @@ FORMS = {
     "taba.handlers._rows": 2,
     "taba.handlers._spreads": 3,
     "taba.server.ask._writing": 1,
-    "taba.server.fold._plain": 1,
+    "taba.server.fold._plain": 2,
     "taba.shard.servers._wire": 2,
 }
 

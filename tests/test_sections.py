@@ -10,7 +10,7 @@ from unittest import mock
 import msgpack
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import Batch, Block, Column, decode_batch, encode_batch, parts_of, reading, reading_batch
+from taba.batch import Batch, Block, Column, decode_batch, decoded_sections, encode_batch, reading, reading_batch
 from taba.errors import MalformedBatch
 from taba.steps import finish
 
@@ -46,7 +46,7 @@ class SectionsTests(SynchronousTestCase):
             return read(content)
 
     def block(self, batch: Batch) -> Block:
-        [part] = parts_of(batch.columns)
+        [part] = decoded_sections(batch.columns)
         assert isinstance(part, Block)
         return part
 

@@ -149,22 +149,22 @@ class BadColumn(NamedTuple):
     client: str = ""
 
 
-Part = Block | Sequence[Column | BadColumn]
+DecodedSection = Block | Sequence[Column | BadColumn]
 
 
 class Columns(Sequence[Column | BadColumn]):
-    """The columns of a batch in their order, as parts of them came."""
+    """The columns of a batch in their order, by section."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("sections",)
 
-    def __init__(self, parts: Sequence[Part]):
-        self.parts = parts
+    def __init__(self, sections: Sequence[DecodedSection]):
+        self.sections = sections
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return sum(map(len, self.sections))
 
     def __iter__(self) -> Iterator[Column | BadColumn]:
-        return chain.from_iterable(map(columns_of, self.parts))
+        return chain.from_iterable(map(columns_of, self.sections))
 
     def __getitem__(self, place: Any) -> Any:
         return list(self)[place]
@@ -178,14 +178,14 @@ class Columns(Sequence[Column | BadColumn]):
         return repr(list(self))
 
 
-def parts_of(columns: Sequence[Column | BadColumn]) -> Sequence[Part]:
+def decoded_sections(columns: Sequence[Column | BadColumn]) -> Sequence[DecodedSection]:
     """These columns, as blocks where they came so."""
-    return columns.parts if isinstance(columns, Columns) else (columns,)
+    return columns.sections if isinstance(columns, Columns) else (columns,)
 
 
-def columns_of(part: Part) -> Sequence[Column | BadColumn]:
-    """The columns of a part, one by one."""
-    return part.columns() if isinstance(part, Block) else part
+def columns_of(section: DecodedSection) -> Sequence[Column | BadColumn]:
+    """The columns of a section, one by one."""
+    return section.columns() if isinstance(section, Block) else section
 
 
 class Meaning(NamedTuple):
@@ -214,12 +214,16 @@ class Batch(NamedTuple):
     @property
     def fields(self) -> Set[bytes]:
         """The names of the States that it touches."""
-        parts = parts_of(self.columns)
-        if len(parts) == 1 and isinstance(parts[0], Block):
-            return parts[0].names
+        sections = decoded_sections(self.columns)
+        if len(sections) == 1 and isinstance(sections[0], Block):
+            return sections[0].names
         found: set[bytes] = set()
-        for part in parts:
-            its = part.fields if isinstance(part, Block) else [field_of(one.tab, one.client) for one in part if isinstance(one, Column)]
+        for section in sections:
+            its = (
+                section.fields
+                if isinstance(section, Block)
+                else [field_of(one.tab, one.client) for one in section if isinstance(one, Column)]
+            )
             found.update(its)
         return found
 
@@ -227,8 +231,8 @@ class Batch(NamedTuple):
     def types(self) -> set[str]:
         """The Types of its columns."""
         found: set[str] = set()
-        for part in parts_of(self.columns):
-            found |= {part.type} if isinstance(part, Block) else {column.type for column in part if isinstance(column, Column)}
+        for section in decoded_sections(self.columns):
+            found |= {section.type} if isinstance(section, Block) else {column.type for column in section if isinstance(column, Column)}
         return found
 
 

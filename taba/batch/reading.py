@@ -23,9 +23,9 @@ from taba.batch.columns import (
     Block,
     Column,
     Columns,
+    DecodedSection,
     Meaning,
     Packed,
-    Part,
     uint32s,
 )
 from taba.batch.identity import check_bucket, check_stream
@@ -174,7 +174,7 @@ class _Sections:
     def __init__(self) -> None:
         self._reader: msgpack.Unpacker | None = None  # of values in lists
         self._columns, self._room, self._room_bytes = MAX_BATCH_COLUMNS, MAX_LIST_VALUES, MAX_LIST_BYTES
-        self.found: list[Part] = []
+        self.found: list[DecodedSection] = []
         self.made_bytes = 0
 
     def read(self, packed: bytes, events: int) -> Generator[int, None, None]:
@@ -185,7 +185,7 @@ class _Sections:
         except BAD as error:
             self.found.append([BadColumn(_sentence("section", error), packed, events)])
 
-    def _section(self, packed: bytes, events: int) -> Generator[int, None, Part]:
+    def _section(self, packed: bytes, events: int) -> Generator[int, None, DecodedSection]:
         block = yield from self._block(packed, events)
         if block is not None:
             return block

@@ -17,6 +17,7 @@ from taba.names import bucket_of
 from taba.server import keys
 from taba.server.fold.bounds import Bounds
 from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.deciding import fold_cycle
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Together, advance_many
@@ -201,7 +202,7 @@ class MemoryStore:
     ) -> Outcome:
         """Run one fold cycle as a Server would, with nobody in between."""
         cycle = Cycle(bucket, waiting, BUCKETS)
-        steps = cycle.fold([self.run(command) for command in cycle.reads], bench_of(lookup), now, age, Bounds(**bounds))
+        steps = fold_cycle(cycle, [self.run(command) for command in cycle.reads], bench_of(lookup), now, age, Bounds(**bounds))
         sent: Any = None
         while True:
             try:

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FORM 1           /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2           /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_GROUPS 32   /* Types of one bucket's batches */
 #define MOST_STREAMS 64  /* of one bucket's batches */
 #define MOST_NAME 256    /* characters of a Tab whose bucket is remembered: MAX_CACHED_NAME */
@@ -22,7 +22,7 @@
 #error "marks are little-endian"
 #endif
 
-static PyObject *s_batch, *s_header, *s_part, *s_nonce, *s_meanings, *s_bad_meanings, *s_stream, *s_columns, *s_parts, *s_type, *s_fields;
+static PyObject *s_batch, *s_header, *s_part, *s_nonce, *s_meanings, *s_bad_meanings, *s_stream, *s_columns, *s_sections, *s_type, *s_fields;
 static PyObject *s_moved, *s_times, *s_number, *s_follows, *s_hmget, *s_hset, *s_hincrby, *s_folded, *s_applied, *s_empty;
 
 /* A NamedTuple of `form`, of these items, whose references it takes; NULL where one of them is. */
@@ -223,7 +223,7 @@ static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket
         goto end;
     }
     if (PyDict_SetItem(planned->streams, stream, Py_None) < 0) goto end;
-    if ((parts = PyObject_GetAttr(columns, s_parts)) == NULL) {
+    if ((parts = PyObject_GetAttr(columns, s_sections)) == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError)) goto end;
         PyErr_Clear(); /* a list of columns, which came another way */
         done = 0;
@@ -565,7 +565,7 @@ static int make_words(void) {
         const char *text;
     } words[] = {
         {&s_batch, "batch"},   {&s_header, "header"}, {&s_part, "part"},       {&s_nonce, "nonce"},     {&s_meanings, "meanings"},
-        {&s_stream, "stream"}, {&s_columns, "columns"}, {&s_parts, "parts"},   {&s_type, "type"},       {&s_bad_meanings, "bad_meanings"},
+        {&s_stream, "stream"}, {&s_columns, "columns"}, {&s_sections, "sections"},  {&s_type, "type"},       {&s_bad_meanings, "bad_meanings"},
         {&s_fields, "fields"}, {&s_moved, "moved"},   {&s_times, "times"},     {&s_number, "number"},
         {&s_follows, "follows"}, {&s_applied, "applied"}, {&s_empty, ""},
     };

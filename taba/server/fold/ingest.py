@@ -21,12 +21,14 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import GAP, LATER, Batch, Block, Column, Verdict, parts_of
+from taba.batch import GAP, LATER, Batch, Block, Column, Verdict, decoded_sections
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Errands, Outcome, WaitingBatch, advance
+from taba.server.fold.cycle import Cycle, Outcome, WaitingBatch
+from taba.server.fold.deciding import fold_cycle
+from taba.server.fold.errands import Errands, advance
 from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken, most_states
@@ -189,7 +191,7 @@ class Ingest:
 
     def _is_foreign(self, batch: Batch) -> bool:
         dumping = self._bench.dumping
-        for part in parts_of(batch.columns):
+        for part in decoded_sections(batch.columns):
             if not isinstance(part, Block) or dumping[part.type] is None:  # what folds dumps is Taba's own
                 return any(map(self._bench.may_hang, batch.types))
         return False
@@ -393,7 +395,7 @@ class Ingest:
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
         def fold(replies: Sequence[Any]) -> Any:
-            steps = cycle.fold(replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
+            steps = fold_cycle(cycle, replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
             return advance(steps, None, errands)
 
         try:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from taba.batch import Batch, Block, Verdict, parts_of
+from taba.batch import Batch, Block, Verdict, decoded_sections
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES
 from taba.server.fold.cycle import WaitingBatch
 
@@ -101,4 +101,4 @@ class Load:
 
 def most_states(batch: Batch) -> int:
     """So many States it touches at the most: those that come twice count twice."""
-    return sum([len(part.fields) if isinstance(part, Block) else len(part) for part in parts_of(batch.columns)])
+    return sum([len(part.fields) if isinstance(part, Block) else len(part) for part in decoded_sections(batch.columns)])

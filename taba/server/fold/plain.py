@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, cast
 import numpy
 
 from taba import parts as parts_in_c
-from taba.batch import MAX_CACHED_NAME, Block, Verdict, parts_of
+from taba.batch import MAX_CACHED_NAME, Block, Verdict, decoded_sections
 from taba.server import keys
-from taba.server.fold.cycle import Outcome, WaitingBatch, are_times, home_of
+from taba.server.fold.cycle import Outcome, WaitingBatch, home_of
 from taba.server.fold.marks import Marks
+from taba.server.fold.type_groups import are_times
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 
@@ -82,11 +83,11 @@ def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Ma
         if item.header is not None or item.part is not None or not item.nonce or batch.meanings or batch.bad_meanings:
             return None
         streams[batch.stream] = None
-        for part in parts_of(batch.columns):
-            type = dumping[part.type] if isinstance(part, Block) else None
+        for section in decoded_sections(batch.columns):
+            type = dumping[section.type] if isinstance(section, Block) else None
             if type is None:
                 return None
-            block = cast(Block, part)
+            block = cast(Block, section)
             tabs = block.moved
             for tab, count in tabs.items():
                 moved[tab] = moved.get(tab, 0) + count

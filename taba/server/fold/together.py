@@ -13,9 +13,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Fold, Foreign, Outcome, Reads, TypeGroup, WaitingBatch, are_good, dumps_of
+from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.deciding import Fold
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.plain import Plain, fold_plain, judge, plan
+from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of
 from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench

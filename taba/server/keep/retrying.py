@@ -18,7 +18,7 @@ from taba.batch import Batch
 from taba.server import keys
 from taba.server.ask.letters import place_of
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Errands, Fold, Foreign, Outcome, Reads, WaitingBatch, advance
+from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     TOMBSTONE,
@@ -30,6 +30,8 @@ from taba.server.fold.deadletters import (
     encode_dead_letter,
     letter_id,
 )
+from taba.server.fold.deciding import Fold
+from taba.server.fold.errands import Errands, advance
 from taba.server.fold.in_all import InAll, Room
 from taba.server.fold.ingest import SLOW_SECONDS
 from taba.server.keep.jobs import Job

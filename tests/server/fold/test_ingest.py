@@ -17,7 +17,8 @@ from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
 from taba.server import keys
 from taba.server.fold import ingest as module
-from taba.server.fold.cycle import Errands, Outcome, WaitingBatch
+from taba.server.fold.cycle import Outcome, WaitingBatch
+from taba.server.fold.errands import Errands
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import Meaning
 from taba.server import keys
-from taba.server.fold import cycle
+from taba.server.fold import deciding
 
 from ..samples import MemoryStore, Sum, Words, batch, column, lookup_of, tab_in
 
@@ -58,7 +58,7 @@ class Meanings(SynchronousTestCase):
         self.assertEqual((self.fields(A), self.fields(B), self.fields(elsewhere)), ([b"s", b"d"], [b"s", b"d"], [None, None]))
 
     def test_of_tabs_that_are_not_there_no_more_is_kept_than_the_bound(self) -> None:
-        self.patch(cycle, "MEANINGS_OF_ABSENT", 2)
+        self.patch(deciding, "MEANINGS_OF_ABSENT", 2)
         tabs = [tab_in(0, number) for number in range(5)]
         self.store.cycle(LOOKUP, [saying(1, [column(A, "Sum", [1.0])], *[Meaning(tab, "s", "d") for tab in tabs])])
         # the one that is there, and as many as it and the bound leave room for

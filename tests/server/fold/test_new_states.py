@@ -6,7 +6,7 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.batch import Block, encode_batch, parts_of, reading_batch
+from taba.batch import Block, decoded_sections, encode_batch, reading_batch
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
 from taba.server.fold.cycle import Outcome, WaitingBatch
@@ -46,7 +46,7 @@ class NewStates(SynchronousTestCase):
             chance = Random(seed)
             bounds = {"tabs": chance.choice((3, 6, 1000)), "clients": chance.choice((2, 4, 1000))}
             waiting = batches(chance, 6)
-            at_once += sum(isinstance(part, Block) for item in waiting for part in parts_of(item.batch.columns))
+            at_once += sum(isinstance(part, Block) for item in waiting for part in decoded_sections(item.batch.columns))
             stores = MemoryStore(), MemoryStore()
             outcomes: list[list[Outcome]] = []
             for store, kind in zip(stores, (lambda item: item, one_by_one), strict=True):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import Batch, Block, Column, parts_of
+from taba.batch import Batch, Block, Column, decoded_sections
 from taba.batch.columns import Columns
 from taba.names import bucket_of
 from taba.server import keys
@@ -50,7 +50,7 @@ def spoiled(random: Random, waiting: list[WaitingBatch]) -> list[WaitingBatch]:
     """The same with something out of the ordinary."""
     at = random.randrange(len(waiting))
     item = waiting[at]
-    first, *rest = cast(list[Block], parts_of(item.batch.columns))
+    first, *rest = cast(list[Block], decoded_sections(item.batch.columns))
 
     def block(type: str, tab: str) -> Block:
         return Block.of(type, [keys.state_field(tab, "x")], [("x", tab)], (1,), bytes(8), bytes(8))
@@ -99,7 +99,7 @@ class PartsTests(SynchronousTestCase):
         random = Random(seed)
         waiting = drawn(random)
         plan = self.both("plan", 0, waiting, BUCKETS, Dumping(DUMPING))
-        blocks: list[Any] = [block for item in waiting for block in parts_of(item.batch.columns)]
+        blocks: list[Any] = [block for item in waiting for block in decoded_sections(item.batch.columns)]
         self.assertEqual(plan.events, sum(len(block.times) >> 3 for block in blocks))
         self.assertEqual(sum(plan.moved.values()), plan.events)
         self.assertEqual({type(one) for one in (plan, *plan.groups)}, {plain.Plan, plain.Group})

@@ -11,7 +11,7 @@ from taba.agent.gathering import InOrder
 from taba.agent.keeper import Keeper
 from taba.batch import AtEdge, Column, decode_batch, edges_of
 from taba.handlers.windows import Held, Ladder
-from taba.server.fold import cycle, together
+from taba.server.fold import deciding, together, type_groups
 from taba.server.fold.deadletters import column_of
 from taba.server.keep import retrying
 from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
@@ -36,30 +36,30 @@ def what_was_folded_is_read_again_after_a_kill(put: Any) -> None:
 
 @at_edge(AGENT, seed=6)
 def of_what_waits_of_one_tab_the_last_state_counts(put: Any) -> None:
-    real = cycle.dumps_of
+    real = type_groups.dumps_of
 
     def dumps_of(group: Any, begin: int = 0) -> Any:
         return list(dict(real(group, begin)).items())
 
-    for where in (cycle, together):
+    for where in (deciding, together):
         put(where, "dumps_of", dumps_of)
 
 
 @at_edge(AGENT, seed=2)
 def a_state_is_left_out_where_events_of_its_row_came_with_it(put: Any) -> None:
-    real = cycle.dumps_of
+    real = type_groups.dumps_of
 
     def dumps_of(group: Any, begin: int = 0) -> Any:
         taken = {begin + row for row, _ in group.columns}
         return [(row, dump) for row, dump in real(group, begin) if row not in taken]
 
-    for where in (cycle, together):
+    for where in (deciding, together):
         put(where, "dumps_of", dumps_of)
 
 
 @at_edge(AGENT, seed=1)
 def a_server_counts_a_state_as_one_event(put: Any) -> None:
-    put(cycle.Fold, "_settle", _as_one(cycle.Fold._settle))
+    put(deciding.Fold, "_settle", _as_one(deciding.Fold._settle))
 
 
 def _as_one(real: Any) -> Any:
@@ -78,12 +78,12 @@ def servers_are_not_asked_what_they_merge(put: Any) -> None:
 
 @at_edge("other version,kill agent,kill server", seed=4)
 def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
-    real = cycle.Fold._bury
+    real = deciding.Fold._bury
 
     def bury(self: Any, column: Any, *arguments: Any) -> None:
         real(self, column._replace(stands_for=1) if isinstance(column.values, AtEdge) else column, *arguments)
 
-    put(cycle.Fold, "_bury", bury)
+    put(deciding.Fold, "_bury", bury)
 
 
 @at_edge("spool spoilt,memory full,disk full,server cut off,kill agent", 30.0, 1.0, seed=2)
@@ -120,25 +120,25 @@ def a_letter_that_was_folded_again_stays(put: Any) -> None:
 
 @at_edge("other version,kill agent,kill server", seed=4)
 def a_state_that_is_not_merged_here_is_left_out(put: Any) -> None:
-    real = cycle.Fold._bury
+    real = deciding.Fold._bury
 
     def bury(self: Any, column: Any, reason: str, detail: str) -> None:
-        if reason != cycle.UNKNOWN_EDGE:
+        if reason != deciding.UNKNOWN_EDGE:
             real(self, column, reason, detail)
 
-    put(cycle.Fold, "_bury", bury)
+    put(deciding.Fold, "_bury", bury)
 
 
 @at_edge(LATE, seed=14)
 def a_batch_with_states_is_merged_whenever_it_comes(put: Any) -> None:
-    real = cycle.Fold._judge
+    real = deciding.Fold._judge
 
     def judge(self: Any, of: Any) -> Any:
         verdicts, accepted = real(self, of)
-        again = [place for place, item in enumerate(self.cycle.waiting) if _has_states(item.batch)]
+        again = [place for place, item in enumerate(self.deciding.waiting) if _has_states(item.batch)]
         return verdicts, sorted({*accepted, *again})
 
-    put(cycle.Fold, "_judge", judge)
+    put(deciding.Fold, "_judge", judge)
 
 
 def _has_states(batch: Any) -> bool:
@@ -150,7 +150,7 @@ def _has_states(batch: Any) -> bool:
     ".test_a_state_of_other_events_than_it_is_said_to_be_or_that_is_none_is_a_bad_column_and_harms_none_beside_it"
 )
 def what_a_state_is_said_to_be_of_is_believed(put: Any) -> None:
-    for where in (cycle, together):
+    for where in (deciding, together):
         put(where, "are_good", lambda groups: True)
 
 

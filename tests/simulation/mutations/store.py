@@ -8,7 +8,7 @@ from taba import batch
 from taba.agent import keys
 from taba.batch import APPLIED, OPEN, Verdict
 from taba.server import aging, steady
-from taba.server.fold import cycle, posts
+from taba.server.fold import deciding, posts
 from taba.server.fold.marks import Mark, Marks
 from taba.shard import transaction
 from taba.shard.servers.connection import ConnectionGone, Transactions
@@ -147,13 +147,13 @@ def a_second_open_draws_a_second_nonce(put: Any) -> None:
 
 @focused(AGENT, seed=2)
 def events_of_a_cycle_beside_the_first_are_left_out(put: Any) -> None:
-    real = cycle.Fold._judge
+    real = deciding.Fold._judge
 
     def judge(self: Any, of: Any) -> Any:
         verdicts, accepted = real(self, of)
         return verdicts, accepted[:1]
 
-    put(cycle.Fold, "_judge", judge)
+    put(deciding.Fold, "_judge", judge)
 
 
 @focused(STORE + ",kill server,messages repeated", seed=4)
@@ -176,7 +176,7 @@ def another_request_under_a_key_is_taken(put: Any) -> None:
 @focused(AGENT + ",memory full", seed=4)
 def an_agent_forgets_the_keys_of_posts(put: Any) -> None:
     put(keys.Keys, "digest", lambda self, key: None)
-    put(cycle.Fold, "_judge", _without_parts(cycle.Fold._judge))
+    put(deciding.Fold, "_judge", _without_parts(deciding.Fold._judge))
 
 
 def _without_parts(real: Any) -> Any:
