@@ -50,7 +50,7 @@ def absolute_section(client: str, tab: str, type: str, time: float, row: Any, ev
     return section
 
 
-class Room:
+class WritingRoom:
     """Memory that batches are written in one after the other, used again and again: fresh memory costs more than what is written to it.
     What was given before holds no longer once `used` begins anew."""
 
@@ -81,7 +81,7 @@ def encode(
     meanings: Mapping[int, Sequence[Meaning]] = MappingProxyType({}),
     version: int = BATCH_VERSION,
     native: Any = NATIVE,
-    room: Room | None = None,
+    room: WritingRoom | None = None,
 ) -> list[EncodedBatch]:
     """Batches of all columns, in the order of buckets, each within `most` bytes and MAX_BATCH_COLUMNS.
 

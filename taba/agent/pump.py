@@ -9,7 +9,7 @@ from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained
 from taba.agent.edge import Edge
-from taba.agent.encoding import Room, SectionsByBucket, encode
+from taba.agent.encoding import SectionsByBucket, WritingRoom, encode
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
 from taba.agent.meanings import Meanings
@@ -63,7 +63,7 @@ class RingPump:
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
-        self._scratch, self._room = Scratch(), Room()
+        self._scratch, self._room = Scratch(), WritingRoom()
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.books.covered)

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SkipTest
 from taba import ring as layouts
 from taba.agent.drain import Drain
 from taba.agent.edge import Edge
-from taba.agent.encoding import Room, encode
+from taba.agent.encoding import WritingRoom, encode
 from taba.agent.native import NATIVE
 from taba.batch import Section, pack_bin
 from taba.handlers.lookup import find_edges
@@ -241,7 +241,7 @@ class ArgumentsTests(Native):
 
     def test_what_has_no_room_has_it_elsewhere_and_what_was_given_stays(self) -> None:
         sections = {bucket: [Section("A", 1, b"\xc4\x01a", struct.pack("<I", 8), bytes([bucket] * 64), bytes(64))] for bucket in range(9)}
-        room = Room(300)
+        room = WritingRoom(300)
         for _ in range(2):
             batches = encode(sections, b"s" * 16, {}, at(1.0), native=NATIVE, room=room)
             plain = encode(sections, b"s" * 16, {}, at(1.0), native=None)

@@ -29,7 +29,7 @@ PlainSteps = Generator[dict[int, Sequence[Command]], Mapping[int, Sequence[Any]]
 _plain = parts_in_c.find("taba.server.fold._plain")
 
 
-class Group(NamedTuple):
+class PlainGroup(NamedTuple):
     """What a bucket's batches have of one Type: each State once, the blocks, and of each column in these the State's place in `fields`;
     `rows` is None where that is its own place, in one block."""
 
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
     reads: list[Command]
     types: list[bytes]
-    groups: list[Group]
+    groups: list[PlainGroup]
     events: int
     moved: dict[str, int]
     times: list[bytes]
@@ -70,7 +70,7 @@ class Plain(NamedTuple):
 def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None]) -> Plan | None:
     """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`: see Bench."""
     if _plain is not None:
-        made: Plan | None = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, Group, Block))
+        made: Plan | None = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, PlainGroup, Block))
         return made
     streams: dict[bytes, None] = {}
     types: dict[str, bytes] = {}  # by Tab
@@ -104,7 +104,7 @@ def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Ma
     groups = []
     for name, its in places.items():
         is_simple = len(blocks[name]) == 1 and len(its) == len(rows[name])
-        groups.append(Group(name, list(its), blocks[name], None if is_simple else rows[name]))
+        groups.append(PlainGroup(name, list(its), blocks[name], None if is_simple else rows[name]))
     of = keys.of(bucket)
     reads: list[Command] = [
         (b"HMGET", of.marks, *streams),
@@ -163,7 +163,7 @@ class _OfType:
     def __init__(self, type: str, handler: Any):
         self.type, self.handler = type, handler
         self.buckets: list[int] = []
-        self.groups: list[Group] = []
+        self.groups: list[PlainGroup] = []
         self.contents: list[bytes] = []
         self.begins: list[int] = []  # of each bucket, among all States
         self.states: Any = None
@@ -171,7 +171,7 @@ class _OfType:
         self.spilling: dict[int, list[int]] = {}  # by place of the bucket: rows among its States
         self.parts: dict[int, dict[int, Sequence[bytes]]] = {}  # the further parts that these have then
 
-    def add(self, bucket: int, group: Group, contents: Sequence[bytes]) -> None:
+    def add(self, bucket: int, group: PlainGroup, contents: Sequence[bytes]) -> None:
         self.buckets.append(bucket)
         self.groups.append(group)
         self.begins.append(len(self.contents))

@@ -102,7 +102,7 @@ class PartsTests(SynchronousTestCase):
         blocks: list[Any] = [block for item in waiting for block in decoded_sections(item.batch.columns)]
         self.assertEqual(plan.events, sum(len(block.times) >> 3 for block in blocks))
         self.assertEqual(sum(plan.moved.values()), plan.events)
-        self.assertEqual({type(one) for one in (plan, *plan.groups)}, {plain.Plan, plain.Group})
+        self.assertEqual({type(one) for one in (plan, *plan.groups)}, {plain.Plan, plain.PlainGroup})
         fields = [field for group in plan.groups for field in group.fields]
         replies = [
             [encode_mark(Mark(NONCE, 0, random.randint(0, 9))) for _ in plan.reads[0][2:]],
