@@ -180,7 +180,9 @@ class FileSystem:
 
         return run
 
-    unlink, rename, replace, link, ftruncate, fsync = map(_whole, ("unlink", "rename", "replace", "link", "ftruncate", "fsync"))
+    unlink, remove, rename, replace, link, ftruncate, fsync = map(
+        _whole, ("unlink", "remove", "rename", "replace", "link", "ftruncate", "fsync")
+    )
 
 
 class File:
