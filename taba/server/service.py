@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -107,7 +106,6 @@ def make_server(options: Options, reactor: Any) -> tuple[MultiService, Server | 
     shown = store.url.text
     if store.url.is_embedded:
         directory = store.url.directory or str(checked_state_directory(options.environ) / "store")
-        options["is-new-store"] = not (Path(directory) / "appendonlydir").exists()
         embedded = EmbeddedStore(directory, reactor)
         embedded.setServiceParent(whole)
         options["store"] = Store(embedded.url, parse_store(embedded.url))
@@ -147,7 +145,7 @@ class _Connected(Service):
         # a port that the kernel chooses says of no Server which one it is
         self._pin = None if options["listen"].port == 0 else read_pins(state_directory(options.environ)).get(options["listen"].text)
         # an embedded store whose directory is gone is new on purpose; lost while it runs, it never is
-        self._follows = self._pin if options.get("is-new-store") else None
+        self._follows = self._pin if embedded is not None and embedded.is_new else None
         pin = self._pin if self._follows is None else None
         self.router = Router(
             store.url,

@@ -85,6 +85,7 @@ class EmbeddedStoreTests(TestCase):
         self.assertFalse(is_alive(pid))
         again = self.store()
         await again.wait_running()
+        self.assertEqual((store.is_new, again.is_new), (True, False))
         self.assertEqual(await self.pool(again).execute([(b"GET", b"a")]), [b"\x00\xff"])
 
     async def test_it_syncs_every_write_evicts_nothing_and_listens_on_no_port(self) -> None:

@@ -72,9 +72,9 @@ class _Process(ProcessProtocol):
 class EmbeddedStore(Service):
     """Runs the store in `directory` (made where missing, for its owner only) while the Service runs.
 
-    `url` is what other processes of the same user connect to: workers too. Raises ConfigurationError at once where
-    there is no Valkey or the directory cannot be had. Start it in the process's main thread: the kernel ends the store
-    with the thread that started it.
+    `url` is what other processes of the same user connect to: workers too. `is_new`: nothing was kept in the directory before; what
+    is lost while it runs does not make it new. Raises ConfigurationError at once where there is no Valkey or the directory cannot be had.
+    Start it in the process's main thread: the kernel ends the store with the thread that started it.
     """
 
     def __init__(self, directory: str | os.PathLike[str], reactor: Any = None, option: str = "--store"):
@@ -103,6 +103,7 @@ class EmbeddedStore(Service):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
             raise ConfigurationError(option, self._shown, f"takes a directory to write to: {error.strerror}") from None
+        self.is_new = not (self.directory / "appendonlydir").exists()
         strangers = strangers_in(self.directory.stat(), os.geteuid())
         if strangers is not None:  # whoever has it, or writes to it, has the store: its files and its socket
             raise ConfigurationError(option, self._shown, f"takes a directory of this user's own; this one {strangers}")
