@@ -178,7 +178,7 @@ def fold_type(
         if is_array and work.merges and work.columns and getattr(handler, "fold_dumps", None) is not None:
             merging = {row for row, _ in work.merges}
             if not merging.issuperset(work.runs.rows):
-                return (yield from _fold_apart(handler, work, now, merging))
+                return (yield from _fold_apart(handler, work, now, is_own, merging))
         if (yield from _fold_kept(handler, work, now, folded)):
             return folded
     rows = list(dict.fromkeys([*work.runs.rows, *(row for row, _ in work.merges)] if work.merges else work.runs.rows))
@@ -238,7 +238,7 @@ def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generato
     return True
 
 
-def _fold_apart(handler: Any, work: Work, now: float, merging: set[int]) -> FoldingHere:
+def _fold_apart(handler: Any, work: Work, now: float, is_own: bool, merging: set[int]) -> FoldingHere:
     """Fold the rows to which States are added, and all others, each by themselves: the latter need no arrays, and are mostly many more."""
     kept = work.states.contents if isinstance(work.states, Kept) else None
     running: list[tuple[list[int], FoldingHere, Parts | None]] = []
@@ -249,7 +249,7 @@ def _fold_apart(handler: Any, work: Work, now: float, merging: set[int]) -> Fold
         runs.rows = [place[row] for row in runs.rows]
         merges = [(place[row], dump) for row, dump in work.merges] if is_merging else ()
         states = list(map(work.states.__getitem__, rows)) if kept is None else Kept(list(map(kept.__getitem__, rows)))
-        running.append((rows, fold_type(handler, True, Work(states, runs, merges=merges), now), None))
+        running.append((rows, fold_type(handler, True, Work(states, runs, merges=merges), now, is_own), None))
     folded = nothing_folded()
     while running:
         wanted: list[tuple[list[int], FoldingHere, list[int]]] = []
