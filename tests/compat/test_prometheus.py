@@ -189,6 +189,7 @@ class Recorded(SynchronousTestCase):
         self.assertEqual((self.registry.get_sample_value("of_threads_total"), captured.total("of_threads")), (8_000, 8_000))
 
     def test_a_child_that_is_forked_while_another_thread_changes_a_value_changes_it_too(self) -> None:
+        recorded = [("depth", 2), ("hits", 1)]
         for value_class, name in ((values.ValueClass, "_lock"), (compat.recorded(Odd), "_order")):
             self.patch(values, "ValueClass", value_class)
             registry = CollectorRegistry()
@@ -196,9 +197,11 @@ class Recorded(SynchronousTestCase):
             lock = getattr(gauge._value, name)
 
             def changes(gauge: Any = gauge, counter: Any = counter, registry: Any = registry) -> None:
-                gauge.set(2)
-                counter.inc()
+                with testing.capture() as captured:  # else it made a ring under the default's name, which nobody removes
+                    gauge.set(2)
+                    counter.inc()
                 assert registry.get_sample_value("depth") == 2
+                assert sorted((event.name, event.value) for event in captured.events) == recorded
 
             with lock, getattr(counter._value, "_lock", lock) if name == "_lock" else contextlib.nullcontext():
                 code = forked(changes)
