@@ -125,7 +125,8 @@ class RingPump:
     def _read_ahead(self) -> bool:
         """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
         drain = self._drain
-        behind = [ring for ring in self._behind if ring.names.is_behind and ring.name in self.rings.open]
+        # only those that are open: another ring may have the name of one that is closed by now, and its descriptor
+        behind = [ring for ring in self._behind if ring.names.is_behind and self.rings.open.get(ring.name) is ring]
         if not behind or drain is None:
             return False
         for ring, reason in drain.read_ahead(behind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -503,6 +504,37 @@ class Flooding(Hosted):
             turns += 1
             self.assertTrue(delay == 0.0 or world.keeper.books.recorded == 400, turns)
         self.assertLessEqual(drains, 3)  # 400 names in drains of 20 would be 20
+
+    def test_a_ring_that_was_closed_while_its_names_were_read_is_read_no_more_though_another_has_its_name(self) -> None:
+        self.patch(directory, "MAX_FRESH_TABS", 10)
+        self.patch(draining, "DRAIN_TABS", 10)
+        world = self.world
+        many, after = self.client(65_536, "web/many"), self.client(65_536, "web/after")
+        aside = f"{world.shm}/aside"
+        os.rename(after.path, aside)
+        for number in range(95):
+            many.tab(f"t{number}")
+        many.record(0, 1.0)
+        after.record(after.tab("after"), 1.0)
+        world.now = 10.0
+        world.pump.tick(world.now, at(world.now))
+        first = world.rings.open[many.name]
+        self.assertTrue(first.names.is_behind)
+        os.truncate(many.path, 8192)
+        world.now += 0.001
+        world.pump.tick(world.now, at(world.now))
+        self.assertNotIn(many.name, world.rings.open)
+        os.rename(aside, many.path)
+        others = os.open("/dev/null", os.O_RDONLY)
+        self.addCleanup(os.close, others)
+        if others != first.fd:  # somebody else's has the number that the closed one had
+            self.addCleanup(os.close, os.dup2(others, first.fd))
+        world.rings.scan((), world.now, at_once=True)
+        second = world.rings.open[many.name]
+        world.now += 0.001
+        world.pump.tick(world.now, at(world.now))
+        os.fstat(first.fd)
+        self.assertIs(world.rings.open[many.name], second)
 
     def test_the_usual_bounds_stand_in_proportion(self) -> None:
         self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
