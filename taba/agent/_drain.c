@@ -534,7 +534,11 @@ encode(PyObject *module, PyObject *args)
     Py_ssize_t total = PyList_GET_SIZE(listed), had = 0, runs = 0;
     Section *sections = NULL;
     Run *found = NULL;
-    if (total > MAX_SECTIONS || most_bytes > INT32_MAX) {
+    if (total > MAX_SECTIONS) { /* each has a column at least: they are more than one batch takes, which whoever asks cuts */
+        answer = Py_NewRef(Py_None);
+        goto done;
+    }
+    if (most_bytes > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "beyond all bounds");
         goto done;
     }

@@ -206,6 +206,7 @@ class ArgumentsTests(Native):
         self.assertEqual(NATIVE.encode([section], 5, b"s" * 16, 1, 1, b"", bounds, None, 0)[0], 1)
         self.assertIsNone(NATIVE.encode([section, section], 5, b"s" * 16, 1, 1, b"", bounds, None, 0))
         self.assertIsNone(NATIVE.encode([section], 5, b"s" * 16, 1, 1, bytes(1000), bounds, None, 0))
+        self.assertIsNone(NATIVE.encode([section] * 65_537, 5, b"s" * 16, 1, 1, b"", bounds, None, 0))  # of Tabs that heal each is one
         for wrong in (
             None,
             (),
