@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 import socket
@@ -36,6 +37,7 @@ YOUNG_COLLECTIONS = 2
 MOST_YOUNG_COLLECTIONS = 7  # after which what is left of them is left alone although it is not quiet: some 200,000 objects, 20 MB
 MOST_GROWN_BYTES = 512 * MiB  # by which memory grew since all was looked through, which takes 0.1 s of a million objects
 MOST_ENDED_BYTES = 128 * MiB  # … where so much may be of connections that are gone, the likeliest garbage
+MOST_GROWN_SHARE = 4  # … and neither is more than this part of the memory that the process may have
 ENDED_BYTES = 75 * 1024  # of one with TLS: 50 objects in cycles
 FEW_BYTES = 160 * MiB  # of a process of which all is looked through in 50 ms …
 LOOK_SECONDS = 600.0  # … as often as this
@@ -138,6 +140,23 @@ def resident_bytes() -> int:
         return int(file.read(200).split()[1]) * resource.getpagesize()
 
 
+def memory_bytes() -> int:
+    """Memory that this process may have: its host's, or less where a control group (version 2: a container, a service) says so."""
+    least = os.sysconf("SC_PHYS_PAGES") * resource.getpagesize()
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return least
+    parts = Path(next((line[3:] for line in lines if line.startswith("0::")), "/")).parts
+    places = [Path("/sys/fs/cgroup", *parts[1:depth]) for depth in range(1, len(parts) + 1)]
+    for place in places:
+        try:
+            least = min(least, int((place / "memory.max").read_text()))
+        except (OSError, ValueError):  # none of its own, or "max"
+            continue
+    return least
+
+
 def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None = None, ended: Callable[[], int] = lambda: 0) -> None:
     """Have the garbage collector leave alone what lives for as long as the process does: modules, classes, Handlers.
 
@@ -147,10 +166,13 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
     MOST_YOUNG_COLLECTIONS: else what a large request is made of would be looked through while it is there, and what is kept for the next,
     for hundreds of milliseconds. Then what was left alone and is garbage now goes only
     where all is looked through, however long that takes: once memory has grown by MOST_GROWN_BYTES, or by MOST_ENDED_BYTES which as many
-    connections may have had as are gone, by `ended` since ever. A process that is small enough has that done after LOOK_SECONDS, too.
+    connections may have had as are gone, by `ended` since ever; by less where there is little (MOST_GROWN_SHARE). A process that is small
+    enough has that done after LOOK_SECONDS, too.
     """
     known_bytes = known_ended = 0  # of when all was looked through
     since = 0.0
+    most_grown = min(MOST_GROWN_BYTES, memory_bytes() // MOST_GROWN_SHARE)
+    most_ended = min(MOST_ENDED_BYTES, most_grown)
 
     def freeze() -> None:
         nonlocal known_bytes, known_ended, since
@@ -162,10 +184,10 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
         has = resident_bytes()
         grown = has - known_bytes
         if not is_quiet:
-            return grown > 2 * MOST_GROWN_BYTES  # nobody waits for a quiet moment until there is no memory
+            return grown > 2 * most_grown  # nobody waits for a quiet moment until there is no memory
         of_ended = min(grown, ENDED_BYTES * (ended() - known_ended))
         is_old = has <= FEW_BYTES and reactor.seconds() - since >= LOOK_SECONDS
-        return is_old or grown > MOST_GROWN_BYTES or of_ended > MOST_ENDED_BYTES
+        return is_old or grown > most_grown or of_ended > most_ended
 
     def begin() -> None:
         freeze()

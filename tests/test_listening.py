@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 from twisted.internet.task import Clock
@@ -18,12 +19,14 @@ from taba.listening import (
     LOOK_SECONDS,
     MOST_ENDED_BYTES,
     MOST_GROWN_BYTES,
+    MOST_GROWN_SHARE,
     MOST_YOUNG_COLLECTIONS,
     NEVER,
     QUIET_SECONDS,
     YOUNG_COLLECTIONS,
     YOUNG_OBJECTS,
     freeze_when_running,
+    memory_bytes,
 )
 from tests.patience import PATIENCE_SECONDS
 
@@ -77,6 +80,8 @@ class Collecting(SynchronousTestCase):
         self.resident = MiB
         self.patch(listening, "gc", gc)
         self.patch(listening, "resident_bytes", lambda: self.resident)
+        self.memory = 1 << 40
+        self.patch(listening, "memory_bytes", lambda: self.memory)
         self.clock = Starting()
 
     def did_within(self, seconds: float) -> list[object]:
@@ -128,6 +133,13 @@ class Collecting(SynchronousTestCase):
             self.resident, ended[0] = MiB + grown, gone
             self.assertEqual(self.did_within(COLLECT_SECONDS), did, (grown, gone))
 
+    def test_where_there_is_little_memory_a_part_of_that_is_the_bound(self) -> None:
+        self.memory = 256 * MiB
+        freeze_when_running(self.clock, lambda: QUIET_SECONDS)
+        for grown, did in ((self.memory // MOST_GROWN_SHARE, SOME), (self.memory // MOST_GROWN_SHARE + 1, ALL)):
+            self.resident = MiB + grown
+            self.assertEqual(self.did_within(COLLECT_SECONDS), did)
+
     def test_where_it_is_never_quiet_it_is_once_memory_has_grown_by_twice_the_bound(self) -> None:
         freeze_when_running(self.clock, lambda: 0.0)
         for resident, did in ((MiB + 2 * MOST_GROWN_BYTES, []), (MiB + 2 * MOST_GROWN_BYTES + 1, LOOK)):
@@ -144,6 +156,32 @@ class Collecting(SynchronousTestCase):
         quiet[0] = QUIET_SECONDS
         self.assertEqual(self.did_within(COLLECT_SECONDS), ALL)
         self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
+
+
+class Memory(SynchronousTestCase):
+    def test_it_is_the_hosts_or_what_the_narrowest_of_its_groups_may_have(self) -> None:
+        files = {"/proc/self/cgroup": "1:name=old:/x\n0::/outer/inner\n"}
+
+        def read(path: object) -> str:
+            if f"{path}" not in files:
+                raise FileNotFoundError(path)
+            return files[f"{path}"]
+
+        self.patch(Path, "read_text", read)
+        host = memory_bytes()
+        self.assertGreater(host, 64 * MiB)
+        for place, content, least in (
+            ("", "max\n", host),
+            ("/outer/inner", f"{64 * MiB}\n", 64 * MiB),
+            ("/outer", f"{32 * MiB}\n", 32 * MiB),
+            ("", f"{48 * MiB}\n", 32 * MiB),
+        ):
+            files[f"/sys/fs/cgroup{place}/memory.max"] = content
+            self.assertEqual(memory_bytes(), least)
+        files["/proc/self/cgroup"] = "1:name=old:/x\n"
+        self.assertEqual(memory_bytes(), 48 * MiB)
+        del files["/proc/self/cgroup"]
+        self.assertEqual(memory_bytes(), host)
 
 
 class Cycles(SynchronousTestCase):

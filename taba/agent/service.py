@@ -75,6 +75,7 @@ class AgentService(service.Service):
         self._spool_bytes, self._outbox_bytes, self._shm = spool_bytes, outbox_bytes, shm
         self._random = random.SystemRandom()
         self._port: Any = None
+        self._site: Any = None
 
     # --- life ---
 
@@ -225,6 +226,10 @@ class AgentService(service.Service):
         inputs = self._inputs.describe()
         return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), loop.slots, keys, inputs)
 
+    def ended_connections(self) -> int:
+        """Connections that are gone, since this process began."""
+        return 0 if self._site is None else int(self._site.ended)
+
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""
         heard = [*self._site.problems(self.unix_now()), *self._credentials.problems(list(self.loop.dispatch.servers))]
@@ -250,8 +255,7 @@ def makeService(options: Options) -> AgentService:
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, lambda: [*front.guard.reload(), *credentials.reload()])
-    freeze_when_running(reactor, lambda: QUIET_SECONDS)  # of long works it has none: each turn is as good as another
-    return AgentService(
+    agent = AgentService(
         reactor,
         options["agent"],
         list(dict.fromkeys(options["server"])),
@@ -264,3 +268,5 @@ def makeService(options: Options) -> AgentService:
         ring_group=options["ring-group"],
         statsd=list({address.text: address for address in options["statsd"]}.values()),
     )
+    freeze_when_running(reactor, lambda: QUIET_SECONDS, agent.ended_connections)  # of long works it has none: each turn is as good
+    return agent

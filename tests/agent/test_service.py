@@ -11,22 +11,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 from twisted.internet import defer, reactor, task
 from twisted.logger import formatEvent, globalLogPublisher
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web import server
 from twisted.web.http_headers import Headers
 
 from taba import batch as codec
 from taba.agent import dispatch, forward
+from taba.agent import service as services
 from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
+from taba.agent.options import Options
 from taba.agent.outbox import EncodedBatch, OutboxFull
 from taba.agent.pin import PinFile
-from taba.agent.service import AgentService
+from taba.agent.service import AgentService, makeService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
 from taba.caps import Caps
@@ -36,6 +39,21 @@ from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
 from tests.patience import PATIENCE_SECONDS
 from tests.sites import open_front
+
+
+class Wiring(SynchronousTestCase):
+    def test_who_looks_for_garbage_knows_how_many_connections_are_gone(self) -> None:
+        told: list[Any] = []
+        self.patch(services, "freeze_when_running", lambda *given: told.append(given))
+        for name in ("make_monotonic", "on_hangup"):
+            self.patch(services, name, lambda *given: None)
+        options = Options()
+        options.parseOptions(["--spool", self.mktemp()])
+        made = makeService(options)
+        [(_, _, ended)] = told
+        self.assertEqual(ended(), 0)
+        made._site = SimpleNamespace(ended=7)
+        self.assertEqual(ended(), 7)
 
 
 class ServiceTests(TestCase):
