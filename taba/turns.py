@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from heapq import merge
 from typing import Any, ClassVar, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
@@ -24,14 +24,14 @@ class Turns:
     `clock`: the reactor. Whoever works in one process has one of them (`of`): of several each would let as much be done in one turn.
     """
 
-    _of: ClassVar[WeakKeyDictionary[Any, Turns]] = WeakKeyDictionary()
+    _of: ClassVar[WeakValueDictionary[int, Turns]] = WeakValueDictionary()  # by their clock's id: they keep it, who works by it keeps them
 
     @classmethod
     def of(cls, clock: Any) -> Turns:
         """The turns of all who work by this clock."""
-        turns = cls._of.get(clock)
+        turns = cls._of.get(id(clock))
         if turns is None:
-            turns = cls._of[clock] = cls(clock)
+            turns = cls._of[id(clock)] = cls(clock)
         return turns
 
     def __init__(self, clock: Any):

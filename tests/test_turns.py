@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from random import Random
 from typing import Any
 
@@ -66,6 +68,14 @@ class Shared(SynchronousTestCase):
             self.assertEqual(len(done), turns_had)
         for one in working:
             self.successResultOf(one)
+
+    def test_they_go_with_their_clock(self) -> None:
+        clock = Clock()
+        Turns.of(clock)
+        gone = weakref.ref(clock)
+        del clock
+        gc.collect()
+        self.assertIsNone(gone())
 
 
 class Quiet(SynchronousTestCase):
