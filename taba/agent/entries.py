@@ -8,7 +8,7 @@ from taba import ring as layouts
 from taba.batch import Meaning
 from taba.ring import BadEntry
 
-MAX_KNOWN_ENTRIES, MAX_KNOWN_BYTES = 16_384, 256  # of two generations, and of each entry: 20 MiB at the most, with all that they name
+MAX_KNOWN_ENTRIES, MAX_KNOWN_BYTES = 16_384, 256  # of each of two generations, and of an entry: 10 MiB of short names, 40 of the longest
 
 
 class Tab(NamedTuple):
