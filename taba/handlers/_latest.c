@@ -151,7 +151,7 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_latest", .m_size = -1, .m_methods = methods};
 
 PyMODINIT_FUNC PyInit__latest(void) {
-    PyObject *module = PyModule_Create(&definition);
+    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
     if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
     return module;
 }

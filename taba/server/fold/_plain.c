@@ -32,6 +32,9 @@ static PyObject *named(PyObject *form, Py_ssize_t count, PyObject **items) {
         PyErr_SetString(PyExc_TypeError, "a form is a NamedTuple");
     } else if (!PyErr_Occurred()) {
         made = ((PyTypeObject *)form)->tp_alloc((PyTypeObject *)form, count);
+#if PY_VERSION_HEX >= 0x030E0000
+        if (made != NULL) ((PyTupleObject *)made)->ob_hash = -1; /* not known yet: what is allocated says 0, which would be its hash */
+#endif
     }
     for (Py_ssize_t at = 0; at < count; at++) {
         if (made != NULL) {

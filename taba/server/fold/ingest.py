@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -291,7 +291,7 @@ class Ingest:
         """The line's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
         entries: list[InLine] = []
-        states: Set[bytes] = frozenset()
+        states: set[bytes] = set()
         while line.entries:
             entry = line.entries[0]
             if not entry.submission.abandoned:
@@ -304,7 +304,7 @@ class Ingest:
                     touched = entry.waiting.batch.fields
                     if not load.take(entry.waiting, len(touched - states) if states else len(touched)):
                         break
-                    states = states | touched if states else touched
+                    states |= touched
                 entries.append(entry)
             self._leave(line)
         return entries

@@ -423,8 +423,12 @@ def _events_of(runs: Runs, may_be_arrays: bool) -> dict[int, Events]:
         for row, count in zip(runs.rows, runs.counts, strict=True):
             start, place = place, place + count
             if row in found:
-                before = found[row]
-                found[row] = Events([*before.times, *listed_times[start:place]], [*before.values, *listed_values[start:place]])
+                before: Any = found[row]
+                if not isinstance(before.times, list):
+                    before = found[row] = Events(before.times.tolist(), before.values.tolist())
+                # where they are: a stranger may send thousands of runs of one State, and each new list would copy all before it
+                before.times.extend(listed_times[start:place])
+                before.values.extend(listed_values[start:place])
             elif count < MANY_EVENTS or not may_be_arrays:
                 found[row] = Events(listed_times[start:place], listed_values[start:place])
             else:

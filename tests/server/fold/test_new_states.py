@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import Block, decoded_sections, encode_batch, reading_batch
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
-from taba.server.fold.cycle import Outcome, WaitingBatch
+from taba.server.fold.bounds import DEFAULT_BOUNDS
+from taba.server.fold.cycle import Cycle, Outcome, WaitingBatch
+from taba.server.fold.deciding import Fold
+from taba.server.work.bench import Bench
 from taba.steps import finish
 
-from ..samples import NONCE, MemoryStore, column, tab_in
+from ..samples import AGE, BUCKETS, NONCE, MemoryStore, column, tab_in
 
 STREAM = bytes([1]) * 16
 TYPES = ("CounterGroup", "Gauge", "PercentileGroup")
@@ -60,3 +65,19 @@ class NewStates(SynchronousTestCase):
             self.assertEqual(of_ours, of_theirs, seed)
             self.assertEqual({part.partition(b"\0")[0] for part in of_ours[keys.states(0)]}, {*of_ours[keys.tabs(0)]})
         self.assertTrue(beyond and at_once)
+
+    def test_a_block_looks_up_its_own_tabs_and_never_goes_through_all_that_are_known(self) -> None:
+        nobody: Any = None
+        content = encode_batch(STREAM, 0, 1, [column(TABS[0], "Gauge", [1.0])])
+        waiting = WaitingBatch(0, finish(reading_batch(content)), len(content), NONCE)
+        fold = Fold(Cycle(0, [waiting], BUCKETS), [[None], [None], [None]], Bench(LOOKUP, nobody), 1.0, AGE, DEFAULT_BOUNDS)
+        [block] = decoded_sections(waiting.batch.columns)
+        assert isinstance(block, Block)
+        fold.types = dict.fromkeys([TABS[0], *map(str, range(10_000))], "Gauge")
+        absent = [field.partition(b"\0") for field in block.fields]
+        tracemalloc.start()
+        try:
+            self.assertTrue(fold._make_all(block, absent))
+            self.assertLess(tracemalloc.get_traced_memory()[1], 100_000)  # a set of all takes half a million
+        finally:
+            tracemalloc.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
@@ -210,6 +211,13 @@ class PlainTests(SynchronousTestCase):
 
     def state(self, bucket: int) -> tuple[bytes, bytes]:
         return keys.states(bucket), keys.state_field(self.tabs[bucket], "web/1")
+
+    def test_an_event_whose_value_is_none_is_buried(self) -> None:
+        self.made()
+        content = encode_batch(STREAM, 0, 2, [column(self.tabs[0], "CounterGroup", [math.nan, 1.0], "web/0", [NOW, NOW])])
+        spoiled = WaitingBatch(1, finish(reading_batch(content)), len(content), NONCE)
+        outcomes, at_once = self.both([spoiled, *self.waiting(2, NOW + 5)[1:]], NOW + 5)
+        self.assertEqual((at_once, outcomes[0].folded, outcomes[0].dead), (0, 1, {"bad_value": 1}))
 
     def test_an_event_whose_time_is_none_is_buried(self) -> None:
         self.made()

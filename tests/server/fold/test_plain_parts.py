@@ -111,6 +111,7 @@ class PartsTests(SynchronousTestCase):
         ]
         marks, verdicts = self.both("judge", 0, waiting, plan, replies, 5)
         self.assertEqual([verdict.detail for verdict in verdicts], [item.batch.number for item in waiting])
+        self.assertEqual([*map(hash, verdicts)], [hash(tuple([*verdict])) for verdict in verdicts])
         written = []
         for group in plan.groups:
             dumps = [bytes([number]) * random.randint(0, 9) for number in range(len(group.fields) + random.randint(0, 9))]

@@ -14,7 +14,7 @@ from taba.handlers import ArrayHandler, Handler
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import folding as module
 from taba.server.work.faults import MAX_DETAIL, sentence
-from taba.server.work.folding import Folded, Turn, Work, fold_type
+from taba.server.work.folding import MANY_EVENTS, Folded, Turn, Work, fold_type
 
 from ..samples import Spilling, Sum
 
@@ -77,6 +77,35 @@ def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = ()
 
 def spoiled(outcome: Folded, row: int = 0) -> list[int]:
     return sorted(place for _, places in outcome.spoiled.get(row, []) for place in places)
+
+
+class Kinds(Handler):
+    """The kinds of all times and values."""
+
+    type = "Kinds"
+
+    def new_state(self) -> Any:
+        return []
+
+    def fold(self, state: Any, events: Any, now: float) -> Any:
+        return [*state, *[[time, type(time).__name__, value, type(value).__name__] for time, value in zip(*events, strict=True)]]
+
+
+class RunsOfOneRow(SynchronousTestCase):
+    def test_events_of_several_runs_are_floats_in_their_order_however_many_a_run_has(self) -> None:
+        for counts in ((1, 1, 1), (MANY_EVENTS, 1, MANY_EVENTS), (1, MANY_EVENTS)):
+            numbers = [float(number) for number in range(sum(counts))]
+            columns, start = [], 0
+            for count in counts:
+                packed = struct.pack(f"<{count}d", *numbers[start : start + count])
+                columns += [(0, packed, packed), (1, struct.pack("<d", 0.0), struct.pack("<d", 0.0))]
+                start += count
+            steps = fold_type(Kinds(), False, Work([ABSENT, ABSENT], columns), 1.0)
+            with self.assertRaises(StopIteration) as stopped:
+                next(steps)
+            outcome: Folded = stopped.exception.value
+            self.assertEqual(Kinds().load(outcome.states[0]), [[number, "float", number, "float"] for number in numbers])
+            self.assertEqual(len(Kinds().load(outcome.states[1])), len(counts))
 
 
 class Culprits(SynchronousTestCase):
