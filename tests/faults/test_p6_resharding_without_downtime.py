@@ -83,7 +83,7 @@ class Waiting(SynchronousTestCase):
         self.router = MemoryRouter(self.servers, 8, self.clock)
         self.successResultOf(ensureDeferred(self.router.connect()))
         self.addCleanup(lambda: self.successResultOf(ensureDeferred(self.router.close())))
-        self.of = {shard.name: self.router.atlas.pool_of(shard.name) for shard in self.router.map.shards}
+        self.of: dict[str, Any] = {shard.name: self.router.atlas.pool_of(shard.name) for shard in self.router.map.shards}
 
     def write(self, bucket: int) -> Deferred[Any]:
         key = prefix_of(bucket) + b"count"
