@@ -6,7 +6,7 @@ A part starts, is killed, and starts again on what it left; what it must not los
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -39,6 +39,7 @@ from taba.errors import MalformedBatch, StoreUnavailable, TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.aging import LOOK_SECONDS as AGE_SECONDS
 from taba.server.aging import StoreAge
+from taba.server.ask.answers import Unanswered
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
 from taba.server.fold.envelopes import Envelopes
@@ -506,20 +507,33 @@ class Server(Part):
             raise
         return 404, {}, b""
 
-    async def _count(self, tab: str) -> Any:
-        """The Aggregate of a Census, as `GET /v1/aggregates` has it; None where there is none, or not of all Clients."""
-        asked = await self.query.ask(Filter(names=(tab,)))
-        found = [item async for _, item in self.query.aggregates(asked)]
-        return found[0].aggregate if found and found[0].error is None else None
+    async def _count(self, asked: str) -> dict[str, Any]:
+        """What a question says of Censuses, by what it is a figure of: "aggregates/tab", "projections/tab" or "superaggregate/tab,tab".
+
+        Nothing where there is none, or not of all Clients.
+        """
+        question, _, tabs = asked.partition("/")
+        wanted = await self.query.ask(Filter(names=tuple(tabs.split(","))))
+        if question == "projections":
+            found = [projected async for projected in self.query.projections(wanted)]
+            by_client = {f"{one.tab} of {client}": its for one in found for client, its in one.projections.items()}
+            return {} if any(isinstance(its, Unanswered) for its in by_client.values()) else by_client
+        if question == "superaggregate":
+            total = await self.query.superaggregate(wanted)
+            return {} if total is None or total.error is not None else {tabs: total.aggregate}
+        return {tab: total.aggregate async for tab, total in self.query.aggregates(wanted) if total.error is None}
 
 
 class Asker(Part):
-    """Somebody who looks at totals, one question after the other, and must never see one fall."""
+    """Somebody who looks at totals, one question after the other, and must never see one fall. `tabs`: of which Type each is."""
 
-    def __init__(self, world: Ground, name: str, tabs: list[str]):
+    questions = ("aggregates", "projections", "superaggregate")
+
+    def __init__(self, world: Ground, name: str, tabs: Mapping[str, str]):
         super().__init__(world, name)
-        self.tabs = tabs
-        self.seen: dict[str, int] = dict.fromkeys(tabs, 0)
+        self.tabs = dict(tabs)
+        self.asked = 0
+        self.seen: dict[tuple[str, str], dict[str, int]] = {}  # by question and Tabs: how much there was of each figure
 
     def live(self) -> None:
         assert self.process is not None
@@ -528,25 +542,33 @@ class Asker(Part):
     def _ask(self) -> None:
         process, world = self.process, self.world
         assert process is not None
-        tab = process.random.choice(self.tabs)
+        tab = process.random.choice(list(self.tabs))
         url = process.random.choice(world.urls)
-        asking = Sender(world.network, process).request(b"GET", f"{url}/v1/count/{tab}".encode())
+        question = self.questions[self.asked % len(self.questions)]
+        self.asked += 1
+        if question == "superaggregate":
+            tab = ",".join(other for other, type in self.tabs.items() if type == self.tabs[tab])
+        asking = Sender(world.network, process).request(b"GET", f"{url}/v1/count/{question}/{tab}".encode())
         asking.addTimeout(20.0, cast(Any, process.reactor))
-        asking.addCallbacks(lambda response: self._answered(tab, response), lambda failure: None)
+        asking.addCallbacks(lambda response: self._answered(question, tab, response), lambda failure: None)
         asking.addBoth(lambda _: self.live())
 
-    def _answered(self, tab: str, response: Any) -> None:
+    def _answered(self, question: str, tabs: str, response: Any) -> None:
         if response.code != 200:
             return
-        aggregate = json.loads(response.content)
-        if aggregate is None:
+        figures = json.loads(response.content)
+        if not figures:
             return
-        self.world.fired["asked for a total"] += 1
-        if aggregate["again"]:
-            self.world.errors.append(f"{tab}: {aggregate['again']} events were folded twice, a question shows")
-        if aggregate["count"] < self.seen[tab] and not self.world.goes_back:
-            self.world.errors.append(f"{tab} fell from {self.seen[tab]} to {aggregate['count']}, questions show")
-        self.seen[tab] = aggregate["count"]
+        self.world.fired[f"asked for {question}"] += 1
+        seen = self.seen.setdefault((question, tabs), {})
+        for of, figure in figures.items():
+            if figure["again"]:
+                self.world.errors.append(f"{of}: {figure['again']} events were folded twice, {question} show")
+        for of in dict.fromkeys((*seen, *figures)):  # whoever was in an answer is in all that follow
+            before, count = seen.get(of, 0), figures[of]["count"] if of in figures else 0
+            if count < before and not self.world.goes_back:
+                self.world.errors.append(f"{of} fell from {before} to {count}, {question} show")
+            seen[of] = count
 
 
 class Mover(Part):

@@ -112,9 +112,9 @@ class World(Ground):
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
             self.posters = [poster for poster in self.posters if not poster.is_for_servers]
         sources: list[Client | Poster] = [*self.clients, *self.posters]
-        names = list(dict.fromkeys(name for source in sources for name, type in source.tabs if type in CENSUSES))
+        counting = {name: type for source in sources for name, type in source.tabs if type in CENSUSES}
         # nobody asks where there is no Tab whose numbers an answer shows
-        self.askers = [Asker(self, "asker", names)][: min(shape.choice((0, 1, 1)), len(names))]
+        self.askers = [Asker(self, "asker", counting)][: min(shape.choice((0, 1, 1)), len(counting))]
         self.may_move = bool(set(kinds) & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(set(kinds) & FILLING)

@@ -1,4 +1,4 @@
-"""Mutations of what Servers do with the store: transactions, marks, and the time of folds."""
+"""Mutations of what Servers do with the store: transactions, marks, the time of folds, and questions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from taba import batch
 from taba.agent import keys
 from taba.batch import APPLIED, OPEN, Verdict
 from taba.server import aging, steady
+from taba.server.ask.query import Query
 from taba.server.fold import deciding, posts
 from taba.server.fold.marks import Mark, Marks
 from taba.shard import transaction
@@ -215,3 +216,35 @@ def nested_values_are_cut_in_the_wrong_place(put: Any) -> None:
         return made[1:] + made[:1] if len(made) < 2 else [made[1], *made[1:]]
 
     put(batch.Packed, "values", values)
+
+
+# --- questions
+
+
+@focused("kill server", seed=1)
+def a_superaggregate_leaves_a_tab_out_now_and_then(put: Any) -> None:
+    real, asked_before = Query.superaggregate, 0
+
+    async def superaggregate(self: Any, asked: Any) -> Any:
+        nonlocal asked_before
+        asked_before += 1
+        tabs = asked.chosen.tabs[: -(asked_before % 2) or None]
+        return await real(self, asked._replace(chosen=asked.chosen._replace(tabs=tabs)))
+
+    put(Query, "superaggregate", superaggregate)
+
+
+@focused("kill server", seed=1)
+def a_client_is_not_among_the_projections_now_and_then(put: Any) -> None:
+    real, asked_before = Query.projections, 0
+
+    async def projections(self: Any, asked: Any) -> Any:
+        nonlocal asked_before
+        asked_before += 1
+        async for projected in real(self, asked):
+            of = dict(projected.projections)
+            if asked_before % 2 == 0 and len(of) > 1:
+                of.popitem()
+            yield projected._replace(projections=of)
+
+    put(Query, "projections", projections)
