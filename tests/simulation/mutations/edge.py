@@ -135,7 +135,7 @@ def a_batch_with_states_is_merged_whenever_it_comes(put: Any) -> None:
 
     def judge(self: Any, of: Any) -> Any:
         verdicts, accepted = real(self, of)
-        again = [place for place, item in enumerate(self.deciding.waiting) if _has_states(item.batch)]
+        again = [place for place, item in enumerate(self.cycle.waiting) if _has_states(item.batch)]
         return verdicts, sorted({*accepted, *again})
 
     put(deciding.Fold, "_judge", judge)
