@@ -162,12 +162,11 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
 
     Its full collections, which many small lists and dictionaries cause, would look through all of it each time, for tens of milliseconds.
     With `quiet_seconds`, for how long nothing has taken long, Python begins none by itself, and what else has come to live long is left
-    alone likewise, when that is QUIET_SECONDS, or after
-    MOST_YOUNG_COLLECTIONS: else what a large request is made of would be looked through while it is there, and what is kept for the next,
-    for hundreds of milliseconds. Then what was left alone and is garbage now goes only
-    where all is looked through, however long that takes: once memory has grown by MOST_GROWN_BYTES, or by MOST_ENDED_BYTES which as many
-    connections may have had as are gone, by `ended` since ever; by less where there is little (MOST_GROWN_SHARE). A process that is small
-    enough has that done after LOOK_SECONDS, too.
+    alone likewise, when that is QUIET_SECONDS, or after MOST_YOUNG_COLLECTIONS: else what a large request is made of would be looked
+    through while it is there, and what is kept for the next, for hundreds of milliseconds. Then what was left alone and is garbage now goes
+    only where all is looked through, however long that takes: once memory has grown by MOST_GROWN_BYTES, or by MOST_ENDED_BYTES which as
+    many connections may have had as are gone, by `ended` since ever; by less where there is little (MOST_GROWN_SHARE). A process that is
+    small enough has that done after LOOK_SECONDS, too.
     """
     known_bytes = known_ended = 0  # of when all was looked through
     since = 0.0
