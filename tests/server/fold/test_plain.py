@@ -172,6 +172,17 @@ class PlainTests(SynchronousTestCase):
         outcomes, at_once = self.both(waiting, NOW + 10)
         self.assertEqual((at_once, outcomes[0].dead), (0, {"type_conflict": 3}))
 
+    def test_a_batch_of_nothing_is_ordinary_behind_another_and_by_itself_it_is_not(self) -> None:
+        self.made()
+        content = encode_batch(STREAM, 0, 3, [])
+        nothing = WaitingBatch(2, finish(reading_batch(content)), len(content), NONCE)
+        outcomes, at_once = self.both([*self.waiting(2, NOW + 5), nothing], NOW + 5)
+        self.assertEqual((at_once, [verdict.word for verdict in outcomes[0].verdicts]), (BUCKETS, [APPLIED, APPLIED]))
+        self.write(outcomes)
+        alone = nothing._replace(follows=3, batch=nothing.batch._replace(number=4))
+        outcomes, at_once = self.both([alone], NOW + 6)
+        self.assertEqual((at_once, outcomes[0].verdicts[0].word), (0, APPLIED))
+
     def test_what_is_done_in_c_is_done_by_python(self) -> None:
         self.made()
         kept = dict(self.hashes)

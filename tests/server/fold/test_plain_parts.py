@@ -72,9 +72,11 @@ def spoiled(random: Random, waiting: list[WaitingBatch]) -> list[WaitingBatch]:
         having(first, block("A" if first.type == "B" else "B", next(iter(first.moved))), *rest),
         having(first, [Column("x", TABS[0], "A", bytes(8), bytes(8))]),
         having(block("A", "x" * 300), first),
-        having(),
     ]
-    return [*waiting[:at], kinds[random.randrange(len(kinds))], *waiting[at + 1 :]]
+    chosen = random.randrange(len(kinds) + 1)
+    if chosen == len(kinds):
+        return [having()]  # nothing at all: behind others such a batch is ordinary, and moves its mark
+    return [*waiting[:at], kinds[chosen], *waiting[at + 1 :]]
 
 
 class Dumping(dict[str, Any]):
