@@ -19,7 +19,7 @@ from taba.agent import backlog, books, dispatch, history, keeper, keys, lanes, o
 from taba.bounds import KiB, MiB
 from taba.client.segment import MAX_COUNTING_BYTES
 from taba.server import keys as names
-from taba.server.fold import deciding, ingest, posts
+from taba.server.fold import burying, ingest, posts
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.work.folding import MAX_STATE_BYTES
 
@@ -61,8 +61,8 @@ NARROW = (
     Narrow(ingest, "MAX_CYCLES", 1),
     Narrow(ingest, "MAX_LINE_BYTES", 2 * KiB),
     Narrow(ingest, "MAX_WAITING_BYTES", 4 * KiB),
-    Narrow(deciding, "MAX_DEAD_LETTERS", 4),
-    Narrow(deciding, "MAX_MISSING_TYPES", 3),
+    Narrow(burying, "MAX_DEAD_LETTERS", 4),
+    Narrow(burying, "MAX_MISSING_TYPES", 3),
 )
 NARROW_BOUNDS = DEFAULT_BOUNDS._replace(streams=10)
 TURN_BATCHES = 100  # more than an Agent drains, or has answered, in one of its turns here
@@ -185,8 +185,8 @@ def in_store(kept: Kept, value: Any, servers: Bounds) -> Held:
     most = {
         "MAX_STREAMS": servers.streams,
         "MAX_POSTERS": posts.MAX_POSTERS,
-        "MAX_DEAD_LETTERS": _named(deciding, "MAX_DEAD_LETTERS"),
-        "MAX_MISSING_TYPES": deciding.MAX_MISSING_TYPES,
+        "MAX_DEAD_LETTERS": _named(burying, "MAX_DEAD_LETTERS"),
+        "MAX_MISSING_TYPES": burying.MAX_MISSING_TYPES,
         "DEFAULT_MAX_TABS": servers.tabs,
         "DEFAULT_MAX_CLIENTS": servers.clients,
     }[kept.bound]

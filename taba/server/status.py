@@ -20,8 +20,8 @@ from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
 from taba.server.fold.bounds import Bounds
+from taba.server.fold.burying import TYPE_CONFLICT
 from taba.server.fold.deadletters import MAX_DEAD_LETTERS, address_of
-from taba.server.fold.deciding import TYPE_CONFLICT
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS

@@ -1,8 +1,8 @@
 """What a cycle comes to: verdicts by the marks, States by the Handlers, dead letters for the rest. Pure.
 
 1. The marks decide (marks.py), in the transaction in which they are moved.
-2. An Event that cannot be folded becomes a dead letter in the same transaction; its State's bytes are not touched.
-3. The first Type of a Tab stands.
+2. What is accepted is sorted by Type (sorting.py), as far as there is room for what is new (newcomers.py), then folded and written.
+3. An Event that cannot be folded becomes a dead letter in the same transaction (burying.py); its State's bytes are not touched.
 
 `fold_cycle` is a generator, because a cycle may have to read more and some Handlers run elsewhere: it yields `Reads` (and is sent the
 replies) or `Foreign` (and is sent a Folded each), and returns an Outcome. It may be run any number of times with fresh replies.
@@ -13,57 +13,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from itertools import chain, islice
-from typing import Any, cast
+from typing import Any
 
-import numpy
-
-from taba.batch import (
-    BAD_COLUMN,
-    AtEdge,
-    Block,
-    Column,
-    DecodedSection,
-    Packed,
-    Verdict,
-    columns_of,
-)
-from taba.bounds import MAX_VALUE_BYTES, MAX_VALUE_DEPTH
-from taba.handlers.lookup import read_number, takes
-from taba.names import OWN_TABS
+from taba.batch import Block, Column, Verdict, columns_of
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, MEANINGS_OF_ABSENT, Bounds
+from taba.server.fold.burying import Burial
 from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Outcome, Reads, bucket_of
-from taba.server.fold.deadletters import (
-    MAX_DEAD_LETTERS,
-    DeadLetter,
-    count_dead_letters,
-    dead_letters_of,
-    decode_dead_letter,
-    encode_dead_letter,
-    is_too_deep,
-    packed_bytes,
-)
-from taba.server.fold.excess import ALL_CLIENTS, ALL_TABS, CLIENTS, NEW_CLIENTS, NEW_TABS, TABS, Beyond, why_of
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
-from taba.server.fold.type_groups import TypeGroup, are_finite, are_good, are_times, dumps_of, miscounted, picked, weight_of
+from taba.server.fold.newcomers import OWN, Newcomers
+from taba.server.fold.sorting import Sorting, bury_bad
+from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of, picked, weight_of
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folding, ForeignWork, Parts, Work
 
 MAX_ARGUMENTS = 1000  # of one command that removes marks
-MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
-
-# why an Event is a dead letter; work/folding.py has those that a Handler causes
-UNKNOWN_TYPE = "unknown_type"
-TYPE_CONFLICT = "type_conflict"
-WRONG_BUCKET = "wrong_bucket"
-BAD_VALUE = "bad_value"
-BAD_TIME = "bad_time"
-BAD_STATE = "bad_state"
-UNKNOWN_EDGE = "unknown_edge"
-TOO_MANY_TABS = "too_many_tabs"
-TOO_MANY_CLIENTS = "too_many_clients"
 
 
 def fold_cycle(
@@ -79,30 +45,24 @@ class Fold:
     def __init__(
         self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds, in_all: Room = ENDLESS
     ):
-        self.in_all = in_all
-        self.made_tabs = self.made_clients = 0
         self.cycle, self.bench, self.now, self.age, self.bounds = cycle, bench, now, age, bounds
-        self.room = bounds
-        self.new_clients: set[str] = set()
         found = iter(replies)
         self.kept_marks = dict(zip(cycle.streams, next(found) if cycle.streams else (), strict=True))
         self.posted = Marks(dict(zip(cycle.posted, next(found) if cycle.posted else (), strict=True)), age)
         self.open_streams = int(next(found)) if cycle.opens else 0
         types = next(found) if cycle.tabs else ()
-        self.types = {tab: keys.text_of(type) for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
+        known = {tab: keys.text_of(type) for tab, type in zip(cycle.tabs, types, strict=True) if type is not None}
         self.kept: Sequence[bytes | None] = next(found) if cycle.fields else ()
-        self.has_absent = not _BYTES.issuperset(map(_type_of, self.kept))  # some State is not there yet
         self.fields = list(cycle.fields)
-        self.dead: list[DeadLetter] = []
-        self.missing: dict[str, None] = {}
-        self.new_types: dict[str, str] = {}
+        self.burial = Burial(cycle.bucket, now)
+        self.newcomers = Newcomers(cycle, self.fields, self.kept, known, bounds, in_all, self.burial)
+        self.sorting = Sorting(cycle, self.fields, self.kept, bench, self.newcomers, self.burial)
         self.samples: list[bytes] = []
         self.handler_errors: dict[str, int] = {}
         self.first_errors: dict[str, str] = {}
         self.folded = 0
         self.moved: Counter[str] = Counter()
         self.bad_meanings = 0  # that did not decode
-        self.beyond: Counter[Beyond] = Counter()
         self.known_key = 0  # Events of posts that came before by another way
 
     def run(self) -> CycleSteps:
@@ -118,25 +78,33 @@ class Fold:
         if not commands:
             return Outcome([], verdicts, 0, {}, {}, (), turned_away)
         commands += yield from self.fold(accepted)
-        commands += yield from self._dead_commands()
-        dead: dict[str, int] = {}
-        for letter in self.dead:
-            dead[letter.reason] = dead.get(letter.reason, 0) + letter.events
+        commands += yield from self.burial.commands()
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"folded", b"%d" % self.folded))
         if self.known_key:
             commands.append((b"HINCRBY", keys.counts(self.cycle.bucket), b"known_key", b"%d" % self.known_key))
-        said = self.first_errors, self.bad_meanings, self.moved, self.beyond, (self.made_tabs, self.made_clients)
-        return Outcome(commands, verdicts, self.folded, dead, self.handler_errors, self.samples, turned_away, *said)
+        new = self.newcomers
+        said = self.first_errors, self.bad_meanings, self.moved, new.beyond, (new.made_tabs, new.made_clients)
+        return Outcome(commands, verdicts, self.folded, self.burial.by_reason, self.handler_errors, self.samples, turned_away, *said)
 
     def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
-        yield from self._measure(accepted)
-        groups = self._group(accepted)
+        yield from self.newcomers.measure(accepted)
+        groups = self.sorting.sort(accepted)
+        self.check(groups)
+        for group in groups:
+            self.sorting.load(group)
+        groups = [group for group in groups if group.pieces or group.merges]
         yield from self.fold_groups(groups)
         commands = self._state_commands(groups)
         commands += yield from self._meaning_commands(accepted)
         return commands
+
+    def check(self, groups: list[TypeGroup]) -> None:
+        """Bury what of each group cannot be folded; together.py has another way, with the groups of other buckets."""
+        for group in groups:
+            if not are_good([group]):
+                bury_bad(group, self.burial)
 
     def _make_room(self) -> Generator[Reads | Foreign, Any, list[bytes]]:
         """Where streams are to be opened and the bucket is full: which have not been touched for so long that they go."""
@@ -166,275 +134,6 @@ class Fold:
             if is_new:
                 accepted.append(index)
         return verdicts, accepted
-
-    def _measure(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, None]:
-        """Learn how much room the bucket has, where there will be new States: hot cycles pay nothing for it."""
-        if not self.has_absent:
-            return
-        bucket, key = self.cycle.bucket, keys.clients(self.cycle.bucket)
-        rows: Iterable[int] = range(len(self.fields))
-        if len(accepted) < len(self.cycle.waiting):
-            rows = dict.fromkeys(row for index in accepted for _, its in self.cycle.sections[index] for row in its if row >= 0)
-        absent = [self.fields[row].partition(b"\0") for row in rows if self.kept[row] is None]
-        clients = list(dict.fromkeys([client for _, _, client in absent]))
-        if clients:
-            own = sorted(_OWN_TABS.intersection([tab for tab, _, _ in absent]))
-            tabs, are_there, *sizes = yield Reads(
-                [
-                    (b"HLEN", keys.tabs(bucket)),
-                    (b"SMISMEMBER", key, *clients),
-                    (b"SCARD", key),
-                    *((b"SCARD", keys.clients_of(bucket, tab)) for tab in own),
-                ]
-            )
-            self.room = self.bounds._replace(tabs=self.bounds.tabs - tabs, clients=self.bounds.clients - max(sizes))
-            self.new_clients = {client.decode() for client, is_there in zip(clients, are_there, strict=True) if not is_there}
-
-    def _has_room(self, column: Column, is_new_tab: bool) -> bool:
-        """Whether a new State of `column` stays within the bounds; else it is buried."""
-        is_new_client = column.client in self.new_clients
-        what = self._beyond(is_new_tab, is_new_client)
-        if what is not None:
-            self.beyond[Beyond(what, column.tab.partition("{")[0], column.client)] += column.weight
-            self._bury(column, TOO_MANY_TABS if what in (TABS, ALL_TABS, NEW_TABS) else TOO_MANY_CLIENTS, why_of(what, self.bounds)[0])
-            return False
-        self.new_clients.discard(column.client)
-        self.made_tabs += is_new_tab
-        self.made_clients += is_new_client
-        return True
-
-    def _beyond(self, is_new_tab: bool, is_new_client: bool) -> str | None:
-        """What there is no room for; None where there is."""
-        room, in_all = self.room, self.in_all
-        if is_new_tab and self.made_tabs >= room.tabs:
-            return TABS
-        if is_new_client and self.made_clients >= room.clients:
-            return CLIENTS
-        if is_new_tab and self.made_tabs >= in_all.tabs:
-            return NEW_TABS if in_all.is_fast[0] else ALL_TABS
-        if is_new_client and self.made_clients >= in_all.clients:
-            return NEW_CLIENTS if in_all.is_fast[1] else ALL_CLIENTS
-        return None
-
-    def _group(self, accepted: list[int]) -> list[TypeGroup]:
-        groups: dict[str, TypeGroup] = {}
-        for index in accepted:
-            large = self.cycle.waiting[index].size > MAX_VALUE_BYTES  # else no value in it can be
-            for section, rows in self.cycle.sections[index]:
-                if not (isinstance(section, Block) and self._take_block(groups, section, rows)):
-                    self._take_columns(groups, section, rows, large)
-        self._check(list(groups.values()))
-        for group in groups.values():
-            self._load(group)
-        return [group for group in groups.values() if group.pieces or group.merges]
-
-    def _take_block(self, groups: dict[str, TypeGroup], block: Block, rows: list[int]) -> bool:
-        """Take it at once, where all its Tabs are of its Type or new, and there is room for what is new; else nothing is done."""
-        type, kept = block.type, self.kept
-        if min(rows) < 0:
-            return False
-        group = groups.get(type)
-        handler = self.bench.get(type) if group is None else group.handler
-        if handler is None:
-            return False
-        found = set(map(self.types.get, block.moved))
-        if not found <= {type, None}:
-            return False
-        if self.has_absent or None in found:
-            absent = [self.fields[row].partition(b"\0") for row in rows if kept[row] is None]
-            if (absent or None in found) and not self._make_all(block, absent):
-                return False
-        if group is None:
-            group = groups[type] = TypeGroup(type, handler, self.bench.is_array(type))
-        group.add_block(rows, block)
-        return True
-
-    def _make_all(self, block: Block, absent: list[tuple[bytes, bytes, bytes]]) -> bool:
-        """Whether there is room for all of a block's new Tabs, and for the Clients of the States that are absent; then it is taken."""
-        types, room, in_all = self.types, self.room, self.in_all
-        tabs = dict.fromkeys([tab for tab in {tab.decode(): None for tab, _, _ in absent} if tab not in types])
-        clients = self.new_clients.intersection([client.decode() for _, _, client in absent]) if self.new_clients else ()
-        if self.made_tabs + len(tabs) > min(room.tabs, in_all.tabs) and tabs:
-            return False
-        if self.made_clients + len(clients) > min(room.clients, in_all.clients) and clients:
-            return False
-        # looked up, and no set of all that are known: a cycle may have ten thousand blocks of one column
-        if not all([tab in types or tab in tabs for tab in block.moved]):
-            return False  # States whose Tab is not known: one by one
-        self.new_clients.difference_update(clients)
-        self.made_clients += len(clients)
-        self.made_tabs += len(tabs)
-        made = dict.fromkeys(tabs, block.type)
-        types.update(made)
-        self.new_types.update(made)
-        return True
-
-    def _take_columns(self, groups: dict[str, TypeGroup], section: DecodedSection, rows: list[int], large: bool) -> None:
-        types, bench = self.types, self.bench
-        for column, row in zip(columns_of(section), rows, strict=True):
-            is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
-            if is_measured:
-                column = column.opened()  # type: ignore[union-attr]  # until here nothing walked it; it is gone when this fold is over
-            if row < 0:
-                self._refuse(column)
-                continue
-            assert isinstance(column, Column)
-            type = types.get(column.tab)
-            if type is None:
-                if bench.get(column.type) is None:
-                    self._miss(column)
-                    continue
-                if not self._has_room(column, True):
-                    continue
-                type = types[column.tab] = self.new_types[column.tab] = column.type
-            elif type != column.type:
-                self._bury(column, TYPE_CONFLICT, f"the Tab has Type {type}")
-                continue
-            elif self.kept[row] is None and self.new_clients and not self._has_room(column, False):
-                continue
-            group = groups.get(type)
-            if group is None:
-                handler = bench.get(type)
-                if handler is None:
-                    self._miss(column)
-                    continue
-                group = groups[type] = TypeGroup(type, handler, bench.is_array(type))
-            if isinstance(column.values, AtEdge):
-                self._take_state(group, row, column, column.values)
-                continue
-            if column.stands_for is not None and not group.is_absolute and not (column.tab in OWN_TABS and not column.weight):
-                self._bury(column, BAD_VALUE, f"{type} takes events one by one")
-                continue
-            if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
-                good = self._checked(column, group, large, is_measured)
-                if good is None:
-                    continue
-                column = good
-            group.add(row, column)
-
-    def _take_state(self, group: TypeGroup, row: int, column: Column, state: AtEdge) -> None:
-        """Take what was folded at the edge, if the Handler merges it."""
-        edge = self.bench.edge(group.type)
-        if state.edge == edge:
-            group.merges.append((group.rows.setdefault(row, len(group.rows)), column))
-            return
-        merges = f"version {edge} is merged here" if edge is not None else f"States of Type {group.type} are not merged here"
-        self._bury(column, UNKNOWN_EDGE, f"an Agent folded these events to a State of version {state.edge}, and {merges}")
-
-    def _refuse(self, column: Any) -> None:
-        if isinstance(column, Column):
-            self._bury(column, WRONG_BUCKET, f"the Tab does not live in bucket {self.cycle.bucket}")
-        else:
-            self.dead.append(DeadLetter(self.now, column.reason, column.error[:200], "", "", "", column.events, b"", [], column.content))
-
-    def _miss(self, column: Column) -> None:
-        type = self.types.get(column.tab, column.type)
-        self.missing[type] = None
-        self._bury(column, UNKNOWN_TYPE, f"no Handler of Type {type}")
-
-    def _bury(self, column: Column, reason: str, detail: str) -> None:
-        self.dead += dead_letters_of(self.now, reason, detail, column)
-
-    def _checked(self, column: Column, group: TypeGroup, large: bool, is_measured: bool) -> Column | None:
-        """A column of msgpack values without those that its Handler cannot take. `is_measured`: each is within its bounds.
-
-        As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
-        """
-        numeric, pairs = group.is_array or group.is_absolute, getattr(group.handler, "pairs", None)
-        good: list[Any] = []
-        bad: list[int] = []
-        deep: list[int] = []
-        kept: list[int] = []
-        values = column.made()
-        for index, value in enumerate(values):
-            if numeric:
-                try:
-                    value = read_number(value, pairs)
-                except ValueError:
-                    bad.append(index)
-                    continue
-            elif is_measured:
-                pass
-            elif isinstance(value, (list, dict)):
-                if is_too_deep(value):
-                    deep.append(index)
-                    continue
-                if packed_bytes(value) > MAX_VALUE_BYTES:
-                    bad.append(index)
-                    continue
-            elif large and isinstance(value, (str, bytes)) and packed_bytes(value) > MAX_VALUE_BYTES:
-                bad.append(index)
-                continue
-            kept.append(index)
-            good.append(value)
-        if deep:
-            self._bury(picked(column, deep), BAD_VALUE, f"a value is nested at most {MAX_VALUE_DEPTH} deep")
-        if bad:
-            wanted = takes(pairs) if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
-            self._bury(picked(column, bad), BAD_VALUE, wanted)
-        if not kept:
-            return None
-        if len(kept) < len(values):
-            column = picked(column, kept)
-        if numeric and not any(isinstance(value, tuple) for value in good):
-            good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
-        return column._replace(values=good)
-
-    def _check(self, groups: list[TypeGroup]) -> None:
-        for group in groups:
-            if not are_good([group]):
-                self.bury_bad(group)
-
-    def bury_bad(self, group: TypeGroup) -> None:
-        """Bury Events whose time is none, or for an array Handler whose value is no finite number."""
-        columns = []
-        for row, column in group.columns:
-            good = are_times(numpy.frombuffer(column.times, "<f8"))
-            if not good.all():
-                self._bury(picked(column, numpy.flatnonzero(~good).tolist()), BAD_TIME, "a time takes Unix seconds from 0 to 2^40")
-                column = picked(column, numpy.flatnonzero(good).tolist())
-            if group.is_array:
-                good = are_finite(column.made())
-                if not good.all():
-                    self._bury(picked(column, numpy.flatnonzero(~good).tolist()), BAD_VALUE, "takes finite numbers")
-                    column = picked(column, numpy.flatnonzero(good).tolist())
-            if column.times:
-                columns.append((row, column))
-        group.replace(columns)
-        merges = []
-        for row, column in group.merges:
-            error = miscounted(group.handler, [column])
-            if error is None:
-                merges.append((row, column))
-            else:
-                self._bury(column, BAD_COLUMN, error)
-        group.merges = merges
-
-    def _load(self, group: TypeGroup) -> None:
-        contents = list(map(self.kept.__getitem__, group.rows))
-        if keys.are_framed(contents):
-            group.states = keys.Kept(cast(list[bytes], contents))
-            return
-        try:
-            group.states = keys.unframe_all(contents)
-            return
-        except ValueError:
-            pass  # said of each that is none
-        bad: dict[int, str] = {}
-        states: list[keys.Framed] = []
-        for row, local in group.rows.items():
-            try:
-                states.append(keys.unframe(self.kept[row]))
-            except ValueError as error:
-                bad[local] = str(error)
-                states.append(keys.ABSENT)
-        group.states = states
-        if bad:
-            for local, column in (*group.columns, *group.merges):
-                if local in bad:
-                    self._bury(column, BAD_STATE, bad[local])
-            group.replace([(local, column) for local, column in group.columns if local not in bad])
-            group.merges = [(local, column) for local, column in group.merges if local not in bad]
 
     def fold_groups(self, groups: list[TypeGroup]) -> Generator[Reads | Foreign, Any, None]:
         """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
@@ -502,7 +201,7 @@ class Fold:
             else:
                 framed = [self._frame_of(group, local, rows[local]) + dump for local, dump in states.items()]
             written += chain.from_iterable(zip(map(self.fields.__getitem__, of_rows), framed, strict=True))
-            if self.has_absent:
+            if self.newcomers.has_absent:
                 for row in of_rows:
                     if self.kept[row] is None:
                         tab, _, client = self.fields[row].partition(b"\0")
@@ -519,9 +218,9 @@ class Fold:
             for of_piece, piece in group.pieces:
                 if isinstance(piece, Block) and is_whole:
                     self._count(piece)
-                    if self.new_types:
-                        made = [tab for tab in piece.moved if tab in self.new_types]
-                        new_tabs += chain.from_iterable([(tab.encode(), self.new_types.pop(tab).encode()) for tab in made])
+                    if self.newcomers.new_types:
+                        made = [tab for tab in piece.moved if tab in self.newcomers.new_types]
+                        new_tabs += chain.from_iterable([(tab.encode(), self.newcomers.new_types.pop(tab).encode()) for tab in made])
                     continue
                 for local, column in zip(of_piece, columns_of(piece), strict=True):
                     self._settle(group, local, column, done, new_tabs)  # type: ignore[arg-type]
@@ -537,7 +236,7 @@ class Fold:
         for tab, clients in new.items():
             commands.append((b"SADD", keys.clients_of(bucket, tab), *clients))
         # a Client is who records: that a process lives is Taba's own to know
-        recording = dict.fromkeys(chain.from_iterable([clients for tab, clients in new.items() if tab not in _OWN_TABS]))
+        recording = dict.fromkeys(chain.from_iterable([clients for tab, clients in new.items() if tab not in OWN]))
         if recording:
             commands.append((b"SADD", keys.clients(bucket), *recording))
         return commands
@@ -568,8 +267,8 @@ class Fold:
             if weight:  # else it tells again what was told before
                 self.moved[column.tab] += weight
                 self.samples.append(column.times)
-            if self.new_types and column.tab in self.new_types:
-                new_tabs += (column.tab.encode(), self.new_types.pop(column.tab).encode())
+            if self.newcomers.new_types and column.tab in self.newcomers.new_types:
+                new_tabs += (column.tab.encode(), self.newcomers.new_types.pop(column.tab).encode())
         else:
             reason, detail = folded.failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
             self._fail(group.type, column, Failed(reason, detail))
@@ -585,7 +284,7 @@ class Fold:
             batch = self.cycle.waiting[index].batch
             self.bad_meanings += batch.bad_meanings
             for meaning in batch.meanings:
-                is_there = meaning.tab in self.types and meaning.tab not in self.new_types
+                is_there = meaning.tab in self.newcomers.types and meaning.tab not in self.newcomers.new_types
                 if not is_there and bucket_of(meaning.tab, self.cycle.buckets) != self.cycle.bucket:
                     continue  # it does not live here: its Events are dead letters, which are counted
                 fields = keys.meaning_fields(meaning.tab.encode())
@@ -619,32 +318,9 @@ class Fold:
 
     def _fail(self, type: str, column: Column, failed: Failed) -> None:
         """The Handler could not fold these Events."""
-        self._bury(column, *failed)
+        self.burial.bury(column, *failed)
         self.handler_errors[type] = self.handler_errors.get(type, 0) + column.weight
         self.first_errors.setdefault(type, failed.detail)
-
-    def _dead_commands(self) -> Generator[Reads | Foreign, Any, list[Command]]:
-        commands: list[Command] = []
-        bucket = self.cycle.bucket
-        if self.missing:
-            commands.append((b"LPUSH", keys.missing(bucket), *[type.encode() for type in list(self.missing)[:MAX_MISSING_TYPES]]))
-            commands.append((b"LTRIM", keys.missing(bucket), b"0", b"%d" % (MAX_MISSING_TYPES - 1)))
-        if self.dead:
-            key = keys.dead_letters(bucket)
-            kept = self.dead[-MAX_DEAD_LETTERS:]
-            # what will be pushed out is read first: it is a dead letter no more, but dropped
-            [pushed_out] = yield Reads([(b"LRANGE", key, b"%d" % (MAX_DEAD_LETTERS - len(kept)), b"-1")])
-            gone = [letter for content in pushed_out if (letter := decode_dead_letter(content)) is not None]
-            commands.append((b"LPUSH", key, *[encode_dead_letter(letter) for letter in kept]))
-            commands.append((b"LTRIM", key, b"0", b"%d" % (MAX_DEAD_LETTERS - 1)))
-            counts: Counter[str] = Counter()
-            for letter in kept:
-                counts[letter.reason] += letter.events
-            for letter in gone:
-                counts[letter.reason] -= letter.events
-            dropped = sum(letter.events for letter in (*gone, *self.dead[: len(self.dead) - len(kept)]))
-            commands += count_dead_letters(bucket, counts, dropped)
-        return commands
 
 
 def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
@@ -656,8 +332,3 @@ def _unframed(content: bytes | None) -> keys.Framed:
         return keys.unframe(content)
     except ValueError:
         return keys.Framed(0xFFFF + 1, 0, b"")  # of no version that a Handler has: its State fails, and is kept
-
-
-_type_of = type
-_BYTES = {bytes}
-_OWN_TABS = frozenset(tab.encode() for tab in OWN_TABS)

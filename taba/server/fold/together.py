@@ -17,6 +17,7 @@ from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
 from taba.server.fold.deciding import Fold
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.plain import Plain, fold_plain, judge, plan
+from taba.server.fold.sorting import bury_bad
 from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of
 from taba.server.keys import Framed, Kept
 from taba.server.router import Command
@@ -38,7 +39,7 @@ class _Joins(NamedTuple):
 
 
 class _Joining(Fold):
-    def _check(self, groups: list[TypeGroup]) -> None:
+    def check(self, groups: list[TypeGroup]) -> None:
         """With those of the other buckets: see _fold_joined."""
 
     def fold_groups(self, groups: list[TypeGroup]) -> Generator[Any, Any, None]:
@@ -109,17 +110,17 @@ class Together:
         while sent:
             reads: ReadsOfMany = {}
             for bucket, answer in sent.items():
-                fold = folds[bucket]
+                new = folds[bucket].newcomers
                 if tabs or clients:
-                    fold.in_all = in_all._replace(tabs=in_all.tabs - tabs, clients=in_all.clients - clients)
-                tabs, clients = tabs - fold.made_tabs, clients - fold.made_clients
+                    new.in_all = in_all._replace(tabs=in_all.tabs - tabs, clients=in_all.clients - clients)
+                tabs, clients = tabs - new.made_tabs, clients - new.made_clients
                 try:
                     need = steps[bucket].send(answer)
                 except StopIteration as stop:
                     outcomes[bucket] = stop.value
                     continue
                 finally:
-                    tabs, clients = tabs + fold.made_tabs, clients + fold.made_clients
+                    tabs, clients = tabs + new.made_tabs, clients + new.made_clients
                 if isinstance(need, Reads):
                     reads[bucket] = need.commands
                 elif isinstance(need, _Joins):
@@ -154,7 +155,7 @@ class _Joint:
         if not are_good([group for _, group, _ in self.members]):
             for fold, group, _ in self.members:
                 if not are_good([group]):
-                    fold.bury_bad(group)
+                    bury_bad(group, fold.burial)
 
     @property
     def work(self) -> Work:

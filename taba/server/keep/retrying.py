@@ -176,11 +176,9 @@ class _FoldAgain(Fold):
 
     def run(self) -> Generator[Reads | Foreign, Any, Outcome]:
         commands = yield from self.fold([0])
-        dead: Counter[str] = Counter()
-        for letter in self.dead:
-            dead[letter.reason] += letter.events
-        shown = dict(dead)
-        left = [self._as_before(letter) for letter in self.dead]
+        shown = self.burial.by_reason
+        dead = Counter(shown)
+        left = [self._as_before(letter) for letter in self.burial.letters]
         before = [letter for letter in self._letters if letter is not None and column_of(letter) is not None]
         if not self.folded and len(left) == len(before) and all(letter in before for letter in left):
             return Outcome([], [], 0, shown, self.handler_errors, ())
@@ -202,7 +200,7 @@ class _FoldAgain(Fold):
         commands += count_dead_letters(bucket, dead, sum(letter.events for letter in dropped))
         if self.folded:
             commands.append((b"HINCRBY", keys.counts(bucket), b"folded", b"%d" % self.folded))
-        made = self.made_tabs, self.made_clients
+        made = self.newcomers.made_tabs, self.newcomers.made_clients
         return Outcome(commands, [], self.folded, shown, self.handler_errors, (), made=made)
 
     def _as_before(self, letter: DeadLetter) -> DeadLetter:

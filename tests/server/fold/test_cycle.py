@@ -17,9 +17,9 @@ from taba.batch import BadColumn, decode_batch
 from taba.bounds import MAX_TIME, MAX_VALUE_BYTES, MAX_VALUE_DEPTH
 from taba.handlers.lookup import shown
 from taba.server import keys
+from taba.server.fold.burying import MAX_MISSING_TYPES
 from taba.server.fold.cycle import Cycle, WaitingBatch
 from taba.server.fold.deadletters import MAX_DEAD_LETTER_VALUE, MAX_DEAD_LETTERS, decode_dead_letter, describe
-from taba.server.fold.deciding import MAX_MISSING_TYPES
 from taba.server.fold.marks import Mark, decode_mark
 from taba.server.work import folding
 from tests.examples import examples

@@ -73,11 +73,11 @@ class NewStates(SynchronousTestCase):
         fold = Fold(Cycle(0, [waiting], BUCKETS), [[None], [None], [None]], Bench(LOOKUP, nobody), 1.0, AGE, DEFAULT_BOUNDS)
         [block] = decoded_sections(waiting.batch.columns)
         assert isinstance(block, Block)
-        fold.types = dict.fromkeys([TABS[0], *map(str, range(10_000))], "Gauge")
+        fold.newcomers.types = dict.fromkeys([TABS[0], *map(str, range(10_000))], "Gauge")
         absent = [field.partition(b"\0") for field in block.fields]
         tracemalloc.start()
         try:
-            self.assertTrue(fold._make_all(block, absent))
+            self.assertTrue(fold.newcomers.make_all(block, absent))
             self.assertLess(tracemalloc.get_traced_memory()[1], 100_000)  # a set of all takes half a million
         finally:
             tracemalloc.stop()

@@ -11,7 +11,7 @@ from taba.agent.gathering import InOrder
 from taba.agent.keeper import Keeper
 from taba.batch import AtEdge, Column, decode_batch, edges_of
 from taba.handlers.windows import Held, Ladder
-from taba.server.fold import deciding, together, type_groups
+from taba.server.fold import burying, deciding, together, type_groups
 from taba.server.fold.deadletters import column_of
 from taba.server.keep import retrying
 from tests.simulation.mutations.listing import AGENT, LATE, at_edge, beside
@@ -78,12 +78,12 @@ def servers_are_not_asked_what_they_merge(put: Any) -> None:
 
 @at_edge("other version,kill agent,kill server", seed=4)
 def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
-    real = deciding.Fold._bury
+    real = burying.Burial.bury
 
     def bury(self: Any, column: Any, *arguments: Any) -> None:
         real(self, column._replace(stands_for=1) if isinstance(column.values, AtEdge) else column, *arguments)
 
-    put(deciding.Fold, "_bury", bury)
+    put(burying.Burial, "bury", bury)
 
 
 @at_edge("spool spoilt,memory full,disk full,server cut off,kill agent", 30.0, 1.0, seed=2)
@@ -120,13 +120,13 @@ def a_letter_that_was_folded_again_stays(put: Any) -> None:
 
 @at_edge("other version,kill agent,kill server", seed=4)
 def a_state_that_is_not_merged_here_is_left_out(put: Any) -> None:
-    real = deciding.Fold._bury
+    real = burying.Burial.bury
 
     def bury(self: Any, column: Any, reason: str, detail: str) -> None:
-        if reason != deciding.UNKNOWN_EDGE:
+        if reason != burying.UNKNOWN_EDGE:
             real(self, column, reason, detail)
 
-    put(deciding.Fold, "_bury", bury)
+    put(burying.Burial, "bury", bury)
 
 
 @at_edge(LATE, seed=14)
