@@ -88,7 +88,11 @@ class OneLetter(KeepingCase):
         ids = await self.ids(server)
 
         async def act(method: str, of: service.Server, value: str) -> None:
-            self.assertIn((await self.act(of, method, ids[value]))[0], (200, 404))
+            status = 503  # that is to try again: on a busy machine a child takes its time
+            for _ in range(20):
+                if status == 503:
+                    status, _ = await self.act(of, method, ids[value])
+            self.assertIn(status, (200, 404))
 
         await together([act(method, of, value) for value in "abcd" for of in (server, other) for method in ("POST", "DELETE")])
         dead, dropped = await self.dead(server)
