@@ -115,7 +115,7 @@ class Cluster:
         for kind in () if self._dropped else COUNTED:
             found = 0
             for leading in range(100):
-                aggregates = self._services.query.aggregates(match=f"{kind.prefix}.{leading:02d}*")
+                aggregates = self._services.query.aggregates(name=f"{kind.prefix}.{leading:02d}*")  # a glob
                 found += sum(_count(aggregate) for aggregate in aggregates.values())
             if found != self._of_type[kind.type]:
                 raise WorkerFailed(f"the {kind.type} Tabs have {found:,} events, their Clients counted {self._of_type[kind.type]:,}")
@@ -136,7 +136,8 @@ class Cluster:
 
 
 def _count(aggregate: dict[str, Any]) -> int:
-    count: int = aggregate["pct"]["count"]
+    """Of a CounterGroup all that ever was; of a PercentileGroup the last day, which is longer than any run."""
+    count: int = aggregate["pct" if "pct" in aggregate else "1d"]["count"]
     return count
 
 
