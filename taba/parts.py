@@ -16,7 +16,8 @@ from typing import Any
 FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 2,
-    "taba.batch._sections": 1,
+    "taba.batch._entries": 1,
+    "taba.batch._sections": 2,
     "taba.handlers._fresh": 1,
     "taba.handlers._latest": 1,
     "taba.handlers._rows": 2,

@@ -37,6 +37,7 @@ DRAIN = Run(("taba.agent._drain",), ("tests/agent/test_native.py", "tests/agent/
 EDGE = Run(("taba.handlers._fresh",), ("tests/handlers/test_fresh.py",))
 SERVING = Run(
     (
+        "taba.batch._entries",
         "taba.batch._sections",
         "taba.handlers._latest",
         "taba.handlers._rows",
@@ -46,6 +47,7 @@ SERVING = Run(
         "taba.shard.servers._wire",
     ),
     (
+        "tests/test_entries.py",
         "tests/test_sections.py",
         "tests/handlers/test_latest.py",
         "tests/handlers/test_rows.py",

@@ -98,6 +98,7 @@ from taba.batch.reading import (
     MAX_CACHED_NAMES,
     Fields,
     decode_batch,
+    plain_batch,
     reading_batch,
 )
 from taba.batch.writing import (
@@ -180,6 +181,7 @@ __all__ = [
     "joined",
     "pack_bin",
     "pack_values",
+    "plain_batch",
     "reading_batch",
     "sections_of",
     "uint32s",

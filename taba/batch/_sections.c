@@ -5,63 +5,15 @@
    2. Every byte is a stranger's: it is read only where the section's own length says that it lies. Whatever is out of the ordinary, a Client
       that may be none too, makes the whole None. Whether a Tab may be one is not asked here: of each that there is the caller asks once. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_bytes.h"
 
-#include <stdint.h>
-#include <string.h>
-
-#define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200
 #define MOST_TYPE 64
 #define MOST_EVENTS (UINT64_C(1) << 32) /* of a section that is taken apart here: sums of counts stay far from what a word holds */
-
-typedef struct {
-    const uint8_t *at, *end;
-} Bytes;
-
-/* A bin, or a text of at most MOST_TYPE bytes where `is_text`; false for anything else. */
-static int take(Bytes *from, int is_text, const uint8_t **start, Py_ssize_t *size) {
-    Py_ssize_t left = from->end - from->at, head;
-    if (left < 1) return 0;
-    uint8_t first = from->at[0];
-    if (is_text) {
-        if (first < 0xa0 || first > 0xbf) {
-            if (first != 0xd9 || left < 2) return 0;
-            head = 2;
-            *size = from->at[1];
-        } else {
-            head = 1;
-            *size = first & 31;
-        }
-        if (*size > MOST_TYPE) return 0;
-    } else {
-        head = first == 0xc4 ? 2 : first == 0xc5 ? 3 : first == 0xc6 ? 5 : 0;
-        if (!head || left < head) return 0;
-        *size = 0;
-        for (Py_ssize_t place = 1; place < head; place++) *size = *size << 8 | from->at[place];
-    }
-    if (left - head < *size) return 0;
-    *start = from->at + head;
-    from->at += head + *size;
-    return 1;
-}
-
-/* How many items an array has, or -1. */
-static Py_ssize_t take_array(Bytes *from) {
-    Py_ssize_t left = from->end - from->at, head, count = 0;
-    if (left < 1) return -1;
-    uint8_t first = from->at[0];
-    if (first >= 0x90 && first <= 0x9f) {
-        from->at++;
-        return first & 15;
-    }
-    head = first == 0xdc ? 3 : first == 0xdd ? 5 : 0;
-    if (!head || left < head) return -1;
-    for (Py_ssize_t place = 1; place < head; place++) count = count << 8 | from->at[place];
-    from->at += head;
-    return count;
-}
+#define FEW_TABS 8                      /* so many are compared one by one; more are looked up */
+#define STREAM_BYTES 16
+#define BATCH_ITEMS 6
 
 static int is_client_char(uint8_t one) {
     return (one >= 'a' && one <= 'z') || (one >= 'A' && one <= 'Z') || (one >= '-' && one <= ':') || one == '_' || one == '@' || one == '+';
@@ -76,22 +28,138 @@ static int is_client(const uint8_t *text, Py_ssize_t size) {
     return size < 5 || memcmp(text, "taba.", 5) != 0;
 }
 
-/* The number of this Tab among `tabs`, a list, and `known`, a dict of the same; -1 with an exception. */
-static Py_ssize_t number_of(PyObject *tabs, PyObject *known, const uint8_t *text, Py_ssize_t size) {
+/* The number of this Tab among `tabs`, a list, of which `known` are the same as a dict where there are many; -1 with an exception. */
+static Py_ssize_t number_of(PyObject *tabs, PyObject **known, const uint8_t *text, Py_ssize_t size) {
+    Py_ssize_t count = PyList_GET_SIZE(tabs), found = -1;
+    if (count <= FEW_TABS) {
+        for (Py_ssize_t at = 0; at < count; at++) {
+            PyObject *other = PyList_GET_ITEM(tabs, at);
+            if (PyBytes_GET_SIZE(other) == size && memcmp(PyBytes_AS_STRING(other), text, (size_t)size) == 0) return at;
+        }
+    }
     PyObject *name = PyBytes_FromStringAndSize((const char *)text, size);
     if (name == NULL) return -1;
-    PyObject *number = PyDict_GetItemWithError(known, name);
-    Py_ssize_t found = -1;
-    if (number != NULL) {
-        found = PyLong_AsSsize_t(number);
-    } else if (!PyErr_Occurred()) {
-        found = PyList_GET_SIZE(tabs);
-        number = PyLong_FromSsize_t(found);
-        if (number == NULL || PyDict_SetItem(known, name, number) < 0 || PyList_Append(tabs, name) < 0) found = -1;
-        Py_XDECREF(number);
+    if (count >= FEW_TABS && *known == NULL) {
+        if ((*known = PyDict_New()) == NULL) goto done;
+        for (Py_ssize_t at = 0; at < count; at++) {
+            PyObject *number = PyLong_FromSsize_t(at);
+            int is_kept = number != NULL && PyDict_SetItem(*known, PyList_GET_ITEM(tabs, at), number) == 0;
+            Py_XDECREF(number);
+            if (!is_kept) goto done;
+        }
     }
+    if (*known != NULL) {
+        PyObject *number = PyDict_GetItemWithError(*known, name);
+        if (number != NULL) found = PyLong_AsSsize_t(number);
+        if (number != NULL || PyErr_Occurred()) goto done;
+        number = PyLong_FromSsize_t(count);
+        int is_kept = number != NULL && PyDict_SetItem(*known, name, number) == 0;
+        Py_XDECREF(number);
+        if (!is_kept) goto done;
+    }
+    if (PyList_Append(tabs, name) == 0) found = count;
+done:
     Py_DECREF(name);
     return found;
+}
+
+/* What a section has: see `read`. `tabs` and `of_tab` go together. */
+struct section {
+    PyObject *type, *fields, *counts, *times, *values, *tabs, *places;
+    uint64_t *of_tab, events;
+    Py_ssize_t columns;
+};
+
+static void clear_section(struct section *section) {
+    Py_CLEAR(section->type);
+    Py_CLEAR(section->fields);
+    Py_CLEAR(section->counts);
+    Py_CLEAR(section->times);
+    Py_CLEAR(section->values);
+    Py_CLEAR(section->tabs);
+    Py_CLEAR(section->places);
+    PyMem_Free(section->of_tab);
+    section->of_tab = NULL;
+}
+
+/* Take the fields of as many columns as there are. 1, or 0 where one is out of the ordinary, or -1 with an exception. */
+static int take_fields(Bytes *from, struct section *found) {
+    PyObject *known = NULL;
+    const uint8_t *start, *tab = NULL;
+    Py_ssize_t size, tab_size = -1, place = -1;
+    int done = -1;
+    for (Py_ssize_t at = 0; at < found->columns; at++) {
+        if (!take_bin(from, &start, &size)) {
+            done = 0;
+            goto end;
+        }
+        PyObject *field = PyBytes_FromStringAndSize((const char *)start, size);
+        if (field == NULL) goto end;
+        PyList_SET_ITEM(found->fields, at, field);
+        const uint8_t *nul = size ? memchr(start, 0, (size_t)size) : NULL;
+        if (nul == NULL || !is_client(nul + 1, size - (nul - start) - 1)) {
+            done = 0;
+            goto end;
+        }
+        if (tab_size != nul - start || memcmp(tab, start, (size_t)tab_size) != 0) {
+            tab = start;
+            tab_size = nul - start;
+            place = number_of(found->tabs, &known, tab, tab_size);
+            if (place < 0) goto end;
+        }
+        const int32_t own = (int32_t)place;
+        memcpy(PyBytes_AS_STRING(found->places) + at * (Py_ssize_t)sizeof own, &own, sizeof own);
+    }
+    done = 1;
+end:
+    Py_XDECREF(known);
+    return done;
+}
+
+/* Take a section of at most so many columns. As above; what is found so far is the caller's to clear. */
+static int take_section(Bytes from, Py_ssize_t most, struct section *found) {
+    const uint8_t *start;
+    Py_ssize_t size;
+    if (take_array(&from) != 5 || !take_text(&from, &start, &size) || size > MOST_TYPE) return 0;
+    if ((found->type = PyUnicode_DecodeUTF8((const char *)start, size, NULL)) == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    Py_ssize_t columns = found->columns = take_array(&from);
+    if (columns < 1 || columns > most || columns > from.end - from.at) return 0;
+    found->fields = PyList_New(columns);
+    found->counts = PyTuple_New(columns);
+    found->tabs = PyList_New(0);
+    found->places = PyBytes_FromStringAndSize(NULL, columns * (Py_ssize_t)sizeof(int32_t));
+    if (found->fields == NULL || found->counts == NULL || found->tabs == NULL || found->places == NULL) return -1;
+    int done = take_fields(&from, found);
+    if (done <= 0) return done;
+    if (!take_bin(&from, &start, &size) || size != 4 * columns) return 0;
+    found->of_tab = PyMem_Calloc((size_t)PyList_GET_SIZE(found->tabs), sizeof *found->of_tab);
+    if (found->of_tab == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t at = 0; at < columns; at++) {
+        const uint8_t *its = start + 4 * at;
+        uint32_t count = (uint32_t)its[0] | (uint32_t)its[1] << 8 | (uint32_t)its[2] << 16 | (uint32_t)its[3] << 24;
+        if (!count) return 0;
+        found->events += count;
+        int32_t own;
+        memcpy(&own, PyBytes_AS_STRING(found->places) + at * (Py_ssize_t)sizeof own, sizeof own);
+        found->of_tab[own] += count;
+        PyObject *one = PyLong_FromUnsignedLong(count);
+        if (one == NULL) return -1;
+        PyTuple_SET_ITEM(found->counts, at, one);
+    }
+    const uint8_t *times, *values;
+    Py_ssize_t times_size, values_size;
+    if (found->events >= MOST_EVENTS || !take_bin(&from, &times, &times_size) || !take_bin(&from, &values, &values_size) || from.at != from.end)
+        return 0;
+    if ((uint64_t)times_size != 8 * found->events || values_size != times_size) return 0;
+    found->times = PyBytes_FromStringAndSize((const char *)times, times_size);
+    found->values = PyBytes_FromStringAndSize((const char *)values, values_size);
+    return found->times == NULL || found->values == NULL ? -1 : 1;
 }
 
 PyDoc_STRVAR(read_doc,
@@ -107,94 +175,151 @@ static PyObject *read_section(PyObject *module, PyObject *const *given, Py_ssize
         PyErr_SetString(PyExc_TypeError, "read takes the bytes of a section, and how many columns it may have");
         return NULL;
     }
-    Py_ssize_t most = PyLong_AsSsize_t(given[1]), size;
+    Py_ssize_t most = PyLong_AsSsize_t(given[1]);
     if (most == -1 && PyErr_Occurred()) return NULL;
     Bytes from = {.at = (const uint8_t *)PyBytes_AS_STRING(given[0])};
     from.end = from.at + PyBytes_GET_SIZE(given[0]);
-    const uint8_t *start;
-    PyObject *type = NULL, *fields = NULL, *counts = NULL, *tabs = NULL, *known = NULL, *places = NULL, *moved = NULL, *result = NULL;
-    uint64_t *of_tab = NULL;
-    if (take_array(&from) != 5 || !take(&from, 1, &start, &size)) Py_RETURN_NONE;
-    type = PyUnicode_DecodeUTF8((const char *)start, size, NULL);
-    if (type == NULL) {
-        PyErr_Clear();
-        Py_RETURN_NONE;
-    }
-    Py_ssize_t columns = take_array(&from);
-    if (columns < 1 || columns > most || columns > from.end - from.at) goto none;
-    fields = PyList_New(columns);
-    counts = PyTuple_New(columns);
-    tabs = PyList_New(0);
-    known = PyDict_New();
-    places = PyBytes_FromStringAndSize(NULL, columns * (Py_ssize_t)sizeof(int32_t));
-    if (fields == NULL || counts == NULL || tabs == NULL || known == NULL || places == NULL) goto done;
-    const uint8_t *tab = NULL;
-    Py_ssize_t tab_size = -1, place = -1;
-    for (Py_ssize_t at = 0; at < columns; at++) {
-        if (!take(&from, 0, &start, &size)) goto none;
-        PyObject *field = PyBytes_FromStringAndSize((const char *)start, size);
-        if (field == NULL) goto done;
-        PyList_SET_ITEM(fields, at, field);
-        const uint8_t *nul = size ? memchr(start, 0, (size_t)size) : NULL;
-        if (nul == NULL || !is_client(nul + 1, size - (nul - start) - 1)) goto none;
-        if (tab_size != nul - start || memcmp(tab, start, (size_t)tab_size) != 0) {
-            tab = start;
-            tab_size = nul - start;
-            place = number_of(tabs, known, tab, tab_size);
-            if (place < 0) goto done;
+    struct section found = {0};
+    PyObject *result = NULL, *moved = NULL;
+    int done = take_section(from, most, &found);
+    if (done > 0 && (moved = PyList_New(PyList_GET_SIZE(found.tabs))) != NULL) {
+        for (Py_ssize_t at = 0; at < PyList_GET_SIZE(moved); at++) {
+            PyObject *one = PyLong_FromUnsignedLongLong(found.of_tab[at]);
+            if (one == NULL) goto end;
+            PyList_SET_ITEM(moved, at, one);
         }
-        const int32_t own = (int32_t)place;
-        memcpy(PyBytes_AS_STRING(places) + at * (Py_ssize_t)sizeof own, &own, sizeof own);
+        result = Py_BuildValue("(OOOOOOOO)", found.type, found.fields, found.counts, found.times, found.values, found.tabs, moved, found.places);
+    } else if (done == 0) {
+        result = Py_NewRef(Py_None);
     }
-    if (!take(&from, 0, &start, &size) || size != 4 * columns) goto none;
-    uint64_t events = 0;
-    Py_ssize_t different = PyList_GET_SIZE(tabs);
-    of_tab = PyMem_Calloc((size_t)different, sizeof *of_tab);
-    moved = PyList_New(different);
-    if (of_tab == NULL || moved == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    for (Py_ssize_t at = 0; at < columns; at++) {
-        const uint8_t *its = start + 4 * at;
-        uint32_t count = (uint32_t)its[0] | (uint32_t)its[1] << 8 | (uint32_t)its[2] << 16 | (uint32_t)its[3] << 24;
-        if (!count) goto none;
-        events += count;
-        int32_t own;
-        memcpy(&own, PyBytes_AS_STRING(places) + at * (Py_ssize_t)sizeof own, sizeof own);
-        of_tab[own] += count;
-        PyObject *one = PyLong_FromUnsignedLong(count);
-        if (one == NULL) goto done;
-        PyTuple_SET_ITEM(counts, at, one);
-    }
-    const uint8_t *times, *values;
-    Py_ssize_t times_size, values_size;
-    if (events >= MOST_EVENTS || !take(&from, 0, &times, &times_size) || !take(&from, 0, &values, &values_size) || from.at != from.end) goto none;
-    if ((uint64_t)times_size != 8 * events || values_size != times_size) goto none;
-    for (Py_ssize_t at = 0; at < different; at++) {
-        PyObject *one = PyLong_FromUnsignedLongLong(of_tab[at]);
-        if (one == NULL) goto done;
-        PyList_SET_ITEM(moved, at, one);
-    }
-    result = Py_BuildValue("(OOOy#y#OOO)", type, fields, counts, (const char *)times, times_size, (const char *)values, values_size, tabs, moved,
-                           places);
-    goto done;
-none:
-    result = Py_NewRef(Py_None);
-done:
-    Py_XDECREF(type);
-    Py_XDECREF(fields);
-    Py_XDECREF(counts);
-    Py_XDECREF(tabs);
-    Py_XDECREF(known);
-    Py_XDECREF(places);
+end:
     Py_XDECREF(moved);
-    PyMem_Free(of_tab);
+    clear_section(&found);
     return result;
+}
+
+/* What is to be known of batches beside their bytes: see `read_batch`. */
+struct reading {
+    PyObject *check_type, *tab_of, *bad, *block_form;
+    Py_ssize_t columns, object_bytes, most_name, unread; /* the last: bytes of names that may still be read in one go */
+    uint64_t made;
+};
+
+/* What a call that refuses names raised: 0 where it is one of those, else -1. */
+static int refused(PyObject *bad) {
+    if (!PyErr_ExceptionMatches(bad)) return -1;
+    PyErr_Clear();
+    return 0;
+}
+
+/* Have `block` be that of a section. As `take_fields`. */
+static int block_of(struct reading *reading, Bytes from, uint64_t events, PyObject **block) {
+    struct section found = {0};
+    PyObject *moved = NULL;
+    reading->made += (uint64_t)(reading->object_bytes + (from.end - from.at));
+    int done = take_section(from, reading->columns, &found);
+    if (done > 0 && found.events != events) done = 0;
+    if (done <= 0) goto end;
+    PyObject *checked = PyObject_CallOneArg(reading->check_type, found.type);
+    if (checked == NULL) {
+        done = refused(reading->bad);
+        goto end;
+    }
+    Py_DECREF(checked);
+    done = -1;
+    if ((moved = PyDict_New()) == NULL) goto end;
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(found.tabs); at++) {
+        PyObject *name = PyList_GET_ITEM(found.tabs, at);
+        reading->unread -= PyBytes_GET_SIZE(name);
+        if (PyBytes_GET_SIZE(name) > reading->most_name || reading->unread <= 0) {
+            done = 0; /* in steps */
+            goto end;
+        }
+        PyObject *tab = PyObject_CallOneArg(reading->tab_of, name);
+        if (tab == NULL) {
+            done = refused(reading->bad);
+            goto end;
+        }
+        PyObject *rows = PyLong_FromUnsignedLongLong(found.of_tab[at]);
+        int is_kept = rows != NULL && PyDict_SetItem(moved, tab, rows) == 0;
+        Py_XDECREF(rows);
+        Py_DECREF(tab);
+        if (!is_kept) goto end;
+    }
+    reading->columns -= found.columns;
+    reading->made += (uint64_t)reading->object_bytes * (uint64_t)(found.columns - 1);
+    PyObject *given[7] = {found.type, found.fields, found.counts, found.times, found.values, moved, found.places};
+    *block = PyObject_Vectorcall(reading->block_form, given, 7, NULL);
+    done = *block == NULL ? -1 : 1;
+end:
+    Py_XDECREF(moved);
+    clear_section(&found);
+    return done;
+}
+
+PyDoc_STRVAR(read_batch_doc,
+"read_batch(content, versions, bounds, names, forms) -> Batch | None\n\n"
+"The batch in `content` where it is of one of these versions, all its sections are such as `read` takes, and it has no meanings; None where\n"
+"anything is out of the ordinary, or would be read in steps. `bounds`: bytes of a batch, its columns, its events, bytes of names that are\n"
+"read in one go, bytes that a column is charged with, buckets, bytes of a name that is remembered; `names`: what raises for no Type, what\n"
+"makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns and Block.");
+
+static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t number) {
+    (void)module;
+    if (number != 5 || !PyBytes_CheckExact(given[0]) || !PyTuple_CheckExact(given[3]) || PyTuple_GET_SIZE(given[3]) != 3 ||
+        !PyTuple_CheckExact(given[4]) || PyTuple_GET_SIZE(given[4]) != 3) {
+        PyErr_SetString(PyExc_TypeError, "read_batch takes the bytes of a batch, versions, bounds, three names and three forms");
+        return NULL;
+    }
+    PyObject *names = given[3], *forms = given[4], *parts = NULL, *batch = NULL;
+    Py_ssize_t most[7];
+    for (int at = 0; at < 7; at++)
+        if ((most[at] = bound(given[2], at)) == -1 && PyErr_Occurred()) return NULL;
+    struct reading reading = {PyTuple_GET_ITEM(names, 0), PyTuple_GET_ITEM(names, 1), PyTuple_GET_ITEM(names, 2), PyTuple_GET_ITEM(forms, 2),
+                              most[1], most[4], most[6], most[3], 0};
+    Bytes from = {.at = (const uint8_t *)PyBytes_AS_STRING(given[0])};
+    from.end = from.at + PyBytes_GET_SIZE(given[0]);
+    uint64_t version, bucket, its_number, total = 0;
+    const uint8_t *stream, *start;
+    Py_ssize_t stream_size, size, items;
+    if (from.end - from.at > most[0] || take_array(&from) != BATCH_ITEMS || !take_number(&from, &version)) Py_RETURN_NONE;
+    int is_read = is_one_of(version, given[1]);
+    if (is_read < 0) return NULL;
+    if (!is_read || !take_bin(&from, &stream, &stream_size) || stream_size != STREAM_BYTES || !take_number(&from, &bucket) ||
+        bucket >= (uint64_t)most[5] || !take_number(&from, &its_number) || its_number < 1 || its_number > INT64_MAX)
+        Py_RETURN_NONE;
+    if ((items = take_array(&from)) < 0 || items % 2 || items > 2 * most[1]) Py_RETURN_NONE;
+    if ((parts = PyList_New(0)) == NULL) return NULL;
+    for (Py_ssize_t at = 0; at < items; at += 2) {
+        uint64_t events;
+        PyObject *block = NULL;
+        if (!take_number(&from, &events) || !take_bin(&from, &start, &size) || events > (uint64_t)most[2] ||
+            (total += events) > (uint64_t)most[2])
+            goto none;
+        int done = block_of(&reading, (Bytes){start, start + size}, events, &block);
+        if (done == 0) goto none;
+        int is_kept = done > 0 && PyList_Append(parts, block) == 0;
+        Py_XDECREF(block);
+        if (!is_kept) goto end;
+    }
+    if (!take_bin(&from, &start, &size) || size || from.at != from.end) goto none;
+    PyObject *columns = PyObject_CallOneArg(PyTuple_GET_ITEM(forms, 1), parts);
+    if (columns == NULL) goto end;
+    PyObject *made[7] = {PyBytes_FromStringAndSize((const char *)stream, stream_size), PyLong_FromUnsignedLongLong(bucket),
+                         PyLong_FromUnsignedLongLong(its_number), columns, PyTuple_New(0), PyLong_FromLong(0),
+                         PyLong_FromUnsignedLongLong(reading.made)};
+    batch = named(PyTuple_GET_ITEM(forms, 0), 7, made);
+    goto end;
+none:
+    batch = Py_NewRef(Py_None);
+end:
+    Py_XDECREF(parts);
+    return batch;
 }
 
 static PyMethodDef methods[] = {
     {"read", (PyCFunction)(void (*)(void))read_section, METH_FASTCALL, read_doc},
+    {"read_batch", (PyCFunction)(void (*)(void))read_batch, METH_FASTCALL, read_batch_doc},
     {NULL, NULL, 0, NULL},
 };
 

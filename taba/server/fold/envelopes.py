@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import DeferredList, ensureDeferred
 
@@ -21,6 +21,7 @@ from taba.batch import (
     KeyPart,
     SentBatch,
     Verdict,
+    plain_batch,
     reading_batch,
 )
 from taba.bounds import KiB
@@ -40,6 +41,7 @@ SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to w
 MAX_NOTED = 16  # such things that are told apart
 HEADER_BYTES = 64  # what a header counts as in a queue
 SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between two looks at the time
+_new_waiting = cast(Any, tuple.__new__)
 
 
 class Envelopes:
@@ -81,18 +83,26 @@ class Envelopes:
         read, is_bound = 0, scope.is_bound
         try:
             found: list[WaitingBatch | Verdict] = []
-            rest = SLICE_BYTES
+            rest, agent = SLICE_BYTES, envelope.agent
+            place: WaitingBatch | Verdict
             for entry in envelope.entries:
                 if breathe is not None and rest >= SLICE_BYTES:
                     rest = 0
                     await breathe()
                 # the first of those that are being read is always, so that no size is refused for ever
-                if isinstance(entry, SentBatch) and self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
-                    break
-                place = await self._read(entry, envelope, buckets, breathe)
+                batch = None
+                if isinstance(entry, SentBatch):
+                    if self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
+                        break
+                    batch = None if entry.key else plain_batch(entry.batch)
+                if batch is not None and batch.bucket < buckets:  # as nearly all
+                    content, follows, nonce, _ = cast(SentBatch, entry)
+                    place = _new_waiting(WaitingBatch, (follows, batch, len(content), nonce, None, None, agent))
+                else:
+                    place = await self._read(entry, envelope, buckets, breathe)
                 if is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
-                size = place.charged if isinstance(place, WaitingBatch) else 0
+                size = place.size + place.batch.made_bytes if isinstance(place, WaitingBatch) else 0
                 found.append(place)
                 read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
             # what is left is not read at all: the batches of a lane come in their order

@@ -1,0 +1,175 @@
+"""What is taken apart in C of an envelope, and of batches, is found by Python as well; and what C leaves alone is, too."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+from typing import Any
+from unittest import mock
+
+import msgpack
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from taba.batch import (
+    Block,
+    Header,
+    SentBatch,
+    decode_envelope,
+    decoded_sections,
+    encode_batch,
+    encode_envelope,
+    envelope,
+    plain_batch,
+    reading,
+    reading_batch,
+)
+from taba.bounds import MAX_BATCH_COLUMNS, MAX_BUCKETS
+from taba.errors import TabaError
+from taba.steps import finish
+from tests.examples import examples
+
+from .test_sections import columns
+
+STREAM, NONCE = bytes(range(16)), b"12345678"
+ODD = [0, 1, 0x7F, 0x80, 0x83, 0x90, 0xC0, 0xC4, 0xC5, 0xC6, 0xCB, 0xCC, 0xCD, 0xCF, 0xD9, 0xDE, 0xDC, 0xFF]
+
+
+def told(read: Any, content: bytes) -> Any:
+    try:
+        return read(content)
+    except TabaError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def spoiled(random: Random, content: bytes) -> bytes:
+    """The same with some other bytes, most of them near the beginning; or cut off, or with more behind."""
+    bad = bytearray(content)
+    for _ in range(random.randint(0, 3)):
+        bad[random.randrange(min(len(bad), random.choice([8, 40, 120, 10_000])))] = random.choice(ODD)
+    del bad[len(bad) - random.choice([0, 0, 0, 1, 8]) :]
+    return bytes(bad) + random.choice([b"", b"", b"", b"\0"])
+
+
+class EnvelopesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if envelope._part is None:
+            raise SkipTest("_entries is not built: needs a compiler")
+
+    def in_python(self, content: bytes) -> Any:
+        with mock.patch.object(envelope, "_part", None):
+            return told(decode_envelope, content)
+
+    def entries(self, random: Random) -> list[Any]:
+        found: list[Any] = [SentBatch(random.randbytes(random.choice([0, 9, 300])), random.randrange(2**63), NONCE) for _ in range(3)]
+        if random.random() < 0.2:
+            found.append(random.choice([Header("open", STREAM, 1), SentBatch(b"batch", 1, NONCE, bytes(36)), SentBatch(b"", 0, b"short")]))
+        return found
+
+    @examples(150)
+    @given(st.integers(0, 2**32))
+    def test_whatever_bytes_there_are_python_finds_the_same(self, seed: int) -> None:
+        random = Random(seed)
+        store = random.choice([None, "store", "s" * 64, "s" * 65])
+        agent = random.choice(["agent", "ä" * 200, "a" * 256])
+        good = encode_envelope(
+            agent, "host", random.choice([1.5, -1.0, float("nan")]), store, self.entries(random), random.choice([2, 2, 2, 3])
+        )
+        for content in (good, spoiled(random, good)):
+            found = told(decode_envelope, content)
+            self.assertEqual(repr(found), repr(self.in_python(content)))
+
+    def test_what_an_agent_sends_is_taken_apart_in_c(self) -> None:
+        entries = [SentBatch(b"x" * size, size, NONCE) for size in (0, 255, 256, 70_000)]
+        content = encode_envelope("agent", "host", 1.5, None, entries)
+        found = envelope._part.read(content, (2,), 4, SentBatch)
+        self.assertEqual(found, ("agent", "host", 1.5, None, entries))
+        self.assertEqual({type(entry) for entry in found[4]}, {SentBatch})
+        self.assertIsNone(envelope._part.read(content, (2,), 3, SentBatch))
+        self.assertIsNone(envelope._part.read(content, (3,), 4, SentBatch))
+        for end in range(200):
+            self.assertIsNone(envelope._part.read(content[:end], (2,), 4, SentBatch))
+
+    def test_the_order_of_names_is_the_senders(self) -> None:
+        entry = {"nonce": NONCE, "follows": 3, "batch": b"b"}
+        fields = {"v": 2, "entries": [entry], "store": None, "now": 1.0, "host": "h", "agent": "a"}
+        expected = ("a", "h", 1.0, None, [SentBatch(b"b", 3, NONCE)])
+        self.assertEqual(envelope._part.read(msgpack.packb(fields), (2,), 4, SentBatch), expected)
+        for odd in ({**fields, "more": 1}, {**fields, "now": 1}, {**fields, "store": b"s"}, {**fields, "v": "2"}):
+            self.assertIsNone(envelope._part.read(msgpack.packb(odd), (2,), 4, SentBatch))
+            self.assertEqual(repr(told(decode_envelope, msgpack.packb(odd))), repr(self.in_python(msgpack.packb(odd))))
+
+    def test_what_is_no_bytes_raises(self) -> None:
+        for given_ in ((), ("text", (2,), 4, SentBatch), (msgpack.packb({"v": 2}), (2,), "4", SentBatch)):
+            with self.assertRaises(TypeError):
+                envelope._part.read(*given_)
+
+
+class BatchesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        if reading._sections is None:
+            raise SkipTest("_sections is not built: needs a compiler")
+
+    def same(self, content: bytes) -> bool:
+        """Whether C takes it; then Python finds the same."""
+        found = plain_batch(content)
+        if found is None:
+            return False
+        for part in (reading._sections, None):
+            with mock.patch.object(reading, "_sections", part):
+                slow = finish(reading_batch(content))
+            self.assertEqual(found, slow)
+            self.assertEqual(hash(found[:3]), hash(slow[:3]))
+            for ours, its in zip(decoded_sections(found.columns), decoded_sections(slow.columns), strict=True):
+                assert isinstance(ours, Block) and isinstance(its, Block)
+                for name in ("type", "fields", "counts", "times", "values", "moved", "places"):
+                    self.assertEqual(getattr(ours, name), getattr(its, name), name)
+        return True
+
+    @examples(100)
+    @given(st.integers(0, 2**32))
+    def test_whatever_bytes_there_are_python_finds_the_same(self, seed: int) -> None:
+        random = Random(seed)
+        good = encode_batch(STREAM, random.choice([5, 5, MAX_BUCKETS - 1]), random.choice([1, 2**40, 2**63 - 1]), columns(random, 3))
+        self.assertTrue(self.same(good))
+        self.same(spoiled(random, good))
+
+    def test_several_sections_are_one_batch(self) -> None:
+        def section(type: str, tab: str, clients: int) -> list[Any]:
+            counts, rows = struct.pack(f"<{clients}I", *[1] * clients), bytes(8 * clients)
+            return [clients, msgpack.packb([type, [f"{tab}\0c{number}".encode() for number in range(clients)], counts, rows, rows])]
+
+        def batch(*sections: Any, meanings: Any = b"") -> bytes:
+            content: bytes = msgpack.packb([5, STREAM, 5, 1, [item for one in sections for item in one], meanings])
+            return content
+
+        self.assertTrue(self.same(batch()))
+        self.assertTrue(self.same(batch(section("Gauge", "a", 1), section("UpDown", "b", 20), section("Gauge", "c", 1))))
+        half = MAX_BATCH_COLUMNS // 2
+        self.assertTrue(self.same(batch(section("Gauge", "a", half), section("UpDown", "b", half))))
+        for odd in (
+            batch(section("Gauge", "a", half), section("UpDown", "b", half + 1)),  # one column more than a batch has
+            batch([2, section("Gauge", "a", 1)[1]]),  # not as many as it says
+            batch(section("no type", "a", 1)),
+            batch(section("Gauge", "no tab", 1)),
+            batch(section("Gauge", "t" * 300, 1)),
+            batch(section("Gauge", "a", 1), meanings=b"\x90"),
+            batch(section("Gauge", "a", 1), meanings=None),
+        ):
+            self.assertFalse(self.same(odd))
+
+    def test_many_tabs_of_one_section_are_told_apart(self) -> None:
+        names = [f"tab{number % 40}\0web/{number}".encode() for number in range(400)]
+        rows = bytes(8 * len(names))
+        packed = msgpack.packb(["Gauge", names, struct.pack(f"<{len(names)}I", *[1] * len(names)), rows, rows])
+        self.assertTrue(self.same(msgpack.packb([5, STREAM, 5, 1, [len(names), packed], b""])))
+
+    def test_what_is_no_batch_raises(self) -> None:
+        for given_ in (
+            (),
+            ("text", (5,), reading._BOUNDS, reading._NAMES, reading._FORMS),
+            (b"", (5,), (), reading._NAMES, reading._FORMS),
+        ):
+            with self.assertRaises(TypeError):
+                reading._sections.read_batch(*given_)
