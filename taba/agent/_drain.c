@@ -18,7 +18,7 @@
 #error "records are little-endian"
 #endif
 
-#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 3 /* of what Python gives it and gets: see taba/parts.py */
 #define RECORD_BYTES 24
 #define FIELDS_AHEAD 12 /* columns */
 #define AHEAD 8 /* words in a line of the cache */
@@ -680,37 +680,86 @@ checksum(PyObject *module, PyObject *content)
     return found;
 }
 
-/* The field of a column, borrowed; NULL where there is none. */
-static PyObject *
-field_at(PyObject *lists, int64_t of, uint32_t place)
+/* --- fields --- */
+
+typedef struct {
+    PyObject *names, *clients; /* borrowed: lists */
+    const uint8_t *is_overflow;
+    const int64_t *of;
+    const uint32_t *numbers;
+    Py_ssize_t tabs; /* that `is_overflow` has */
+} Columns;
+
+typedef struct {
+    const char *name, *client;
+    size_t name_bytes, client_bytes;
+} Field;
+
+/* The field of the column `at`, without its head. */
+static int
+get_field(const Columns *columns, int64_t at, Field *field)
 {
-    if (of < 0 || of >= PyList_GET_SIZE(lists))
-        return NULL;
-    PyObject *fields = PyList_GET_ITEM(lists, (Py_ssize_t)of);
-    return PyList_Check(fields) && place < PyList_GET_SIZE(fields) ? PyList_GET_ITEM(fields, place) : NULL;
+    int64_t of = columns->of[at];
+    uint32_t number = columns->numbers[at];
+    if (of < 0 || of >= PyList_GET_SIZE(columns->clients) || number >= PyList_GET_SIZE(columns->names) || number >= columns->tabs) {
+        PyErr_SetString(PyExc_ValueError, "no such field");
+        return -1;
+    }
+    PyObject *name = PyList_GET_ITEM(columns->names, number), *both = PyList_GET_ITEM(columns->clients, (Py_ssize_t)of);
+    PyObject *client = PyTuple_Check(both) && PyTuple_GET_SIZE(both) == 2 ? PyTuple_GET_ITEM(both, columns->is_overflow[number] ? 1 : 0) : NULL;
+    if (client == NULL || !PyBytes_Check(client) || !PyUnicode_Check(name)) {
+        PyErr_SetString(PyExc_TypeError, "names are text, and Clients pairs of bytes");
+        return -1;
+    }
+    Py_ssize_t letters;
+    field->name = PyUnicode_AsUTF8AndSize(name, &letters);
+    if (field->name == NULL)
+        return -1;
+    field->name_bytes = (size_t)letters;
+    field->client = PyBytes_AS_STRING(client);
+    field->client_bytes = (size_t)PyBytes_GET_SIZE(client);
+    if (field->name_bytes + field->client_bytes >= INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a field beyond all bounds");
+        return -1;
+    }
+    return 0;
+}
+
+/* Names lie anywhere: those of columns further on are on their way meanwhile. */
+static void
+fetch_field(const Columns *columns, int64_t at)
+{
+    uint32_t number = columns->numbers[at];
+    if (number < PyList_GET_SIZE(columns->names)) {
+        const char *later = (const char *)PyList_GET_ITEM(columns->names, number);
+        __builtin_prefetch(later);
+        __builtin_prefetch(later + 64);
+    }
 }
 
 PyDoc_STRVAR(join_fields_doc,
-             "join_fields(lists, of, places, edges)\n--\n\n"
-             "The fields of columns from each of `edges` (int64) to the next, one after the other: a column's is at its one of `places`\n"
-             "(uint32) in its one, `of` (int64), of `lists`. A list of bytes.");
+             "join_fields(names, clients, is_overflow, of, numbers, edges)\n--\n\n"
+             "The fields of columns from each of `edges` (int64) to the next, each as a bin, one after the other: the name at a column's one\n"
+             "of `numbers` (uint32), NUL, and of the pair at its one, `of` (int64), of `clients` the second where `is_overflow` (bool) has\n"
+             "that number, else the first. A list of bytes.");
 
 static PyObject *
 join_fields(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *lists, *given[3], *found = NULL;
-    Py_buffer views[3];
+    PyObject *names, *clients, *given[4], *found = NULL;
+    static const Py_ssize_t sizes[] = {1, 8, 4, 8};
+    Py_buffer views[4];
     int had = 0;
-    if (!PyArg_ParseTuple(args, "O!OOO", &PyList_Type, &lists, &given[0], &given[1], &given[2]))
+    if (!PyArg_ParseTuple(args, "O!O!OOOO", &PyList_Type, &names, &PyList_Type, &clients, &given[0], &given[1], &given[2], &given[3]))
         return NULL;
-    for (; had < 3; had++)
-        if (get_array(given[had], &views[had], had == 1 ? 4 : 8, had == 1 ? 4 : 8, PyBUF_SIMPLE) < 0)
+    for (; had < 4; had++)
+        if (get_array(given[had], &views[had], sizes[had], (size_t)sizes[had], PyBUF_SIMPLE) < 0)
             goto done;
-    const int64_t *of = views[0].buf, *edges = views[2].buf;
-    const uint32_t *places = views[1].buf;
-    Py_ssize_t columns = views[0].len / 8, last = views[2].len / 8 - 1;
-    if (columns != views[1].len / 4 || last < 0) {
+    const Columns its = {names, clients, views[0].buf, views[1].buf, views[2].buf, views[0].len};
+    const int64_t *edges = views[3].buf;
+    Py_ssize_t columns = views[1].len / 8, last = views[3].len / 8 - 1;
+    if (columns != views[2].len / 4 || last < 0) {
         PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
         goto done;
     }
@@ -718,24 +767,21 @@ join_fields(PyObject *module, PyObject *args)
     for (Py_ssize_t run = 0; found != NULL && run < last; run++) {
         int64_t start = edges[run], end = edges[run + 1];
         size_t length = 0;
+        Field field;
         if (start < 0 || start > end || end > columns) {
             PyErr_SetString(PyExc_ValueError, "edges beyond the columns");
             Py_CLEAR(found);
             break;
         }
         for (int64_t at = start; at < end; at++) {
-            if (at + FIELDS_AHEAD < columns) { /* fields lie anywhere: these are on their way meanwhile */
-                PyObject *later = field_at(lists, of[at + FIELDS_AHEAD], places[at + FIELDS_AHEAD]);
-                __builtin_prefetch(later);
-                __builtin_prefetch((const void *)((uintptr_t)later + 64));
-            }
-            PyObject *one = field_at(lists, of[at], places[at]);
-            if (one == NULL || !PyBytes_Check(one) || PyBytes_GET_SIZE(one) > INT32_MAX) {
-                PyErr_SetString(PyExc_ValueError, "no such field");
+            if (at + FIELDS_AHEAD < columns)
+                fetch_field(&its, at + FIELDS_AHEAD);
+            if (get_field(&its, at, &field) < 0) {
                 Py_CLEAR(found);
                 goto done;
             }
-            length += (size_t)PyBytes_GET_SIZE(one);
+            size_t inside = field.name_bytes + 1 + field.client_bytes;
+            length += put_bin(NULL, inside) + inside;
         }
         PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
         if (joined == NULL) {
@@ -743,11 +789,18 @@ join_fields(PyObject *module, PyObject *args)
             break;
         }
         PyList_SET_ITEM(found, run, joined);
-        char *to = PyBytes_AS_STRING(joined);
+        unsigned char *to = (unsigned char *)PyBytes_AS_STRING(joined);
         for (int64_t at = start; at < end; at++) {
-            PyObject *one = field_at(lists, of[at], places[at]);
-            memcpy(to, PyBytes_AS_STRING(one), (size_t)PyBytes_GET_SIZE(one));
-            to += PyBytes_GET_SIZE(one);
+            if (get_field(&its, at, &field) < 0) {
+                Py_CLEAR(found);
+                goto done;
+            }
+            to += put_bin(to, field.name_bytes + 1 + field.client_bytes);
+            memcpy(to, field.name, field.name_bytes);
+            to += field.name_bytes;
+            *to++ = 0;
+            memcpy(to, field.client, field.client_bytes);
+            to += field.client_bytes;
         }
     }
 done:

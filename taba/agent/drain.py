@@ -16,16 +16,15 @@ import numpy as np
 from taba.agent.directory import MAX_FRESH_TABS
 from taba.agent.edge import Edge
 from taba.agent.encoding import SectionsByBucket
-from taba.agent.entries import Tab
 from taba.agent.fairness import EVENT_BYTES, TAB_BYTES
-from taba.agent.gathering import HELD_BACK, LOT_EVENTS, SUMMED, UNKNOWN, Counted, Folded, Gathered, InOrder, Places, Rows, fields_of
+from taba.agent.gathering import LOT_EVENTS, Counted, Folded, Gathered, InOrder, Rows
 from taba.agent.meanings import Telling
 from taba.agent.native import NATIVE
+from taba.agent.numbering import HEALS, HELD_BACK, NO_TAB, SUMMED, UNKNOWN, Numbers, Places
 from taba.agent.reader import Reading, Ring, Scratch
 from taba.agent.tallies import Sorted, Tally
 from taba.batch import MAX_DUMP_BYTES, Section, field_of, pack_bin, pack_values
 from taba.bounds import MAX_BATCH_BYTES, MiB
-from taba.names import bucket_of
 from taba.ring import MalformedRing
 
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
@@ -33,9 +32,7 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
-MAX_CACHED_BUCKETS = 65_536  # names whose bucket is remembered
 _NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
-MAX_SECTIONS = 262_144  # pairs of bucket and Type that are known by a number; with more they are numbered anew
 
 
 class Added(NamedTuple):
@@ -78,22 +75,13 @@ class Drain:
         self._most_dump = MAX_DUMP_BYTES
         self._kinds = np.zeros(HELD_BACK + 1, np.int8)  # by number of a section what the edge knows its Type by
         self._scratch = Scratch(native)
-        self._cache: dict[str, int] = {}
         self._turn = self._ahead = 0
         self._rows = Rows() if native is None else Rows(0)
-        self._numbering = object()
-        self._numbers: dict[tuple[int, str], int] = {}
-        self._known: dict[Tab, tuple[int, bytes]] = {}  # the same, and its name, of Tabs that many rings may have
-        self._sections: list[tuple[int, str]] = [(0, "")] * (HELD_BACK + 1)
+        self._numbers = Numbers(buckets)
 
     def bucket(self, name: str) -> int:
         """The bucket of a Tab, remembered."""
-        found = self._cache.get(name)
-        if found is None:
-            if len(self._cache) >= MAX_CACHED_BUCKETS:
-                self._cache.clear()
-            found = self._cache[name] = bucket_of(name, self.buckets)
-        return found
+        return self._numbers.bucket(name)
 
     def run(
         self,
@@ -108,10 +96,9 @@ class Drain:
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
         which a State that was folded at the edge takes no more than a part.
         """
-        if len(self._numbers) > MAX_SECTIONS:
-            self._numbers, self._sections, self._numbering = {}, self._sections[: HELD_BACK + 1], object()
-            self._known = {}
-            self._kinds = self._kinds[: HELD_BACK + 1]
+        self._numbers.tidy()
+        if self._numbers.is_full:
+            self._numbers, self._kinds = Numbers(self.buckets), self._kinds[: HELD_BACK + 1]
         self._most_dump = min(MAX_DUMP_BYTES, batch_bytes // 2)
         self._rows.lots = 0
         gathered = self._gather()
@@ -235,37 +222,20 @@ class Drain:
     def places(self, ring: Ring) -> Places:
         """What is known of the Tabs in the ring's directory, which is all of them."""
         places = ring.places
-        if not isinstance(places, Places) or places.numbering is not self._numbering:
-            places = ring.places = Places(self._numbering)
+        if not isinstance(places, Places) or places.of is not self._numbers:
+            places = ring.places = Places(self._numbers, (ring.client, ring.names.client))
         directory, leads = ring.directory, ring.names.leads
         if places.known < len(directory):
-            places.fit(len(directory))
-            own, shared = (f"\0{client}".encode() for client in (ring.client, ring.names.client))
-            known, sections, fields = self._known, places.sections, places.fields
+            number = self._numbers.number
+            found = []
             for place in range(places.known, len(directory)):
                 tab = directory[place]
                 if tab is None or (tab.is_overflow and tab.cell is None and leads is not None and leads[place] != place):
-                    continue  # UNKNOWN: to be dropped, or those of another place come for it
-                if tab.cell is not None:
-                    sections[place] = SUMMED
-                    continue
-                found = known.get(tab) or self._number(tab)
-                sections[place] = found[0]
-                fields[place] = pack_bin(found[1] + (shared if tab.is_overflow else own))
-            places.known = len(directory)
+                    found.append(NO_TAB)  # to be dropped, or those of another place come for it
+                else:
+                    found.append(number(tab) if tab.cell is None else HEALS)
+            places.add(found)
         return places
-
-    def _number(self, tab: Tab) -> tuple[int, bytes]:
-        """The number of the section that a Tab is in, and its name."""
-        key = self.bucket(tab.name), tab.type
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self._sections)
-            self._sections.append(key)
-        if len(self._known) >= MAX_CACHED_BUCKETS:
-            self._known.clear()
-        found = self._known[tab] = number, tab.name.encode()
-        return found
 
     def _tellings(self, ring: Ring, reading: Reading) -> Iterable[Telling]:
         """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
@@ -311,13 +281,13 @@ class Drain:
         if not len(keys):
             return
         edges = _edges(keys) + first
-        fields = fields_of(tally, edges, self._scratch.native)
+        fields = self._fields(tally.rings, tally.of, events.numbers, edges)
         counts = tally.counts.astype("<u4").tobytes()
         times, values = (memoryview(cast(Any, column.view(np.uint8))) for column in (events.times, tally.values))  # cut without a copy
         begins = pairwise(zip(edges.tolist(), (8 * events.starts[edges]).tolist(), strict=True))
         for ((start, low), (end, high)), key, its in zip(begins, events.keys[edges[:-1]].tolist(), fields, strict=True):
             number, is_listed = divmod(key, 2)
-            bucket, type = self._sections[number]
+            bucket, type = self._numbers.sections[number]
             content: bytes | memoryview
             if is_listed:
                 of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
@@ -329,21 +299,27 @@ class Drain:
     def _kinds_of_sections(self) -> Any:
         """What the edge knows the Type of each section by."""
         known = len(self._kinds)
-        if known < len(self._sections):
-            more = np.array([self._edge.kind(type) for _, type in self._sections[known:]], np.int8)
+        sections = self._numbers.sections
+        if known < len(sections):
+            more = np.array([self._edge.kind(type) for _, type in sections[known:]], np.int8)
             self._kinds = np.concatenate((self._kinds, more))
         return self._kinds
+
+    def _fields(self, rings: Sequence[Ring], of: Any, numbers: Any, edges: Any) -> list[bytes]:
+        """The fields of columns of these Tabs, of the rings that `of` says, from each of `edges` to the next."""
+        return self._numbers.fields([ring.places.clients for ring in rings], of, numbers, edges, self._scratch.native)
 
     def _pack_states(self, folded: Folded, packed: SectionsByBucket) -> None:
         """Add to `packed` what was folded."""
         edge = folded.states.edge
-        numbers, dumps, native = folded.numbers, folded.states.dumps, self._scratch.native
+        sections, dumps, native = folded.sections, folded.states.dumps, self._scratch.native
         counts, least, greatest = (
             column.tobytes() for column in (folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest)
         )
-        edges = _edges(numbers)
-        for (start, end), fields in zip(pairwise(edges.tolist()), fields_of(folded.tally, edges, native), strict=True):
-            bucket, type = self._sections[int(numbers[start])]
+        edges = _edges(sections)
+        its_fields = self._fields(folded.tally.rings, folded.tally.of, folded.numbers, edges)
+        for (start, end), fields in zip(pairwise(edges.tolist()), its_fields, strict=True):
+            bucket, type = self._numbers.sections[int(sections[start])]
             few, wide = slice(4 * start, 4 * end), slice(8 * start, 8 * end)
             bins = b"".join(map(pack_bin, dumps[start:end])) if native is None else native.join_bins(dumps, start, end)
             its = fields, counts[few], least[wide], bins

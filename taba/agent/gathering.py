@@ -6,7 +6,6 @@ The work on events is the C part's, or numpy's; Python's loops are over rings. W
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.fairness import EVENT_BYTES
+from taba.agent.numbering import HELD_BACK, Places
 from taba.agent.reader import Reading, Ring, Scratch
 from taba.agent.tallies import Sorted, Tally
 from taba.ring import RECORD_BYTES, MalformedRing
@@ -23,36 +23,16 @@ NARROW = 2**16  # keys of so many kinds are sorted by their digits
 WIDE = 8  # so many times as many Tabs as events: then only those that there are are looked at
 _RECORD = np.dtype([("time", "<f8"), ("value", "<u8"), ("tab", "<u4"), ("lap", "<u4")])
 
-UNKNOWN, SUMMED, HELD_BACK = 0, 1, 2  # numbers of no section: events of no Tab, of Tabs that heal, and of clients that are left out
-
-
-class Places:
-    """What a drain needs of the Tabs of a ring, beside its directory: of each the number of its section, and its field as a bin."""
-
-    __slots__ = ("fields", "known", "numbering", "sections")
-
-    def __init__(self, numbering: object):
-        self.numbering = numbering  # of the Drain: after another one, these mean nothing
-        self.known = 0
-        self.sections = np.zeros(64, np.int32)
-        self.fields: list[bytes] = [b""] * 64
-
-    def fit(self, places: int) -> None:
-        """Have room for so many."""
-        if places > len(self.sections):
-            more = max(places, 2 * len(self.sections)) - len(self.sections)
-            self.sections = np.concatenate((self.sections, np.zeros(more, np.int32)))
-            self.fields += [b""] * more
-
 
 class InOrder(NamedTuple):
     """All events of a drain, column by column, and the columns by `keys`: twice the number of their section, and one more where they are
-    lists. `starts` has the first row of each column, and behind the last the end."""
+    lists. `starts` has the first row of each column, and behind the last the end; `numbers` are those of their Tabs."""
 
     tally: Sorted
     times: Any
     keys: Any
     starts: Any
+    numbers: Any
 
     def fold(self, edge: Edge, kinds: Any, most: int) -> tuple[list[Folded], InOrder]:
         """What goes as States, of at most `most` bytes each, folded, and the rest. `kinds`: by the number of a section what the edge knows
@@ -73,7 +53,7 @@ class InOrder(NamedTuple):
             saved = EVENT_BYTES * counts[mine] - np.fromiter(map(len, states.dumps), np.int64, len(mine))
             of_rings = np.bincount(of[mine], weights=saved, minlength=len(rings)).astype(np.int64)
             its = Tally(rings, of[mine], tally.places[mine], counts[mine], states.totals, states.lows)
-            folded.append(Folded(states, keys[mine] >> 1, its, of_rings))
+            folded.append(Folded(states, keys[mine] >> 1, its, of_rings, self.numbers[mine]))
         return folded, self._of(kept)
 
     def _of(self, kept: Any) -> InOrder:
@@ -83,7 +63,8 @@ class InOrder(NamedTuple):
         boxed, is_boxed = (None, None) if tally.is_boxed is None else (tally.boxed[stay], tally.is_boxed[stay])
         counts = tally.counts[kept]
         left = Sorted(tally.rings, tally.of[kept], tally.places[kept], counts, tally.values[stay], boxed, is_boxed)
-        return InOrder(left, self.times[stay], self.keys[kept], np.concatenate(([0], np.cumsum(counts))))
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        return InOrder(left, self.times[stay], self.keys[kept], starts, self.numbers[kept])
 
     def columns_of(self, number: int) -> tuple[int, int]:
         """Where the columns of a section begin and end."""
@@ -107,23 +88,14 @@ class InOrder(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """Columns of one Type that were folded at the edge, in the order of `numbers`, those of their sections. `saved`: of each ring how many
-    bytes less they take, about."""
+    """Columns of one Type that were folded at the edge, in the order of `sections`, theirs. `saved`: of each ring how many bytes less they
+    take, about; `numbers` are those of their Tabs."""
 
     states: States
-    numbers: NDArray[np.int64]
+    sections: NDArray[np.int64]
     tally: Tally
     saved: NDArray[np.int64]
-
-
-def fields_of(tally: Sorted | Tally, edges: Any, native: Any) -> list[bytes]:
-    """The fields, one after the other, of the columns from each of `edges` to the next."""
-    lists = [ring.places.fields for ring in tally.rings]
-    if native is not None:
-        joined: list[bytes] = native.join_fields(lists, tally.of, tally.places, edges)
-        return joined
-    fields = [lists[of][place] for of, place in zip(tally.of.tolist(), tally.places.tolist(), strict=True)]
-    return [b"".join(fields[start:end]) for start, end in pairwise(edges.tolist())]
+    numbers: Any
 
 
 class Rows:
@@ -163,7 +135,8 @@ class Gathered:
         self._columns = 0
         self._of: list[Any] = []  # by column: which ring, …
         self._places: list[Any] = []  # … which place in its directory, …
-        self._keys: list[Any] = []  # … the number of its section, …
+        self._numbers: list[Any] = []  # … the number of its Tab, …
+        self._keys: list[Any] = []  # … that of its section, …
         self._counts: list[Any] = []
         self._boxed: list[tuple[int, Any, Any]] = []  # of some readings where they begin, what is no float, and which these are
         self.events = 0
@@ -187,10 +160,7 @@ class Gathered:
             columns = np.zeros(len(counts), np.uint32)
             columns[present] = np.arange(len(present), dtype=np.uint32)
             inverse, counts = columns.take(tabs), counts[present]
-        keys = places.sections[present]
-        if is_spent:
-            keys = np.where(keys > HELD_BACK, np.int32(HELD_BACK), keys)
-        keys = 2 * keys
+        numbers, keys = self._keys_of(places, present, is_spent)
         if reading.boxed is not None and reading.is_boxed is not None:
             keys += np.bincount(inverse, weights=reading.is_boxed, minlength=len(present)) > 0
             self._boxed.append((self.events, reading.boxed, reading.is_boxed))
@@ -201,13 +171,22 @@ class Gathered:
         np.add(inverse, self._columns, out=rows.columns[begin:end], casting="unsafe")
         rows.times[begin:end] = reading.times
         rows.values[begin:end] = reading.values.view(np.float64)
-        self._note(ring, places, present, keys, counts)
+        self._note(ring, present, numbers, keys, counts)
         self.events = end
 
-    def _note(self, ring: Ring, places: Places, present: Any, keys: Any, counts: Any) -> None:
+    def _keys_of(self, places: Places, present: Any, is_spent: bool) -> tuple[Any, Any]:
+        """Of these places of a ring the numbers of their Tabs, and the keys."""
+        numbers = places.numbers[present]
+        sections = places.of.section_of[numbers]
+        if is_spent:
+            sections = np.where(sections > HELD_BACK, np.int32(HELD_BACK), sections)
+        return numbers, 2 * sections
+
+    def _note(self, ring: Ring, present: Any, numbers: Any, keys: Any, counts: Any) -> None:
         self._of.append(np.full(len(present), len(self.rings)))
         self.rings.append(ring)
         self._places.append(present)
+        self._numbers.append(numbers)
         self._keys.append(keys)
         self._counts.append(counts)
         self._columns += len(present)
@@ -223,7 +202,8 @@ class Gathered:
         starts = np.concatenate(([0], np.cumsum(counts)))
         times, values, boxed, is_boxed = self._in_order(by_section, starts)
         of, places = np.concatenate(self._of)[by_section], np.concatenate(self._places)[by_section]
-        return InOrder(Sorted(self.rings, of, places, counts, values, boxed, is_boxed), times, keys[by_section], starts)
+        numbers = np.concatenate(self._numbers)[by_section]
+        return InOrder(Sorted(self.rings, of, places, counts, values, boxed, is_boxed), times, keys[by_section], starts, numbers)
 
     def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
         """(times, values, what is no float, which these are) in the order of these columns, of which each starts at one of `starts`."""
@@ -278,15 +258,12 @@ class Counted(Gathered):
             if counted is None:
                 raise MalformedRing("an event of a Tab that it does not name")
         present, counts = counted
-        sections = places.sections[present]
-        if is_spent:
-            sections = np.where(sections > HELD_BACK, np.int32(HELD_BACK), sections)
-        keys: Any = 2 * sections
+        numbers, keys = self._keys_of(places, present, is_spent)
         if reading.boxed is not None and reading.is_boxed is not None:
             keys[np.searchsorted(present, np.unique(tabs[reading.is_boxed]))] += 1
             self._boxed.append((len(self._readings), reading.boxed, reading.is_boxed))
         self._readings.append((self.begin, len(tabs)))
-        self._note(ring, places, present, keys, counts)
+        self._note(ring, present, numbers, keys, counts)
         self.events = self.begin = self.begin + len(tabs)
 
     def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:

@@ -349,6 +349,8 @@ class Ring:
     def close(self) -> None:
         """Let go of it."""
         self.names.close()
+        if self.places is not None:
+            self.places.close()
         os.close(self.fd)
 
     # --- finding ---

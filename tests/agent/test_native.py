@@ -181,24 +181,33 @@ class ArgumentsTests(Native):
         self.assertRaises(TypeError, NATIVE.join_bins, (b"",), 0, 1)
 
     def test_fields_are_joined_wherever_they_are_and_nothing_else_is(self) -> None:
-        lists: Any = [[b"a", b"", b"bc"], [b"d" * 70_000], []]
-        of, places, edges = np.array([1, 0, 0, 0], I64), np.array([0, 2, 1, 0], U32), np.array([0, 2, 2, 4], I64)
-        self.assertEqual(NATIVE.join_fields(lists, of, places, edges), [lists[1][0] + b"bc", b"", b"a"])
-        self.assertEqual(NATIVE.join_fields(lists, of, places, edges[:1]), [])
+        names, clients = ["a", "é" * 35_000, "", "c"], [(b"web/1", b"all"), (b"d" * 255, b"")]
+        is_overflow = np.array([False, False, True, True])
+        of, numbers, edges = np.array([1, 0, 0, 1], I64), np.array([1, 0, 2, 3], U32), np.array([0, 2, 2, 4], I64)
+        fields = [f"{names[1]}\0".encode() + clients[1][0], b"a\0web/1", b"\0all", b"c\0"]
+        expected = [b"".join(map(pack_bin, fields[:2])), b"", b"".join(map(pack_bin, fields[2:]))]
+        self.assertEqual(NATIVE.join_fields(names, clients, is_overflow, of, numbers, edges), expected)
+        self.assertEqual(NATIVE.join_fields(names, clients, is_overflow, of, numbers, edges[:1]), [])
         for wrong in (
-            (lists, of + 1, places, edges),
-            (lists, of - 2, places, edges),
-            (lists, of, places + U32(3), edges),
-            (lists, of, places, edges + 1),
-            (lists, of, places, edges[::-1].copy()),
-            (lists, of, places, edges - 1),
-            (lists, of, places, edges[:0]),
-            (lists, of, places[1:], edges),
-            ([["a"] * 3, ["a"]], of, places, edges),
-            ([(b"a", b"b", b"c"), (b"d",)], of, places, edges),
+            (names, clients, is_overflow, of + 1, numbers, edges),
+            (names, clients, is_overflow, of - 2, numbers, edges),
+            (names, clients, is_overflow, of, numbers + U32(3), edges),
+            (names, clients, is_overflow[:3], of, numbers, edges),
+            (names, clients, is_overflow, of, numbers, edges + 1),
+            (names, clients, is_overflow, of, numbers, edges[::-1].copy()),
+            (names, clients, is_overflow, of, numbers, edges - 1),
+            (names, clients, is_overflow, of, numbers, edges[:0]),
+            (names, clients, is_overflow, of, numbers[1:], edges),
+            (["\ud800"] * 4, clients, is_overflow, of, numbers, edges),
         ):
             self.assertRaises(ValueError, NATIVE.join_fields, *wrong)
-        self.assertRaises(TypeError, NATIVE.join_fields, tuple(lists), of, places, edges)
+        for wrong in (
+            (tuple(names), clients, is_overflow, of, numbers, edges),
+            ([b"a"] * 4, clients, is_overflow, of, numbers, edges),
+            (names, [b"a", b"b"], is_overflow, of, numbers, edges),
+            (names, [("a", "b")] * 2, is_overflow, of, numbers, edges),
+        ):
+            self.assertRaises(TypeError, NATIVE.join_fields, *wrong)
 
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
