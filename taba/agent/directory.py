@@ -40,8 +40,7 @@ class Directory:
         self.published = 0  # how many there are
         self._bytes = 0  # that the entries take
         self._is_admitted = self._is_closed = False  # its Client knows of it; it is let go of
-        self._own: list[str] = []  # Tabs that go under their own names, …
-        self._summed: Counter[str] = Counter()  # … and how many do not, by base name
+        self._summed: Counter[str] = Counter()  # how many do not go under their own names, by base name
         self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
         self._sent_as = client
         self.leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
@@ -82,8 +81,6 @@ class Directory:
             elif self._heals_under_its_name() if cell is not None else admit(tab.name):
                 if tab.meaning is not None:
                     self.untold[len(entries)] = tab.meaning
-                if cell is None:
-                    self._own.append(tab.name)
                 entries.append(tab)
             else:
                 self._sum_up(len(entries), tab)
@@ -96,7 +93,8 @@ class Directory:
     def close(self) -> None:
         """The ring is let go of."""
         if self._is_admitted and not self._is_closed:
-            self._admission.end(self._client, self._own, self._summed)
+            own = [tab.name for tab in self.entries if tab is not None and tab.cell is None and not tab.is_overflow]
+            self._admission.end(self._client, own, self._summed)
         self._is_closed = True
 
     def _admit(self) -> None:

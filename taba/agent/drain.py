@@ -100,7 +100,8 @@ class Drain:
         if self._numbers.is_full:
             self._numbers, self._kinds = Numbers(self.buckets), self._kinds[: HELD_BACK + 1]
         self._most_dump = min(MAX_DUMP_BYTES, batch_bytes // 2)
-        self._rows.lots = 0
+        self._rows.begin()
+        self._scratch.begin_drain()
         gathered = self._gather()
         packed: SectionsByBucket = defaultdict(list)
         added: list[Added] = []

@@ -15,6 +15,7 @@ import numpy as np
 from taba.agent.ages import Moment
 from taba.agent.native import NATIVE
 from taba.agent.outbox import EncodedBatch
+from taba.agent.rooms import Room
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -51,24 +52,29 @@ def absolute_section(client: str, tab: str, type: str, time: float, row: Any, ev
 
 
 class WritingRoom:
-    """Memory that batches are written in one after the other, used again and again: fresh memory costs more than what is written to it.
-    What was given before holds no longer once `used` begins anew."""
+    """Memory that batches are written in one after the other. What was given before `begin` holds no longer."""
 
     def __init__(self, room: int = 4 * MiB):
-        self._memory = memoryview(bytearray(room))
-        self.used = 0
+        self._room = Room(room)
+        self._used = 0
+
+    def begin(self) -> None:
+        """All of it is free."""
+        self._room.begin()
+        self._used = 0
 
     def written(self, native: Any, fields: tuple[Any, ...]) -> tuple[int, memoryview, int | None] | None:
         """What `native.encode` gives for these, its bytes as a view of this."""
-        made = native.encode(*fields, self._memory, self.used)
+        made = native.encode(*fields, self._room.view, self._used)
         if made is None:
             return None
-        if made[1] > len(self._memory) - self.used:  # what is there stays where it is, for who was given it
-            self._memory, self.used = memoryview(bytearray(max(made[1], 2 * len(self._memory)))), 0
-            made = native.encode(*fields, self._memory, 0)
+        if made[1] > len(self._room.view) - self._used:  # what is there stays where it is, for who was given it
+            self._room, self._used = Room(max(made[1], 2 * len(self._room.view))), 0
+            made = native.encode(*fields, self._room.view, 0)
         events, length, crc = made
-        begin, self.used = self.used, self.used + length
-        return events, self._memory[begin : self.used], crc
+        begin, self._used = self._used, self._used + length
+        self._room.reach(self._used)
+        return events, self._room.view[begin : self._used], crc
 
 
 def encode(
@@ -93,7 +99,7 @@ def encode(
     """
     batches = []
     if room is not None:
-        room.used = 0
+        room.begin()
     bounds = MAX_BATCH_COLUMNS, most - HEADER_BYTES, SECTION_BYTES, MAX_LIST_VALUES, MAX_LIST_BYTES
     for bucket in sorted(packed):
         number = numbers.get(bucket, 0)

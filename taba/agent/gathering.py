@@ -15,6 +15,7 @@ from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.fairness import EVENT_BYTES
 from taba.agent.numbering import HELD_BACK, Places
 from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.rooms import Room
 from taba.agent.tallies import Sorted, Tally
 from taba.ring import RECORD_BYTES, MalformedRing
 
@@ -107,7 +108,13 @@ class Rows:
         self.times, self.values = np.empty((2, rows))
         self.ranks = np.empty(rows, np.uint16)
         self.lots = 0  # of this drain, that were put in order
-        self._in_order: list[Any] = []
+        self._in_order: list[Room] = []
+
+    def begin(self) -> None:
+        """A drain begins."""
+        self.lots = 0
+        for room in self._in_order:
+            room.begin()
 
     def grow(self, used: int, rows: int) -> None:
         """Have room for so many, with the `used` ones that are here."""
@@ -118,12 +125,14 @@ class Rows:
     def in_order(self, events: int) -> tuple[Any, Any]:
         """Room for the times and values of one more lot, which hold until the next drain."""
         if self.lots == len(self._in_order):
-            self._in_order.append(np.empty((2, 0)))
-        if events > self._in_order[self.lots].shape[1]:
-            self._in_order[self.lots] = np.empty((2, max(events, LOT_EVENTS)))
-        times, values = self._in_order[self.lots]
+            self._in_order.append(Room(16 * LOT_EVENTS))
+        if 16 * events > len(self._in_order[self.lots].view):
+            self._in_order[self.lots] = Room(16 * events)
+        room = self._in_order[self.lots]
         self.lots += 1
-        return times[:events], values[:events]
+        room.reach(16 * events)
+        times, values = np.frombuffer(room.view, np.float64, 2 * events).reshape(2, events)
+        return times, values
 
 
 class Gathered:
@@ -273,7 +282,7 @@ class Counted(Gathered):
         boxed, is_boxed = (np.empty(self.events, np.object_), np.zeros(self.events, np.bool_)) if self._boxed else (None, None)
         others = {reading: (found, flags) for reading, found, flags in self._boxed}
         cursors = np.empty(max(int(present[-1]) for present in self._places) + 1, np.int64)
-        records, column = memoryview(self._scratch.records), 0
+        records, column = self._scratch.records, 0
         for number, ((begin, length), present) in enumerate(zip(self._readings, self._places, strict=True)):
             here = records[begin * RECORD_BYTES : (begin + length) * RECORD_BYTES]
             mine = begins[column : column + len(present)]

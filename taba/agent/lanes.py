@@ -15,6 +15,7 @@ except `created`, which is what age is told by.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -35,7 +36,8 @@ MAX_BACKOFF_SECONDS = 15.0
 MAX_RUN_BATCHES = 16  # of one lane in one envelope; as many as it knows of the spool
 MAX_RUN_BYTES = 1 * MiB  # together; one is always sent
 HEADER_BYTES = 64  # what a header takes in an envelope, at the most
-MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them
+MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them, …
+MORE_HISTORY = 32  # … and so many more at times
 UNREADABLE_SECONDS = 5.0  # between two tries to read a batch back: a disk that had a bad moment has others to serve
 MAX_MISSING = 65_536  # batches that a gap looks for; of those before, it counts that they are lost
 
@@ -191,7 +193,9 @@ class Lane:
         self.unproven = 0  # of an earlier Agent's, the last number that was done with: whether the store has it is asked before the end
         self.probing = False
         self.queued = False  # the Schedule's: whether it stands in a queue
-        self._history: dict[int, int] | None = None  # events of the last batches that are known no more; 0 where they were counted
+        # of the last batches that are known no more number and events, 0 where these were counted: one after the other, for of all lanes
+        # together there are very many
+        self._history: array[int] | None = None
 
     def add(self, batch: HeldBatch) -> bool:
         """Take a batch behind all others. False for one that was here before (a replayed request)."""
@@ -508,15 +512,20 @@ class Lane:
         self._know(batch.number, 0 if counted else batch.events)
 
     def _know(self, number: int, events: int) -> None:
-        history = self._history = {} if self._history is None else self._history
-        history[number] = events
-        if len(history) > MAX_HISTORY:
-            del history[next(iter(history))]
+        history = self._history = array("Q") if self._history is None else self._history
+        history.extend((number, events))
+        if len(history) > 2 * (MAX_HISTORY + MORE_HISTORY):
+            del history[: 2 * MORE_HISTORY]
+
+    def _known(self) -> dict[int, int]:
+        """What is remembered: of a batch that stands there twice the last word."""
+        history = self._history or ()
+        return dict(zip(history[::2], history[1::2], strict=True))
 
     def _missing(self, follows: int, number: int) -> Skip:
         """What lies between is in no store: neither applied nor here. Batches that nobody recalls count 0 events each."""
         numbers = range(max(follows + 1, number - MAX_MISSING), number)
-        history = self._history or {}
+        history = self._known()
         unknown = [lost for lost in numbers if lost not in history]
         if unknown:
             history = {**self.ledger.recall(self, unknown), **history}

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,9 @@ class Numbers:
         else:
             number = len(self.names)
             if number == len(self.section_of):
-                self.section_of, self.is_overflow, self._held = (
-                    np.concatenate((column, np.zeros(number, column.dtype))) for column in (self.section_of, self.is_overflow, self._held)
-                )
+                self.section_of = np.concatenate((self.section_of, np.zeros(number, np.int32)))
+                self.is_overflow = np.concatenate((self.is_overflow, np.zeros(number, np.bool_)))
+                self._held = np.concatenate((self._held, np.zeros(number, np.int32)))
             self.names.append(tab.name)
             self._tabs.append(tab)
         self.section_of[number], self.is_overflow[number] = section, tab.is_overflow
@@ -129,7 +130,7 @@ class Numbers:
         names, bounds = self.names, edges.tolist()
         each = zip(of.tolist(), numbers.tolist(), self.is_overflow[numbers].tolist(), strict=True)
         fields = [pack_bin(b"%s\0%s" % (names[number].encode(), clients[of][is_overflow])) for of, number, is_overflow in each]
-        return [b"".join(fields[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [b"".join(fields[start:end]) for start, end in pairwise(bounds)]
 
 
 class Places:

@@ -27,6 +27,7 @@ from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory
 from taba.agent.entries import Tab
 from taba.agent.native import NATIVE
 from taba.agent.outbox import Covered
+from taba.agent.rooms import Room
 from taba.codes import Floats
 from taba.counting import unpack_counted
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Layout, MalformedRing, RingHeader
@@ -93,19 +94,30 @@ class Scratch:
         self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
-        self.records = bytearray(MAX_CHUNK * RECORD_BYTES)
+        self._room = Room(MAX_CHUNK * RECORD_BYTES)
 
-    def fit(self, records: int) -> bytearray:
+    @property
+    def records(self) -> memoryview:
+        """All of them."""
+        return self._room.view
+
+    def begin_drain(self) -> None:
+        """What was read before is needed no more."""
+        self._room.begin()
+
+    def fit(self, records: int) -> memoryview:
         """Have room for so many records; what is returned has them behind the first `begin`."""
-        if len(self.records) < (self.begin + records) * RECORD_BYTES:
-            grown = bytearray(max(self.begin + records, 2 * self.begin) * RECORD_BYTES)
-            grown[: self.begin * RECORD_BYTES] = memoryview(self.records)[: self.begin * RECORD_BYTES]
-            self.records = grown
+        end, begin = (self.begin + records) * RECORD_BYTES, self.begin * RECORD_BYTES
+        if len(self.records) < end:
+            grown = Room(max(end, 2 * begin))
+            grown.view[:begin] = self.records[:begin]
+            self._room = grown
+        self._room.reach(end)
         return self.records
 
     def here(self, records: int) -> memoryview:
         """So many records behind the first `begin`."""
-        return memoryview(self.records)[self.begin * RECORD_BYTES : (self.begin + records) * RECORD_BYTES]
+        return self.records[self.begin * RECORD_BYTES : (self.begin + records) * RECORD_BYTES]
 
     def count(self, records: int, pieces: tuple[tuple[int, int | None], ...], known: int) -> tuple[Any, Any] | None:
         """The Tabs of so many records behind `begin`, in order, and how many each has; None where one is not plain, or has no place below

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from taba.agent.reader import Ring
+from taba.agent.rooms import zeros
 from taba.codes import Floats, Ints
 from taba.exposition import Exposed, Point, gauge, is_tabas
 from taba.handlers.lookup import MAX_TIMES
@@ -353,7 +354,7 @@ def _grown(columns: Floats, used: int, needed: int) -> Floats:
     room = max(needed, 2 * columns.shape[1])
     if room > FEW_PLACES:
         room = max(MANY_PLACES, room)
-    grown = np.zeros((len(columns), room))
+    grown: Floats = zeros(len(columns), room) if room > FEW_PLACES else np.zeros((len(columns), room))
     grown[:, :used] = columns[:, :used]
     return grown
 
