@@ -7,7 +7,7 @@ A drain changes nothing: the caller publishes what it gives, and only then has t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +30,8 @@ from taba.ring import MalformedRing
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
+TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
+TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
 MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
 _NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
@@ -96,6 +98,23 @@ class Drain:
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
         which a State that was folded at the edge takes no more than a part.
         """
+        steps = self.steps(rings, events, waiting, spent, batch_bytes)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return cast(Drained, done.value)
+
+    def steps(
+        self,
+        rings: Sequence[tuple[Ring, bool]],
+        events: int = MAX_DRAIN_EVENTS,
+        waiting: Iterable[int] = (),
+        spent: frozenset[str] = frozenset(),
+        batch_bytes: int = MAX_BATCH_BYTES,
+    ) -> Generator[None, None, Drained]:
+        """The same in turns: yields after each of which others may have theirs, as long as all of these rings stay open. Whoever gives
+        it up has changed nothing; one at a time is under way."""
         self._numbers.tidy()
         if self._numbers.is_full:
             self._numbers, self._kinds = Numbers(self.buckets), self._kinds[: HELD_BACK + 1]
@@ -119,11 +138,16 @@ class Drain:
         self._scratch.fresh_tabs = DRAIN_TABS
         self._edge.begin()
         share = fair_share(waiting, events)
+        turn_rings, turn_events, is_long = 0, 0, False
         begin = self._turn % len(rings) if rings else 0
         for ring, dead in (*rings[begin:], *rings[:begin]):
             if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0:
                 is_cut = True
                 break
+            if turn_rings >= TURN_RINGS or total - turn_events >= TURN_EVENTS:
+                turn_rings, turn_events, is_long = 0, total, True
+                yield
+            turn_rings += 1
             self._turn += 1
             if ring.is_blocked and self._scratch.fresh_tabs <= 0:
                 is_cut = True  # the next drain begins with another one
@@ -161,7 +185,11 @@ class Drain:
         elif self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
         found = total + unread
+        if is_long:
+            yield
         malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
+        if is_long:
+            yield
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
 
     def _gather(self) -> Gathered:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import cast
 
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
@@ -37,6 +38,28 @@ FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest
 MAX_DEATHS = 10_000  # rings whose process's death waits to be told
 
 
+class _UnderWay:
+    """A drain that goes on turn by turn: of these rings, of which each may be dead."""
+
+    def __init__(self, drain: Drain, pairs: list[tuple[Ring, bool]], steps: Generator[None, None, Drained]):
+        self.drain, self.pairs = drain, pairs
+        self._steps = steps
+
+    def step(self) -> Drained | None:
+        """Go on for a turn; returns what it gives, once all is read."""
+        try:
+            next(self._steps)
+        except StopIteration as done:
+            return cast(Drained, done.value)
+        return None
+
+    def finish(self) -> Drained:
+        """Go on to the end."""
+        while (drained := self.step()) is None:
+            pass
+        return drained
+
+
 class RingPump:
     """Drains the Agent's rings into the keeper. Nothing is drained until `set_buckets`. `began`: when the Agent did, in Unix seconds;
     `edge` folds what goes as States."""
@@ -48,6 +71,7 @@ class RingPump:
         self.meanings = Meanings()
         self.tallies = Tallies(began)
         self._drain: Drain | None = None
+        self._under_way: _UnderWay | None = None
         self._dead: set[str] = set()
         self._is_ending = False  # the last drain read a ring whose process died: the next one gives it back
         self._next_scan = self._last_drain = 0.0
@@ -77,6 +101,7 @@ class RingPump:
         if self._drain is None or self._drain.buckets != buckets:
             if self._drain is not None:
                 self.keeper.begin_stream(moment)
+            self.give_up_drain()
             self._drain = Drain(buckets, self.edge)
             self.sums.take_up(self._drain)
 
@@ -85,6 +110,8 @@ class RingPump:
         that are on their way hold up what follows them alone."""
         before = self.edge.allowed
         self.edge.allow(edges)
+        if before != self.edge.allowed:
+            self.give_up_drain()
         if not set(before) <= set(self.edge.allowed):
             self.keeper.begin_stream(moment)
 
@@ -93,13 +120,15 @@ class RingPump:
         self.rings.admission.tick(now)
         self.tallies.move_some()
         died = len(self._dead)
-        if now >= self._next_scan or self.rings.has_changed(now):
+        if self._under_way is None and (now >= self._next_scan or self.rings.has_changed(now)):
             self._scan(now)  # whose process died is looked at whenever one came, so that many short lives find room
             if now >= self._next_scan:
                 self._next_scan = now + SCAN_SECONDS
                 self._heal(now, moment)
         if self._drain is None or not self.rings.open:
             return TICK_SECONDS
+        if self._under_way is not None:
+            return self._go_on(now, moment)
         # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
         is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
@@ -109,7 +138,19 @@ class RingPump:
                 return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        is_cut = self.drain(now, moment)
+        self._under_way = self._begin(self._drain)
+        return self._go_on(now, moment)
+
+    def _go_on(self, now: float, moment: Moment) -> float:
+        """Drain for a turn; returns the seconds until the next tick."""
+        under_way, self._under_way = self._under_way, None
+        assert under_way is not None
+        drained = under_way.step()
+        if drained is None:
+            self._under_way = under_way
+            return 0.0
+        is_cut = self._finish(under_way, drained, now, moment)
+        is_filling = self._is_hot
         self._behind = [ring for ring in self.rings.open.values() if ring.names.is_behind]
         if is_cut and not self._behind:
             self._last_drain = 0.0  # there is more, now; but names are read first, which takes less than as many drains
@@ -148,16 +189,35 @@ class RingPump:
 
     def drain(self, now: float, moment: Moment) -> bool:
         """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""
-        drain, keeper = self._drain, self.keeper
-        if drain is None:
+        self.give_up_drain()
+        if self._drain is None:
             return False
-        # whether a ring is dead was seen before it is read: what its process wrote is all there
-        pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
-        self.meanings.begin(keeper.stream, self.rings.open.values())
+        under_way = self._begin(self._drain)
+        return self._finish(under_way, under_way.finish(), now, moment)
+
+    def give_up_drain(self) -> None:
+        """What a drain that is under way has read so far does not count: it is read again. For whoever changes what a drain is made of, or
+        closes a ring."""
+        self._under_way = None
+
+    def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None) -> _UnderWay:
+        """Have a drain under way, of these rings, or of all."""
+        if pairs is None:
+            # whether a ring is dead was seen before it is read: what its process wrote is all there
+            pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
+        self.meanings.begin(self.keeper.stream, self.rings.open.values())
+        spent = self._reserve.spent(self.keeper.rest, {ring.client for ring, _ in pairs})
+        waiting = [fill.records for fill in self._fills.values()]
+        return _UnderWay(drain, pairs, drain.steps(pairs, self._events, waiting, spent, self.keeper.batch_bytes))
+
+    def _finish(self, under_way: _UnderWay, drained: Drained, now: float, moment: Moment) -> bool:
+        """Publish what was read, and go on as `drain` does."""
+        drain, pairs, keeper, is_first = under_way.drain, under_way.pairs, self.keeper, True
+        self.meanings.begin(keeper.stream, self.rings.open.values())  # others may have begun a stream meanwhile
         while True:
-            spent = self._reserve.spent(keeper.rest, {ring.client for ring, _ in pairs})
-            waiting = [fill.records for fill in self._fills.values()]
-            drained = drain.run(pairs, self._events, waiting, spent, keeper.batch_bytes)
+            if not is_first:
+                drained = self._begin(drain, pairs).finish()
+            is_first = False
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
             pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
@@ -280,6 +340,7 @@ class RingPump:
         A ring stays while records behind a hole were read: another one would read them again.
         """
         self._is_handing_over = True
+        self.give_up_drain()
         for ring in [ring for ring in self.rings.open.values() if not ring.covered]:
             self.rings.release(ring)
             self._dead.discard(ring.name)
@@ -357,6 +418,7 @@ class RingPump:
         return is_filling
 
     def _isolate(self, ring: Ring, reason: str) -> None:
+        self.give_up_drain()
         self._orphans += ring.covered
         self.rings.isolate(ring, reason)
 
@@ -450,6 +512,7 @@ class RingPump:
             self._remove(ring)
 
     def _remove(self, ring: Ring) -> None:
+        self.give_up_drain()
         try:
             ring.retire()
         except OSError as error:

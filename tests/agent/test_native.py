@@ -201,13 +201,14 @@ class ArgumentsTests(Native):
             (["\ud800"] * 4, clients, is_overflow, of, numbers, edges),
         ):
             self.assertRaises(ValueError, NATIVE.join_fields, *wrong)
-        for wrong in (
+        others: Any = (
             (tuple(names), clients, is_overflow, of, numbers, edges),
             ([b"a"] * 4, clients, is_overflow, of, numbers, edges),
             (names, [b"a", b"b"], is_overflow, of, numbers, edges),
             (names, [("a", "b")] * 2, is_overflow, of, numbers, edges),
-        ):
-            self.assertRaises(TypeError, NATIVE.join_fields, *wrong)
+        )
+        for other in others:
+            self.assertRaises(TypeError, NATIVE.join_fields, *other)
 
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
