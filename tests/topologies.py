@@ -1,15 +1,22 @@
-"""Real topologies for tests, of the same Valkey: a Cluster, and masters with replicas under sentinels. Loopback only."""
+"""Real topologies for tests, of the same Valkey: a Cluster, and masters with replicas under sentinels. Loopback only.
+
+Who is the master is theirs to decide, also anew: where a server stands still for two seconds, as one of a busy machine may, they promote
+another, and soon after perhaps the first again. So nobody here waits until a server is the master, or is not: the number of the reign (the
+epoch of a configuration), which only rises, says that there was a failover.
+"""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from hiredis import Reader, pack_command
 
 from taba.shard.servers.cluster import SLOTS, slot_of
+from tests.patience import until
 from tests.valkey import EphemeralValkey, free_port
 
 SETTLE_SECONDS = 120.0  # however busy the machine is
@@ -21,13 +28,56 @@ HAND_OVER_SECONDS = 6.0  # a server gives up a failover on demand after five
 DOWN_AFTER_MILLISECONDS = 2000  # a master whose disk is slow for so long is one that died, to sentinels
 
 
-def wait_until(what: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> None:
-    """Return once `what()` is true; not for the thread of a running reactor."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.05)
+SHOWN_LINES = 25  # of a log, where something did not come about
+
+
+class Reign(NamedTuple):
+    """That the server at `port` is the master since the failover of number `epoch`, as somebody says: the higher number stands."""
+
+    epoch: int
+    port: int
+
+
+def wait_until(what: Callable[[], Any], seen: str | Callable[[], str], seconds: float = SETTLE_SECONDS) -> Any:
+    """The first answer of `what` that is true; whoever cuts a connection, or does not answer, is asked again. Not for the thread of a
+    running reactor.
+
+    Raises AssertionError with what was `seen`, in words.
+    """
+
+    def answered() -> Any:
+        try:
+            return what()
+        except OSError:  # it ends, starts, or is made a replica just now
+            return None
+
+    return until(answered, seen, seconds)
+
+
+def state_of(server: EphemeralValkey) -> str:
+    """What a server says of itself and of those who follow it, in a line."""
+    if not server.is_running:
+        return f"server {server.port} was killed"
+    told = _told(server)
+    words = " ".join(line for line in told.split() if line.split(":")[0].rstrip("0123456789") in SHOWN_FIELDS)
+    return f"server {server.port}: {words or told}"
+
+
+SHOWN_FIELDS = {"role", "slave", "master_port", "master_link_status", "min_slaves_good_slaves", "master_repl_offset", "slave_repl_offset"}
+
+
+def _told(server: EphemeralValkey, *arguments: str) -> str:
+    """What it answers, or why there is no answer."""
+    try:
+        reply = server.call(*(arguments or ("INFO", "replication")))
+    except OSError as error:
+        return f"no answer: {error!r}"
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text().splitlines()[-SHOWN_LINES:] if log.exists() else []
+    return "".join(f"\n    {line}" for line in lines)
 
 
 def wait_replicated(primary: EphemeralValkey, others: Sequence[EphemeralValkey]) -> None:
@@ -45,7 +95,7 @@ def wait_replicated(primary: EphemeralValkey, others: Sequence[EphemeralValkey])
             b"master_link_status:up\r\n" in one and _offset(one, b"slave_repl_offset") >= wanted for one in replicas
         )
 
-    wait_until(have_it)
+    wait_until(have_it, lambda: f"no replica has {wanted} of {primary.port}: " + "; ".join(map(state_of, {primary, *others})))
 
 
 def _offset(told: bytes, name: bytes) -> int:
@@ -75,15 +125,15 @@ class Cluster:
             node.call("CLUSTER", "MEET", "127.0.0.1", first.port, node.settings["cluster_port"])
         for node in self.nodes[1:]:
             first.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.settings["cluster_port"])
-        wait_until(lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == count for node in self.nodes))
+        wait_until(lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == count for node in self.nodes), self.seen)
         for primary, replica in zip(self.primaries, self.nodes[primaries:], strict=False):
             self._follow(replica, self.identity(primary))
-        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
+        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes), self.seen)
         for node in self.primaries if replicas else ():
             wait_replicated(node, self.nodes)
 
     def _follow(self, replica: EphemeralValkey, identity: str) -> None:
-        wait_until(lambda: replica.call("CLUSTER", "REPLICATE", identity) == b"OK")
+        wait_until(lambda: replica.call("CLUSTER", "REPLICATE", identity) == b"OK", self.seen)
 
     @property
     def url(self) -> str:
@@ -97,22 +147,61 @@ class Cluster:
             if b"role:master" in node.call("INFO", "replication"):
                 node.call("FLUSHALL")
 
+    def seen(self) -> str:
+        """Every node, what it says of itself, and whom it takes for the primaries, of which epoch and which slots."""
+        return "\n".join(f"{state_of(node)}; {self._view(node)}" for node in self.nodes)
+
+    def _view(self, node: EphemeralValkey) -> str:
+        if not node.is_running:
+            return "it sees nothing"
+        rows = [line.split() for line in _told(node, "CLUSTER", "NODES").splitlines()]
+        seen = [f"{row[1].split('@')[0]} {row[2]} epoch {row[6]} slots {' '.join(row[8:]) or 'none'}" for row in rows if len(row) > 7]
+        return "it sees " + (", ".join(seen) or str(rows))
+
     def replica_of(self, primary: EphemeralValkey) -> EphemeralValkey:
-        """One that has all of what `primary` has, as that says."""
-        told: bytes = primary.call("INFO", "replication")
-        return next(node for node in self.nodes if b"port=%d,state=online" % node.port in told)
+        """One that has all of what `primary` has, as that says, once one has."""
+
+        def found() -> EphemeralValkey | None:
+            told: bytes = primary.call("INFO", "replication")
+            return next((node for node in self.nodes if b"port=%d,state=online" % node.port in told), None)
+
+        replica: EphemeralValkey = wait_until(found, lambda: f"{primary.port} has no replica\n{self.seen()}")
+        return replica
 
     def holder(self, key: bytes) -> EphemeralValkey:
         """The primary that has the slot of `key`."""
-        slot = slot_of(key)
-        for first, last, (_, port, *_), *_ in self.nodes[0].call("CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == port)
-        raise LookupError(slot)
+        return self.at(max(reign for reign in self._reigns(key) if reign is not None).port)
+
+    def at(self, port: int) -> EphemeralValkey:
+        return next(node for node in self.nodes if node.port == port)
 
     def wait_held(self, key: bytes, node: EphemeralValkey) -> None:
-        """Return once `node` has the slot of `key`."""
-        wait_until(lambda: self.holder(key) is node)
+        """Return once `node`, which has no replica, has the slot of `key`."""
+        wait_until(lambda: self.holder(key) is node, lambda: f"{node.port} has not the slot {slot_of(key)}\n{self.seen()}")
+
+    def epoch(self, key: bytes) -> int:
+        """The highest under which any node knows the slot of `key`."""
+        return max(reign.epoch for reign in self._reigns(key) if reign is not None)
+
+    def elections(self) -> int:
+        """How many replicas stood for election so far, as planned or because a primary did not answer."""
+        told = [node.call("CLUSTER", "INFO") for node in self.nodes if node.is_running]
+        return max(_offset(one, b"cluster_current_epoch") for one in told)
+
+    def wait_failed_over(self, key: bytes, since: int) -> None:
+        """Return once all that live agree who has the slot of `key` by a failover after the epoch `since`, and that one is primary."""
+
+        def is_over() -> bool:
+            [*reigns] = set(self._reigns(key))
+            if len(reigns) != 1 or reigns[0] is None or reigns[0].epoch <= since:
+                return False
+            return bool(self.at(reigns[0].port).call("ROLE")[0] == b"master")
+
+        wait_until(is_over, lambda: f"slot {slot_of(key)} has not failed over since epoch {since}\n{self.seen()}")
+
+    def _reigns(self, key: bytes) -> list[Reign | None]:
+        """Who has the slot of `key`, by what each node that lives says; None: nobody."""
+        return [_reign(node, slot_of(key)) for node in self.nodes if node.is_running]
 
     def assign(self, node: EphemeralValkey, slot: int, *words: Any) -> Any:
         """What `node` answers to CLUSTER SETSLOT once its replicas have heard of it: those of a busy machine may need a second try."""
@@ -142,19 +231,25 @@ class Cluster:
         assert reply == b"OK", reply
         return bool(self.assign(source, slot, "NODE", identity) == b"OK")
 
-    def hand_over(self, replica: EphemeralValkey) -> None:
-        """Have `replica` take its primary's place, with all that it has; again where a busy machine made that too long.
+    def hand_over(self, key: bytes) -> None:
+        """Have a replica take the place of who has the slot of `key`, with all that it has; again where a busy machine made that too long.
 
         Not for the thread of a running reactor.
         """
-        while True:
-            replica.call("CLUSTER", "FAILOVER")
-            try:
-                wait_until(lambda: replica.call("ROLE")[0] == b"master", HAND_OVER_SECONDS)
-            except TimeoutError:
-                continue  # the server gave it up by itself
-            wait_until(lambda: any(port == replica.port for _, _, port in _owners(self.nodes[0])))
-            return
+        since = self.epoch(key)
+        asked = -HAND_OVER_SECONDS
+
+        def is_over() -> bool:
+            nonlocal asked
+            if self.epoch(key) > since:
+                return True
+            if time.monotonic() - asked > HAND_OVER_SECONDS:  # until then it may be under way
+                self.replica_of(self.holder(key)).call("CLUSTER", "FAILOVER")
+                asked = time.monotonic()
+            return False
+
+        wait_until(is_over, lambda: f"nobody takes over slot {slot_of(key)} since epoch {since}\n{self.seen()}")
+        self.wait_failed_over(key, since)
 
     def move(self, key: bytes) -> None:
         """Move the slot of `key` to another primary, in the classic way; not for the thread of a running reactor."""
@@ -173,8 +268,8 @@ class Cluster:
 
         Where there are replicas, until each primary has one, too, which has what the primary had when this was called.
         """
-        wait_until(lambda: all(_owners(node) == _owners(self.nodes[0]) for node in self.nodes))
-        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes))
+        wait_until(lambda: all(_owners(node) == _owners(self.nodes[0]) for node in self.nodes), self.seen)
+        wait_until(lambda: all(b"cluster_state:ok" in node.call("CLUSTER", "INFO") for node in self.nodes), self.seen)
         if len(self.nodes) > len(self.primaries):
             ports = {port for _, _, port in _owners(self.nodes[0])}
             for holder in [node for node in self.nodes if node.port in ports]:
@@ -188,6 +283,19 @@ class Cluster:
 def _owners(node: EphemeralValkey) -> list[tuple[int, int, int]]:
     """(first slot, last slot, port of the primary), as a node of a Cluster sees it."""
     return sorted((first, last, port) for first, last, (_, port, *_), *_ in node.call("CLUSTER", "SLOTS"))
+
+
+def _reign(node: EphemeralValkey, slot: int) -> Reign | None:
+    """Who has `slot`, as a node of a Cluster sees it."""
+    for line in node.call("CLUSTER", "NODES").decode().splitlines():
+        _, address, _, _, _, _, epoch, _, *slots = line.split()
+        for words in slots:
+            if words.startswith("["):  # one that is on its way
+                continue
+            first, _, last = words.partition("-")
+            if int(first) <= slot <= int(last or first):
+                return Reign(int(epoch), int(address.split("@")[0].rpartition(":")[2]))
+    return None
 
 
 class _Sentinel(EphemeralValkey):
@@ -239,7 +347,7 @@ class SentinelTrio:
         for sentinel in self.sentinels:
             told = self.ask_sentinel(sentinel, "SENTINEL", "DEBUG", *(str(word) for pair in PACE.items() for word in pair))
             assert told == b"OK", told
-        wait_until(self._is_complete)
+        wait_until(self._is_complete, self.seen)
         self.settle()
 
     def settle(self) -> None:
@@ -286,30 +394,67 @@ class SentinelTrio:
         port = int(self.ask_sentinel(self.sentinels[sentinel], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)[1])
         return next(server for server in self.servers[name] if server.port == port)
 
+    def pair(self, name: str) -> tuple[EphemeralValkey, EphemeralValkey]:
+        """The master now, and one of its replicas."""
+        master = self.primary(name)
+        return master, next(server for server in self.servers[name] if server is not master)
+
+    def reign(self, sentinel: int, name: str) -> Reign | None:
+        """Who is the master, by what this sentinel says; None while it replaces one: it has the new number then, and names the former."""
+        told = self._described(self.sentinels[sentinel], name)
+        is_at_it = b"failover_in_progress" in told[b"flags"].split(b",")
+        return None if is_at_it else Reign(int(told[b"config-epoch"]), int(told[b"port"]))
+
+    def epoch(self, name: str) -> int:
+        """The highest number of a failover that any sentinel knows."""
+        return max(int(self._described(sentinel, name)[b"config-epoch"]) for sentinel in self.sentinels)
+
     def hand_over(self, name: str) -> None:
         """Have the sentinels promote a replica, as an operator does, and see that they do: a failover that a busy machine made too long
         is given up, and asked for anew. Not for the thread of a running reactor.
         """
-        first = self.primary(name)
+        since = self.epoch(name)
 
         def is_over() -> bool:
-            told = self._described(self.sentinels[0], name)
-            if b"failover_in_progress" not in told[b"flags"] and int(told[b"port"]) == first.port:
+            reign = self.reign(0, name)
+            if reign is not None and reign.epoch == since:
                 self.ask_sentinel(self.sentinels[0], "SENTINEL", "FAILOVER", name)
-            return int(told[b"port"]) != first.port
+            return reign is not None and reign.epoch > since
 
-        wait_until(is_over)
+        wait_until(is_over, lambda: f"{name} is not handed over since epoch {since}\n{self.seen()}")
 
-    def has_yielded(self, name: str, first: EphemeralValkey) -> bool:
-        """Whether every sentinel names another than `first`, and `first`, if it lives, takes no writes any more."""
-        if any(self.primary_by(sentinel, name) is first for sentinel in range(len(self.sentinels))):
+    def has_failed_over(self, name: str, since: int) -> bool:
+        """Whether all sentinels agree on a master by a failover after the epoch `since`, that is one, and all others that live take no
+        writes any more.
+
+        It may be the one that it was before: sentinels promote it again where the other stands still.
+        """
+        reigns = {self.reign(sentinel, name) for sentinel in range(len(self.sentinels))}
+        [reign, *others] = reigns
+        if others or reign is None or reign.epoch <= since:
             return False
-        if not first.is_running:
-            return True
+        roles = {server.port: server.call("ROLE")[0] for server in self.servers[name] if server.is_running}
+        return roles.get(reign.port) == b"master" and list(roles.values()).count(b"master") == 1
+
+    def wait_failed_over(self, name: str, since: int) -> None:
+        """Return once that is so: what a former master still acknowledges until then is lost. Not for the thread of a running reactor."""
+        wait_until(lambda: self.has_failed_over(name, since), lambda: f"{name} has not failed over since epoch {since}\n{self.seen()}")
+
+    def seen(self) -> str:
+        """What each sentinel names, with epoch and flags, what each server says of itself, and what the sentinels wrote last."""
+        lines = [self._said(sentinel, name) for name in self.servers for sentinel in self.sentinels]
+        lines += [state_of(server) for group in self.servers.values() for server in group]
+        return "\n".join(
+            [*lines, *(f"sentinel {sentinel.port} wrote:{_end_of(sentinel.directory / 'log')}" for sentinel in self.sentinels)]
+        )
+
+    def _said(self, sentinel: EphemeralValkey, name: str) -> str:
         try:
-            return b"role:slave" in first.call("INFO", "replication")
-        except ConnectionError:
-            return False  # the sentinels cut all connections to it as they make it a replica
+            told = self._described(sentinel, name)
+        except OSError as error:
+            return f"sentinel {sentinel.port}: no answer: {error!r}"
+        shown = ((word, told[word.encode()].decode()) for word in ("port", "config-epoch", "flags", "num-slaves", "num-other-sentinels"))
+        return f"sentinel {sentinel.port} of {name}: " + " ".join(f"{word} {value}" for word, value in shown)
 
     def flush(self) -> None:
         for name in self.servers:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from taba.query import BadRequest
+from tests.patience import until
 from tests.services import BesideAServer
-from tests.topologies import wait_until
 from tests.valkey import make_older
 
 
@@ -23,7 +23,7 @@ class Keeping(BesideAServer):
         assert cls.services.query.post_events("web/2", events[3:4])["accepted"] == 1
         # a Handler is asked about States that nobody has touched for a day
         age = make_older(cls.services.directory / "store", 24 * 60)
-        wait_until(lambda: cls.services.query.status()["store"]["age"] == age)
+        until(lambda: cls.services.query.status()["store"]["age"] == age, f"the Server does not see that its store is {age} minutes old")
 
     def taba(self, *arguments: str, code: int = 0, error: str = "") -> str:
         done = self.services.taba(*arguments)

@@ -19,10 +19,9 @@ from taba.cli.sharding import _found_lines
 from taba.names import bucket_of
 from taba.query import QueryError
 from taba.shard.buckets import owner_key, prefix_of
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, Services
 from tests.stores import borrow
-from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
 
 BUCKETS = 32
@@ -195,7 +194,7 @@ class ShardingTests(TestCase):
                 stdout=subprocess.DEVNULL,
             )
             try:
-                wait_until(lambda: bool(self.under_way()))
+                until(self.under_way, "no move is under way")
                 process.send_signal(signal.SIGSTOP)
                 self.taba(services, "reshard", "--add", new.url)
                 self.assertEqual(self.held(services), {"s1": BUCKETS // 2, "s2": BUCKETS // 2})

@@ -47,16 +47,15 @@ class SentinelJob(Job):
     def test_a_failover_that_lost_acknowledged_writes_loses_no_event(self) -> None:
         trio = self.start()
         recorders = self.start_recorders(100_000, pause=0.2)
-        wait_until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
+        self.until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
         trio.settle()  # one that had nothing yet would be the loss of the store
-        replica = trio.servers["m1"][1]
+        master, replica = trio.pair("m1")
         replica.pause()  # it gets nothing more, and its primary does not wait for it
-        master = trio.primary("m1")
-        wait_until(lambda: lag(master) > 100_000)
-        lost = lag(master)
+        wait_until(lambda: lag(master) > 100_000, lambda: f"the replica lags by {lag(master)} only\n{trio.seen()}")
+        lost, since = lag(master), trio.epoch("m1")
         master.kill()
         replica.resume()
-        wait_until(lambda: trio.primary("m1") is replica)
+        trio.wait_failed_over("m1", since)
         self.assertGreater(lost, 10_000)
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
@@ -65,10 +64,10 @@ class SentinelJob(Job):
     def test_a_batch_that_no_replica_has_is_not_acknowledged_where_they_are_waited_for(self) -> None:
         trio = self.start("--wait-replicas", "1")
         recorders = self.start_recorders(20_000, pause=0.05)
-        replica = trio.servers["m2"][1]
-        wait_until(lambda: (self.services.query.status()["folded"] or 0) > 1000)
+        _, replica = trio.pair("m2")
+        self.until(lambda: (self.services.query.status()["folded"] or 0) > 1000)
         replica.pause()
-        wait_until(lambda: "replicas acknowledge" in str(self.services.query.status()), 20)
+        self.until(lambda: "replicas acknowledge" in str(self.services.query.status()), "nobody says that no replica acknowledges")
         replica.resume()
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
@@ -141,14 +140,13 @@ class ClusterJob(Job):
         self.services.start_server(store=cluster.url)
         self.services.start_agent()
         recorders = self.start_recorders(60_000, pause=0.1)
-        wait_until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
+        self.until(lambda: (self.services.query.status()["folded"] or 0) > 5000)
         for bucket in range(0, 512, 16):
             cluster.move(owner_key(bucket))
         cluster.settle()
-        victim = cluster.holder(owner_key(1))
-        replica = cluster.nodes[cluster.nodes.index(victim) + 3]
-        victim.kill()
-        wait_until(lambda: replica.call("ROLE")[0] == b"master")
+        since = cluster.epoch(owner_key(1))
+        cluster.holder(owner_key(1)).kill()
+        cluster.wait_failed_over(owner_key(1), since)
         for recorder in recorders:
             self.assertEqual(recorder.wait(PATIENCE_SECONDS), 0)
         self.assert_exact(60_000)

@@ -17,6 +17,7 @@ from taba.shard.buckets import prefix_of
 from taba.shard.router import Router
 from taba.shard.servers.connection import Command
 from taba.shard.transaction import BucketBusy, Writes
+from tests.patience import PATIENCE_SECONDS
 
 
 async def until(is_so: Callable[[], Any]) -> None:
@@ -35,6 +36,7 @@ class Load:
         self.gaps = 0  # a mark that was acknowledged and is gone: the store went back in time
         self.busy = 0  # answers that said: another transaction holds the bucket
         self.refused = 0  # other answers that said: try later
+        self.refusal = ""  # what the last of them said
         self.longest = 0.0  # seconds that one step took
         self.errors: list[Exception] = []
         self._is_running = self._is_cancelled = False
@@ -70,18 +72,26 @@ class Load:
     async def until(self, steps: int) -> None:
         """Let it run until so many steps more are done."""
         goal = self.done.total() + steps
-        while self.done.total() < goal:
-            await self._pause()
+        await self._waited(lambda: self.done.total() >= goal, f"{steps} steps more")
 
     async def another_round(self) -> None:
         """Let each writer step in every bucket once more: so that each has seen what was lost of its steps, and brought it back."""
         goals = {name: rounds + 2 for name, rounds in self._rounds.items()}  # the one that it is in began before
-        while any(self._rounds[name] < goal for name, goal in goals.items()):
-            await self._pause()
+        await self._waited(lambda: all(self._rounds[name] >= goal for name, goal in goals.items()), f"each writer in its round of {goals}")
 
-    async def _pause(self) -> None:
-        assert self._running is not None and not self._running.called, "all writers have ended"
-        await deferLater(reactor, 0.01)
+    async def _waited(self, is_so: Callable[[], bool], what: str) -> None:
+        """Let it run until it is so; fails, with what the writers and their routers say, where it does not come about."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not is_so():
+            assert self._running is not None and not self._running.called, "all writers have ended"
+            assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:g} s: {what}; {self.seen()}"
+            await deferLater(reactor, 0.01)
+
+    def seen(self) -> str:
+        """What became of the steps so far, and what the routers say."""
+        problems = "; ".join(f"{sorted(router.problems)}" for router in self._routers)
+        steps = f"{self.done.total()} steps done, rounds {dict(self._rounds)}, {self.busy} busy, {self.refused} refused"
+        return f"{steps}, the last: {self.refusal or 'none'}; problems of the routers: {problems}"
 
     async def sums(self, router: Router) -> Counter[int]:
         """What the store says."""
@@ -109,8 +119,8 @@ class Load:
             except BucketBusy:
                 self.busy += 1
                 await deferLater(reactor, 0.01)
-            except StoreUnavailable:
-                self.refused += 1
+            except StoreUnavailable as error:
+                self.refused, self.refusal = self.refused + 1, str(error)
                 await deferLater(reactor, 0.01)
         self.longest = max(self.longest, time.monotonic() - began)
 
@@ -157,9 +167,9 @@ class JointLoad(Load):
 
             try:
                 together = await router.transact_many({bucket: reads for bucket, (reads, _) in work.items()}, update)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 together = {}
-                self.refused += 1
+                self.refused, self.refusal = self.refused + 1, str(error)
             self.joined += len(together)
             self.done.update(together.keys())
             for bucket in work.keys() - together.keys():

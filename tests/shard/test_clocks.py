@@ -15,8 +15,8 @@ from taba.shard.router import Router
 from taba.shard.servers.connection import Connection
 from taba.shard.transaction import BucketBusy, Writes
 from tests.clock import WallClock
+from tests.patience import until
 from tests.shard.pieces import connect
-from tests.topologies import wait_until
 from tests.valkey import EphemeralValkey
 
 HOUR = 3600.0
@@ -39,7 +39,8 @@ class StoreClockTests(TestCase):
 
     def set_clock(self, offset: float) -> None:
         self.clock.offset = offset
-        wait_until(lambda: abs(int(self.valkey.call("TIME")[0]) - self.clock.now) < 30)  # it looks at its clock now and then
+        # it looks at its clock now and then
+        until(lambda: abs(int(self.valkey.call("TIME")[0]) - self.clock.now) < 30, f"its clock is not moved by {offset} s")
 
     async def lease_is_replaced(self, offset: float) -> None:
         router = await self.router()

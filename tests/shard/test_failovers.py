@@ -22,7 +22,7 @@ from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
 from tests.shard.load import Load
 from tests.shard.pieces import always, connect
-from tests.topologies import SentinelTrio, wait_until
+from tests.topologies import SentinelTrio
 
 
 def find_redis() -> str:
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.real
 
 
 class FailoverCase(TestCase):
-    timeout = 300
+    timeout = 900  # it only ends a hang: each wait has a bound of its own, and says what it saw
     binary = ""  # of another server than the usual
 
     async def prepare(self, replicas: int = 2, **settings: str) -> None:
@@ -49,6 +49,7 @@ class FailoverCase(TestCase):
         options = {"min_replicas_to_write": "1", "min_replicas_max_lag": "5", **settings, **own}
         self.trio = await deferToThread(lambda: SentinelTrio(masters=2, replicas=replicas, **options))
         self.addCleanup(self.trio.remove)
+        self.since: dict[str, int] = {}  # the epoch of each master before it was struck
         self.one, self.two = (f"{self.trio.url.partition('/?')[0]}/?shards={name}" for name in ("m1", "m2"))
         first = await self.router(BUCKETS)
         for bucket in range(BUCKETS):
@@ -80,8 +81,7 @@ class FailoverCase(TestCase):
         back, so the master must have changed, and all have written once more, before anyone counts.
         """
         if failed_over:
-            first = self.trio.servers[failed_over][0]
-            await deferToThread(wait_until, lambda: self.trio.has_yielded(failed_over, first))
+            await deferToThread(self.trio.wait_failed_over, failed_over, self.since[failed_over])
         await self.load.another_round()
         await self.load.stop()
         fresh = await self.router()
@@ -103,6 +103,7 @@ class FailoverCase(TestCase):
         def watch(_: int, request: Any) -> Any:
             if isinstance(request, Step) and (request.name, request.shard) == (step, shard) and left[0]:
                 left[0] -= 1
+                self.since[master] = self.trio.epoch(master)
                 return deferToThread(strike, master)
             return None
 
