@@ -2,9 +2,12 @@
 
 Each client counts, in a file that outlives it, the record calls that it completed: one killed between the call and its count may have
 recorded one event more. So what is folded, dead-lettered and dropped must be what was counted, and at most one more for each killed client;
-and what is folded must be what the States have, but for what goes up and down, which has a value and no count.
+and what is folded must be what the States have, but for what goes up and down, which has a value and no count. So it must be of each
+Client, too: what of it is neither in its States nor dead was dropped, or went up or down; whose the drops are an Agent tells as far as it
+knows since it began, so of each there are as many where no Agent was killed, and at least so many where one was.
 With --load it is found out first how many events a second this machine folds, and so many times that are recorded: what has no place is
-dropped, and counted, and no part grows.
+dropped, and counted, and no part grows. Texts are recorded then, of which no sum can be made before they are folded: a client records them
+many times faster than anything folds them, so that a busy machine has clients that offer too much, too.
 """
 
 from __future__ import annotations
@@ -33,8 +36,12 @@ CLIENTS = 4
 PAUSE_SECONDS = (0.5, 4.0)  # between two kills
 LINES = 20  # of a run, at the most: what was seen until then …
 LOOK_SECONDS = 5.0  # … and no more often than the parts are looked at
-PROBE_SECONDS = 10.0  # in which it is found out what is folded
-RUSH = 4_000_000.0  # events a second, more than any machine folds
+PROBE_SECONDS = 6.0  # in which it is found out what is folded
+FIRST_RATE = 50_000.0  # events a second, that are recorded in the first; each has twice as many as the one before …
+PROBES = 9  # … until they are as many as --load says, of what is folded …
+LITTLE = 1.2  # … and that is not so many times as much as before
+MARGIN = 1.25  # so many times more than that are recorded: a machine that others leave alone later on folds more
+TEXT = "x" * 100  # what is recorded with --load
 SPOOL_BYTES = 64 * MiB  # where more is recorded than is folded: it is full soon, and so is everything else
 STAY_SECONDS = 2.0  # that books which add up must stay so
 SHOWN_TIMES = 12  # of a part's memory
@@ -42,15 +49,17 @@ SHOWN_LETTERS = 100  # of why nobody answers
 GROWTH = 1.5  # of a part's memory from the first third to the last, beyond which it is not flat …
 SLACK_BYTES = 64 * MiB  # … and so much more
 COUNTS_BYTES = 16
+NUMBERS, TEXTS = "TotalsCounter", "TopK"
 PARTS = ("client", "agent", "server", "store")
 
 
-def record(name: str, path: str, rate: float) -> None:
+def record(name: str, path: str, rate: float, type: str) -> None:
     """Be a client: record for ever, `rate` events a second, and count them in the file at `path`. What goes up is taken back at once."""
     from taba import client
 
     client.start(name)
-    hits, busy = client.tab("soak", type="TotalsCounter"), client.updown("soak_busy")
+    hits, busy = client.tab("soak", type=type), client.updown("soak_busy")
+    value = TEXT if type == TEXTS else 1
     with open(path, "r+b") as file:
         counted = memoryview(mmap.mmap(file.fileno(), COUNTS_BYTES)).cast("Q")  # of hits, and of what goes up and down
     ended: list[int] = []
@@ -61,7 +70,7 @@ def record(name: str, path: str, rate: float) -> None:
         busy.inc()
         counted[1] += 1
         for _ in range(burst):
-            hits.record(1)
+            hits.record(value)
             counted[0] += 1
         busy.dec()
         counted[1] += 1
@@ -69,16 +78,41 @@ def record(name: str, path: str, rate: float) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-class Books(NamedTuple):
-    """What was recorded, and what became of it: of what goes up and down, too, whose value `busy` is 0 once every client has ended."""
+class OfClient(NamedTuple):
+    """What one Client recorded, and what became of it, as far as that is told of each."""
 
     counted: int
     ups: int  # of these, what went up or down
+    hits: int  # that its State has
+    dead_letters: int
+    dropped: dict[str, int]  # as the Agent knows since it began
+
+    @property
+    def missing(self) -> int:
+        """What is neither in its State nor dead: it was dropped, or went up or down."""
+        return self.counted - self.hits - self.dead_letters
+
+
+class Books(NamedTuple):
+    """What was recorded, and what became of it: of what goes up and down, too, whose value `busy` is 0 once every client has ended."""
+
+    clients: tuple[OfClient, ...]
     folded: int
-    hits: int  # that the States have
     dead_letters: int
     dropped: dict[str, int]
     busy: float
+
+    @property
+    def counted(self) -> int:
+        return sum(client.counted for client in self.clients)
+
+    @property
+    def ups(self) -> int:
+        return sum(client.ups for client in self.clients)
+
+    @property
+    def hits(self) -> int:
+        return sum(client.hits for client in self.clients)
 
     @property
     def found(self) -> int:
@@ -91,13 +125,20 @@ class Books(NamedTuple):
         return f"{self.counted:,} counted, {self.folded:,} folded, {self.dead_letters:,} dead, {dropped:,} dropped, {waiting:,} under way"
 
 
+def name_of(client: int) -> str:
+    return f"soak/{client}"
+
+
 class Soak:
     """One run. `load`: of what this machine folds, recorded instead of `rate`; 0: that."""
 
     def __init__(self, seconds: float, rate: float, seed: int, load: float = 0.0):
         self.services, self.random = Services(USUAL_BUCKETS), random.Random(seed)
         self._seconds, self._rate, self._load = seconds, rate, load
+        self._type = TEXTS if load else NUMBERS
         self.kills: Counter[str] = Counter()
+        self._killed = [0] * CLIENTS  # how often each was
+        self._pace = self._folded_pace = 0.0  # events a second
         self.memory: dict[str, list[int]] = defaultdict(list)
         self._clients: list[subprocess.Popen[bytes]] = []
         self._counts: list[Path] = []
@@ -113,15 +154,16 @@ class Soak:
                 path.write_bytes(bytes(COUNTS_BYTES))
                 self._counts.append(path)
             if self._load:
-                self._rate = self._load * self._measured()
-                print(f"{self._load:g} times as much is recorded: {self._rate:,.0f} events a second", flush=True)
-            before = self._counted()
+                self._rate = MARGIN * self._load * self._measured()
+                print(f"{MARGIN * self._load:g} times as much is recorded: {self._rate:,.0f} events a second", flush=True)
+            before = until(self._books)
             self._begin()
             self._disturb()
-            lasted = time.monotonic() - self._began
+            after, lasted = until(self._books, "nobody answers"), time.monotonic() - self._began
             self._end(signal.SIGTERM)
-            pace = (self._counted() - before) / lasted
-            print(f"recorded: {pace:,.0f} events a second, of {self._rate:,.0f} that were asked for", flush=True)
+            self._pace, self._folded_pace = (after.counted - before.counted) / lasted, (after.folded - before.folded) / lasted
+            asked = f"recorded: {self._pace:,.0f} events a second, of {self._rate:,.0f} that were asked for"
+            print(f"{asked}; folded meanwhile: {self._folded_pace:,.0f}", flush=True)
             return self._verdict(self._rest())
         finally:
             self._end(signal.SIGKILL)
@@ -140,20 +182,28 @@ class Soak:
         self._clients = []
 
     def _client(self, number: int) -> subprocess.Popen[bytes]:
-        arguments = ["record", f"soak/{number}", str(self._counts[number]), str(self._rate / CLIENTS)]
+        arguments = ["record", name_of(number), str(self._counts[number]), str(self._rate / CLIENTS), self._type]
         return subprocess.Popen([sys.executable, "-m", "tests.faults.soak", *arguments], cwd=ROOT, env=self.services.environ)
 
     def _measured(self) -> float:
-        """How many events a second are folded while clients record all that they can."""
-        self._rate = RUSH
-        self._begin()
-        began, before = until(lambda: (books := self._books()).folded and (time.monotonic(), books.folded), "nothing is folded")
-        time.sleep(PROBE_SECONDS)
-        folded, ended = self._books().folded, time.monotonic()
-        self._end(signal.SIGTERM)
-        found = (folded - before) / (ended - began)
-        print(f"it holds {found:,.0f} events a second, while clients record all that they can", flush=True)
-        return float(found)
+        """How many events a second are folded where `load` times as many are recorded."""
+        self._rate, best = FIRST_RATE, 0.0
+        for _ in range(PROBES):
+            self._begin()
+            already = self._books().folded
+            until(lambda already=already: self._books().folded > already, "nothing is folded")  # type: ignore[misc]
+            before, began = self._books(), time.monotonic()
+            time.sleep(PROBE_SECONDS)
+            after, lasted = self._books(), time.monotonic() - began
+            self._end(signal.SIGTERM)
+            recorded_pace, folded_pace = (after.counted - before.counted) / lasted, (after.folded - before.folded) / lasted
+            print(f"of {recorded_pace:,.0f} events a second {folded_pace:,.0f} are folded", flush=True)
+            is_all = folded_pace < best * LITTLE
+            best = max(best, folded_pace)
+            if is_all and recorded_pace >= self._load * best:
+                break
+            self._rate *= 2
+        return best
 
     # --- what is done to them ---
 
@@ -176,6 +226,7 @@ class Soak:
     def _kill(self, part: str) -> None:
         if part == "client":
             number = self.random.randrange(CLIENTS)
+            self._killed[number] += 1
             self._clients[number].kill()
             self._clients[number].wait()
             self._clients[number] = self._client(number)
@@ -196,7 +247,7 @@ class Soak:
     def _look(self) -> None:
         server = psutil.Process(self.services.pid("server"))
         processes = [("agent", psutil.Process(self.services.pid("agent"))), ("server", server)]
-        processes += [("client", psutil.Process(client.pid)) for client in self._clients]
+        processes += [(f"client {number}", psutil.Process(client.pid)) for number, client in enumerate(self._clients)]
         processes += [("store", child) for child in server.children()[:1]]
         for part, process in processes:
             try:
@@ -206,7 +257,7 @@ class Soak:
             self.memory[part].append(memory.rss - memory.shared)
 
     def _tell(self, now: float) -> None:
-        memory = ", ".join(f"{part} {self.memory[part][-1] / MiB:.0f}" for part in PARTS if self.memory[part])
+        memory = ", ".join(f"{part} {self.memory[part][-1] / MiB:.0f}" for part in self._seen() if self.memory[part])
         try:
             said = self._books().said
         except QueryError as error:
@@ -217,29 +268,60 @@ class Soak:
         """What each client counted, of hits and of what goes up and down."""
         return [struct.unpack("2Q", path.read_bytes()) for path in self._counts]
 
-    def _counted(self) -> int:
-        return sum(map(sum, self._figures()))
-
     def _books(self) -> Books:
         counted = self._figures()
-        ups = sum(of_client[1] for of_client in counted)
         agent, server = self.services.agent_query.status(), self.services.query.status()
         shown = self.services.query.projections(match="soak.*")
-        hits = sum(int(projection["count"]) for projection in shown.get("soak", {}).values())
         busy = sum(float(projection["value"]) for projection in shown.get("soak_busy", {}).values())
-        folded, letters, dropped = server["folded"] or 0, server["dead_letters"] or 0, agent["dropped_by_reason"]
-        return Books(sum(map(sum, counted)), ups, folded, hits, letters, dropped, busy)
+        folded, letters = server["folded"] or 0, server["dead_letters"] or 0
+        dead = Counter(letter["client"] for letter in self.services.query.dead_letters()) if letters else Counter[str]()
+        clients = []
+        for number, (hits, ups) in enumerate(counted):
+            name = name_of(number)
+            of_client = shown.get("soak", {}).get(name)
+            found = 0 if of_client is None else self._count(of_client)
+            clients.append(OfClient(hits + ups, ups, found, dead[name], agent["dropped_by_client"].get(name, {})))
+        return Books(tuple(clients), folded, letters, agent["dropped_by_reason"], busy)
+
+    def _count(self, projection: dict[str, Any]) -> int:
+        """How many events its State has."""
+        if self._type == TEXTS:
+            return sum(int(count) for _, count, _ in projection["top"])
+        return int(projection["count"])
 
     # --- what became of it ---
 
     def _is_whole(self, books: Books) -> bool:
         killed = self.kills["client"]
         in_states = 0 <= books.folded - books.hits <= books.ups + killed
-        return bool(books.counted) and 0 <= books.found - books.counted <= killed and in_states and books.busy == 0
+        return (
+            bool(books.counted)
+            and 0 <= books.found - books.counted <= killed
+            and in_states
+            and books.busy == 0
+            and not self._unbalanced(books)
+        )
+
+    def _unbalanced(self, books: Books) -> list[str]:
+        """The Clients whose own books do not add up, in words."""
+        return [f"{name_of(number)}: {why}" for number, client in enumerate(books.clients) if (why := self._amiss(number, client, books))]
+
+    def _amiss(self, number: int, client: OfClient, books: Books) -> str:
+        """What is wrong with the books of one Client; "" where they add up.
+
+        Whose drops are is told by an Agent since it began: of each Client all of them where none was killed, or where nothing is dropped.
+        """
+        told = sum(client.dropped.values())
+        if client.missing < told - self._killed[number]:
+            return f"{told - client.missing:,} more than it recorded"
+        knows_all = not self.kills["agent"] or not books.dropped
+        if knows_all and client.missing > told + client.ups:
+            return f"{client.missing - told - client.ups:,} of which nobody tells"
+        return ""
 
     def _rest(self) -> Books:
         """The books once they add up, or once no more comes."""
-        books = Books(0, 0, 0, 0, 0, {}, 0.0)
+        books = Books((), 0, 0, {}, 0.0)
         patient_until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < patient_until:
             try:
@@ -266,11 +348,15 @@ class Soak:
         print(f"more than counted, by clients that were killed: {more:,} (of {self.kills['client']} at the most)")
         print(f"in States: {books.hits:,}, and of what goes up and down {books.folded - books.hits:,} of {books.ups:,}")
         print(f"what goes up and down, once all have ended: {books.busy:g}")
+        for number, client in enumerate(books.clients):
+            self._print_client(number, client)
         if not self._is_whole(books):
-            wrong.append("NOT EXACT")
+            wrong += ["NOT EXACT", *self._unbalanced(books)]
         if self._load > 1 and not books.dropped:
             wrong.append("NOTHING DROPPED: the load was not too high")
-        for part in PARTS:
+        if self._load and self._pace < self._load * self._folded_pace:
+            wrong.append(f"NOT {self._load:g} TIMES AS MUCH as was folded could be recorded")
+        for part in self._seen():
             wrong += self._grows(part)
         for part, query in (("Agent", self.services.agent_query), ("Server", self.services.query)):
             for problem in query.status()["problems"]:
@@ -278,6 +364,16 @@ class Soak:
         once = "every event once, or dropped and counted" if books.dropped else "every event once"
         print("verdict: " + ("; ".join(wrong) or f"{once}; memory flat"))
         return not wrong
+
+    def _print_client(self, number: int, client: OfClient) -> None:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(client.dropped.items())) or "none"
+        found = f"{client.counted:,} counted, {client.hits:,} in its State, {client.dead_letters:,} dead"
+        rest = f"{client.missing:,} dropped, or of {client.ups:,} that went up and down; drops that the Agent knows of: {told}"
+        print(f"of {name_of(number)}, killed {self._killed[number]} times: {found}, {rest}")
+
+    def _seen(self) -> list[str]:
+        """The processes whose memory is looked at."""
+        return [*(f"client {number}" for number in range(CLIENTS)), "agent", "server", "store"]
 
     def _grows(self, part: str) -> list[str]:
         """Whether its memory does, as a verdict; prints it over time."""
@@ -295,7 +391,7 @@ class Soak:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["record"]:
-        record(arguments[1], arguments[2], float(arguments[3]))
+        record(arguments[1], arguments[2], float(arguments[3]), arguments[4])
         return 0
     parser = argparse.ArgumentParser(prog="./run soak", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to kill (default 10)")
