@@ -166,9 +166,13 @@ class Drain:
             if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
                 tellings += self._tellings(ring, reading)
             if gathered.events and gathered.events + len(reading.tabs) > LOT_EVENTS:
+                if turn_rings > 1:
+                    turn_rings, turn_events, is_long = 1, total, True
+                    yield
                 malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
                 gathered = self._gather()
                 gathered.follow(reading)
+                turn_rings = TURN_RINGS  # that was a turn's work
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
             unread += reading.malformed + reading.refused

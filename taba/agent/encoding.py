@@ -5,9 +5,10 @@ Of sections the C part makes a batch at once where there is one; what is cut is 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgpack
 import numpy as np
@@ -29,9 +30,10 @@ from taba.batch import (
     encode_batch,
     encode_meanings,
     encode_sections,
+    field_of,
     joined,
+    pack_bin,
     pack_values,
-    sections_of,
     uint32s,
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
@@ -40,15 +42,16 @@ from taba.counting import unpack_list
 COLUMN_BYTES = 44  # msgpack's own, the Type, and the lengths; names are added
 HEADER_BYTES = 64  # of a batch
 SECTION_BYTES = 128  # of a section, beside its columns: the Type, and lengths
+_ONE, _TIME = (1).to_bytes(4, "little"), struct.Struct("<d")
 LONGEST_NAMES = 16 * KiB  # of a column: what a batch has no room for beside its events
 
 SectionsByBucket: TypeAlias = dict[int, list[Section]]  # by bucket
 
 
-def absolute_section(client: str, tab: str, type: str, time: float, row: Any, events: int) -> Section:
-    """The column of one absolute, which stands for so many events."""
-    [section] = sections_of([Column(client, tab, type, np.float64(time).tobytes(), [row], events)])
-    return section
+def absolute_section(client: str, tab: str, type: str, time: float, row: list[Any], events: int) -> Section:
+    """The column of one absolute, which stands for so many events: as `sections_of` gives it, for there may be thousands in a drain."""
+    values = pack_bin(cast(bytes, msgpack.packb(row)))
+    return Section(type, 1, pack_bin(field_of(tab, client)), _ONE, _TIME.pack(time), values, True, events.to_bytes(4, "little"))
 
 
 class WritingRoom:
