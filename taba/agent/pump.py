@@ -19,7 +19,7 @@ from taba.agent.reader import Fill, Reading, Ring, Scratch
 from taba.agent.register import ENDED, GONE, Register
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
-from taba.agent.tallies import Tallies
+from taba.agent.tallies import Sorted, Tallies, Tally
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
 from taba.versions import Edges
@@ -43,6 +43,7 @@ class _UnderWay:
 
     def __init__(self, drain: Drain, pairs: list[tuple[Ring, bool]], steps: Generator[None, None, Drained]):
         self.drain, self.pairs = drain, pairs
+        self.is_long = False  # it took more than one turn
         self._steps = steps
 
     def step(self) -> Drained | None:
@@ -51,6 +52,7 @@ class _UnderWay:
             next(self._steps)
         except StopIteration as done:
             return cast(Drained, done.value)
+        self.is_long = True
         return None
 
     def finish(self) -> Drained:
@@ -72,6 +74,7 @@ class RingPump:
         self.tallies = Tallies(began)
         self._drain: Drain | None = None
         self._under_way: _UnderWay | None = None
+        self._to_tally: list[Sorted | Tally] = []  # of the last drain, where that went in turns
         self._dead: set[str] = set()
         self._is_ending = False  # the last drain read a ring whose process died: the next one gives it back
         self._next_scan = self._last_drain = 0.0
@@ -129,6 +132,9 @@ class RingPump:
             return TICK_SECONDS
         if self._under_way is not None:
             return self._go_on(now, moment)
+        if self._to_tally:
+            self._tally()
+            return 0.0
         # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
         is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
@@ -195,6 +201,11 @@ class RingPump:
         under_way = self._begin(self._drain)
         return self._finish(under_way, under_way.finish(), now, moment)
 
+    def _tally(self) -> None:
+        """Sum up what the last drain gave, while that holds."""
+        drained, self._to_tally = self._to_tally, []
+        self.tallies.add(drained)
+
     def give_up_drain(self) -> None:
         """What a drain that is under way has read so far does not count: it is read again. For whoever changes what a drain is made of, or
         closes a ring."""
@@ -205,6 +216,8 @@ class RingPump:
         if pairs is None:
             # whether a ring is dead was seen before it is read: what its process wrote is all there
             pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
+        if self._to_tally:
+            self._tally()
         self.meanings.begin(self.keeper.stream, self.rings.open.values())
         spent = self._reserve.spent(self.keeper.rest, {ring.client for ring, _ in pairs})
         waiting = [fill.records for fill in self._fills.values()]
@@ -286,7 +299,9 @@ class RingPump:
                 self.edge.published()
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
                 self._settle(ring, reading)
-            self.tallies.add(drained.tallies)  # no promise rests on these: nothing of what was published waits for them
+            self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them
+            if not under_way.is_long:
+                self._tally()
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)

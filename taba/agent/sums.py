@@ -130,7 +130,8 @@ class Sums:
                         change[1], change[2] = max(change[1], found.time if found else 0.0), change[2] + events
                         continue
                     row = [ring.header.ring_id, min(covered + held.owed_events, RING_ENDED - 1), copy.total + held.owed]
-                    self._pack(drain, packed, weights, self._entry(ring, index), found.time if found else 0.0, row, events)
+                    assert tab is not None
+                    self._pack(drain, packed, weights, (ring.client, tab.name, tab.type), found.time if found else 0.0, row, events)
                 if summed:
                     self._pack_summed(drain, packed, weights, ring, summed, covered, changes)
                 ring.is_settled = len(changes) == before
@@ -163,7 +164,7 @@ class Sums:
         for key, (index, time, events) in summed.items():
             total, position = totals[key]
             row = [ring.header.ring_id, min(position, RING_ENDED - 1), total]
-            self._pack(drain, packed, weights, self._entry(ring, index), time, row, events)
+            self._pack(drain, packed, weights, (ring.client, *key), time, row, events)
 
     def spares(self, events: int) -> None:
         """So many events were given up that no absolute was among: none is sent again for them."""
@@ -189,9 +190,10 @@ class Sums:
             left = max(0, held.owed_events - held.told)
             known += held.owed_events
             entry, row = self._entry(ring, index), [ring.header.ring_id, RING_ENDED, 0.0]
+            key = entry.client, entry.tab, entry.type
             while True:  # a column stands for so many events at the most; to say a second time that it is ended does no harm
                 events = min(left, MAX_TOLD)
-                self._pack(drain, packed, weights, entry, 0.0, row, events)
+                self._pack(drain, packed, weights, key, 0.0, row, events)
                 told, left = told + events, left - events
                 if not left or not more:
                     break
@@ -271,14 +273,16 @@ class Sums:
     def pack(self, drain: Drain, packed: SectionsByBucket, weights: dict[int, int], entries: Iterable[SentSum], position: int) -> None:
         """Add to `packed` that these are at RING_ENDED or RING_GONE."""
         for entry in entries:
-            self._pack(drain, packed, weights, entry, 0.0, [bytes.fromhex(entry.ring), position, 0.0], 0)
+            key = entry.client, entry.tab, entry.type
+            self._pack(drain, packed, weights, key, 0.0, [bytes.fromhex(entry.ring), position, 0.0], 0)
 
     @staticmethod
     def _pack(
-        drain: Drain, packed: SectionsByBucket, weights: dict[int, int], entry: SentSum, time: float, row: list[Any], events: int
+        drain: Drain, packed: SectionsByBucket, weights: dict[int, int], key: tuple[str, str, str], time: float, row: list[Any], events: int
     ) -> None:
-        bucket = drain.bucket(entry.tab)
-        packed[bucket].append(absolute_section(entry.client, entry.tab, entry.type, time, row, events))
+        client, tab, type = key
+        bucket = drain.bucket(tab)
+        packed[bucket].append(absolute_section(client, tab, type, time, row, events))
         weights[bucket] = weights.get(bucket, 0) + events - 1
 
     def _look(self, drain: Drain, ring: Ring) -> None:

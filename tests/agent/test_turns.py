@@ -56,6 +56,22 @@ class Turns(WorldCase):
         world.send()
         self.assertEqual(world.store.folded, 30)
 
+    def test_what_a_drain_of_several_turns_comes_to_is_summed_up_once_whatever_comes_next(self) -> None:
+        for comes in ("a turn", "a drain"):
+            world = self.world()
+            self.under_way(world)
+            while not world.keeper.books.recorded:
+                self.turn(world)
+            self.assertEqual(world.pump.tallies._sums[0].sum(), 0.0)
+            if comes == "a turn":
+                self.assertEqual(self.turn(world), 0.0)
+            else:
+                world.record(0)
+                world.pump.drain(world.now, at(world.now))
+            self.assertEqual(world.pump.tallies._sums[0].sum(), 30.0)
+            self.all_of_it(world)
+            self.assertEqual(world.pump.tallies._sums[0].sum(), 30.0)
+
     def test_what_fits_one_turn_is_drained_in_one(self) -> None:
         self.patch(drain, "TURN_RINGS", 2)
         world = self.world()
