@@ -711,8 +711,8 @@ get_field(const Columns *columns, int64_t at, Field *field)
         PyErr_SetString(PyExc_TypeError, "names are text, and Clients pairs of bytes");
         return -1;
     }
-    Py_ssize_t letters;
-    field->name = PyUnicode_AsUTF8AndSize(name, &letters);
+    Py_ssize_t letters = PyUnicode_GET_LENGTH(name);
+    field->name = PyUnicode_IS_COMPACT_ASCII(name) ? PyUnicode_DATA(name) : PyUnicode_AsUTF8AndSize(name, &letters);
     if (field->name == NULL)
         return -1;
     field->name_bytes = (size_t)letters;
@@ -749,6 +749,7 @@ join_fields(PyObject *module, PyObject *args)
     (void)module;
     PyObject *names, *clients, *given[4], *found = NULL;
     static const Py_ssize_t sizes[] = {1, 8, 4, 8};
+    Field *fields = NULL;
     Py_buffer views[4];
     int had = 0;
     if (!PyArg_ParseTuple(args, "O!O!OOOO", &PyList_Type, &names, &PyList_Type, &clients, &given[0], &given[1], &given[2], &given[3]))
@@ -763,24 +764,28 @@ join_fields(PyObject *module, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
         goto done;
     }
+    fields = PyMem_New(Field, (size_t)columns + 1);
+    if (fields == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (int64_t at = 0; at < columns; at++) {
+        if (at + FIELDS_AHEAD < columns)
+            fetch_field(&its, at + FIELDS_AHEAD);
+        if (get_field(&its, at, &fields[at]) < 0)
+            goto done;
+    }
     found = PyList_New(last);
     for (Py_ssize_t run = 0; found != NULL && run < last; run++) {
         int64_t start = edges[run], end = edges[run + 1];
         size_t length = 0;
-        Field field;
         if (start < 0 || start > end || end > columns) {
             PyErr_SetString(PyExc_ValueError, "edges beyond the columns");
             Py_CLEAR(found);
             break;
         }
         for (int64_t at = start; at < end; at++) {
-            if (at + FIELDS_AHEAD < columns)
-                fetch_field(&its, at + FIELDS_AHEAD);
-            if (get_field(&its, at, &field) < 0) {
-                Py_CLEAR(found);
-                goto done;
-            }
-            size_t inside = field.name_bytes + 1 + field.client_bytes;
+            size_t inside = fields[at].name_bytes + 1 + fields[at].client_bytes;
             length += put_bin(NULL, inside) + inside;
         }
         PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
@@ -791,21 +796,19 @@ join_fields(PyObject *module, PyObject *args)
         PyList_SET_ITEM(found, run, joined);
         unsigned char *to = (unsigned char *)PyBytes_AS_STRING(joined);
         for (int64_t at = start; at < end; at++) {
-            if (get_field(&its, at, &field) < 0) {
-                Py_CLEAR(found);
-                goto done;
-            }
-            to += put_bin(to, field.name_bytes + 1 + field.client_bytes);
-            memcpy(to, field.name, field.name_bytes);
-            to += field.name_bytes;
+            const Field *field = &fields[at];
+            to += put_bin(to, field->name_bytes + 1 + field->client_bytes);
+            memcpy(to, field->name, field->name_bytes);
+            to += field->name_bytes;
             *to++ = 0;
-            memcpy(to, field.client, field.client_bytes);
-            to += field.client_bytes;
+            memcpy(to, field->client, field->client_bytes);
+            to += field->client_bytes;
         }
     }
 done:
     while (had > 0)
         PyBuffer_Release(&views[--had]);
+    PyMem_Free(fields);
     return found;
 }
 

@@ -161,7 +161,7 @@ class Sums:
                 continue
             total[0] += fresh.get(index, held.copy).total + held.owed
             total[1] += held.owed_events
-        for key, (index, time, events) in summed.items():
+        for key, (_, time, events) in summed.items():
             total, position = totals[key]
             row = [ring.header.ring_id, min(position, RING_ENDED - 1), total]
             self._pack(drain, packed, weights, (ring.client, *key), time, row, events)
