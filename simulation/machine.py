@@ -42,6 +42,7 @@ WITH_OS = (
     "taba.agent.home",
     "taba.agent.keys",
     "taba.agent.locks",
+    "taba.agent.manifest",
     "taba.agent.pin",
     "taba.agent.reader",
     "taba.agent.register",

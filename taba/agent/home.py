@@ -103,7 +103,7 @@ class Home:
         for kept in (".spool", ".spool.new", ".keys"):
             for beside in ("", "-wal", "-shm", "-journal"):
                 check_kept(f"{path}{kept}{beside}")
-        for kept in (".lock", ".history", ".history.old"):
+        for kept in (".lock", ".history", ".history.old", ".spool.list", ".spool.list.new"):
             check_kept(path + kept)
         for kept in (".sums", ".sums.new", ".store", ".store.new"):  # no secrets: others may read them
             check_kept(path + kept, 0o022)

@@ -44,7 +44,7 @@ LOSSES = {
     "refused": "a Server found batches malformed, or has another request under their key; kept aside, see `refused` in this status",
     "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
     "too_old": "no Server took them within 7 days: bring one back sooner",
-    "spool_corrupt": "rows of the spool did not match their checksum: look at its disk",
+    "spool_corrupt": "rows of the spool did not match their checksum, or are gone with its file: look at its disk",
 }
 
 

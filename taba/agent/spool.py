@@ -4,7 +4,8 @@
 2. Each row has its checksum, of all that it says: a row that does not match is counted, and harms no other.
 3. Of a damaged file all that can be read goes into a new one, at the start and while it is open. What could not be read is named in the new
    file until its owner has it counted: `lost` and `salvage` are there before the damaged one goes.
-4. The sum of the batches' bytes never passes the bound: what does not fit raises SpoolFull before anything is written.
+4. What is in the file is also told beside it (`taba.agent.manifest`): of a file that is cut, replaced or gone, what was in it is counted.
+5. The sum of the batches' bytes never passes the bound: what does not fit raises SpoolFull before anything is written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from taba.agent.ages import Moment
 from taba.agent.database import Transaction
 from taba.agent.locks import private
+from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
 from taba.batch import BatchId
@@ -33,6 +35,10 @@ MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked a
 MAX_ASIDE_BYTES = 16 * MiB
 
 VERSION = 9  # of the file, and of the table in it
+
+# places in the journal: the outbox's table; which manifest is the spool's (an Agent that knows of none clears that when it starts); what is
+# written to see whether anything can be
+_TABLE, _LISTED, _TRIED = 0, 1, 2
 
 # the version is in the schema, too: of a file in which the one alone is another something is damaged
 _SCHEMA = f"""
@@ -121,6 +127,7 @@ class Spool:
         self.problem: str | None = None
         self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more, …
         self.salvage = ""  # … as which salvage found; "" once they are counted
+        self._manifest = Manifest(path + ".list")
         if os.path.exists(path + ".new") and not os.path.exists(path):
             os.replace(path + ".new", path)  # a kill came at the very end of a salvage
         try:
@@ -129,6 +136,7 @@ class Spool:
             if any(words in f"{error}" for words in _TROUBLE):
                 raise
             self._salvage(f"{error}")
+        self._compare()
         self._count()
 
     def _open(self, path: str) -> None:
@@ -159,7 +167,7 @@ class Spool:
         elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
             raise sqlite3.DatabaseError("its first page is damaged")
         with self._transaction():  # it must be to be written as well
-            run("INSERT OR REPLACE INTO journal VALUES (1, x'', x'')")
+            run(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
@@ -195,7 +203,8 @@ class Spool:
                     for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
                         self._bring("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
                     with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, but for one moment
-                        for row in damaged.execute("SELECT place, outbox, content FROM journal WHERE place = 0"):
+                        places = f"({_TABLE}, {_LISTED})"
+                        for row in damaged.execute(f"SELECT place, outbox, content FROM journal WHERE place IN {places}"):
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
             finally:
                 damaged.close()
@@ -239,7 +248,43 @@ class Spool:
             else:
                 self._count()
             raise
+        self._compare()
         self._count()
+
+    def _compare(self) -> None:
+        """What the manifest names and the file has not is lost, too; the manifest begins anew."""
+        run = self._database.execute
+        row = run("SELECT outbox, content FROM journal WHERE place = ?", (_LISTED,)).fetchone()
+        missing = self._manifest.missing(self._database, row)
+        if missing:
+            salvage = self.salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
+            found = (
+                f"{len(missing)} batches with {sum(missing.values())} events that were in the spool {self.path} are gone: it was cut off,"
+                " removed or replaced; look at its disk, and at who removes files there"
+            )
+            self.problem = found if self.problem is None else f"{self.problem}; and {found}"
+        self._manifest.end()
+        self._manifest.follow(row)
+        if missing or run("SELECT 1 FROM batches LIMIT 1").fetchone():
+            self._manifest.begin()
+            with self._transaction():
+                if missing:
+                    run("UPDATE lost SET salvage = ?", (salvage,))
+                    rows = ((salvage, *id, events) for id, events in missing.items())
+                    self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
+                self._name_manifest()
+            self._list_all()
+        self.lost.update(missing)
+
+    def _name_manifest(self) -> None:
+        """In a transaction: which manifest is the file's."""
+        self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (_LISTED, *self._manifest.named()))
+
+    def _list_all(self) -> None:
+        """Have all that is here in a manifest that has begun."""
+        found = self._database.execute("SELECT stream, bucket, number, events FROM batches")
+        while rows := found.fetchmany(10_000):
+            self._manifest.add((BatchId(*id), events) for *id, events in rows)
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""
@@ -249,9 +294,12 @@ class Spool:
 
     def restore(self, batches: Sequence[EncodedBatch]) -> None:
         """Keep batches that are among the lost, whose bytes somebody has: they are lost no more. Raises SpoolFull or sqlite3.Error."""
+        self._begin_manifest()
         with self._transaction():
             self._database.executemany("DELETE FROM lost WHERE stream = ? AND bucket = ? AND number = ?", (batch.id for batch in batches))
             self._insert(batches)
+            self._name_manifest()
+        self._manifest.add((batch.id, batch.events) for batch in batches)
         for batch in batches:
             self.lost.pop(batch.id, None)
         self._count()
@@ -272,20 +320,28 @@ class Spool:
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
+        self._begin_manifest()
         try:
             with self._transaction():
                 before = self._database.total_changes
                 self._insert(batches)
                 added = self._database.total_changes - before
+                self._name_manifest()
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
         except sqlite3.Error as error:
             raise SpoolFull(f"the disk: {error}", True, is_damage(error)) from None
+        self._manifest.add((batch.id, batch.events) for batch in batches)
         if added == len(batches):
             self.batches += added
             self.bytes += needed - added * ROW_BYTES
         else:
             self._count()  # some were here already: a kill between this transaction and the outbox's release
+
+    def _begin_manifest(self) -> None:
+        """Where nothing is here, what comes is told from now on; else that is so since the start, or the disk took it not."""
+        if not self.batches and not self._manifest.id:
+            self._manifest.begin()
 
     def _insert(self, batches: Sequence[EncodedBatch]) -> None:
         rows = (
@@ -381,20 +437,30 @@ class Spool:
 
     def close(self) -> None:
         self._database.close()
+        self._manifest.close()
 
     def _transaction(self) -> Transaction:
         return Transaction(self._database)
 
     def _remove(self, where: str, ids: Iterable[BatchId]) -> None:
         """Remove these in one transaction; what is left is counted once it is over: a full disk undoes all of it."""
-        run, batches, length = self._database.execute, 0, 0
+        run, batches, length, ids = self._database.execute, 0, 0, list(ids)
+        self._manifest.let_go(ids, "<=" in where)
         with self._transaction():
+            self._name_manifest()
             for id in ids:
                 found = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
                 run(f"DELETE FROM batches WHERE {where}", id)
                 batches, length = batches + found[0], length + found[1]
         self.batches -= batches
         self.bytes -= length
+        if not self.batches:
+            self._manifest.end()
+        elif self._manifest.is_long(self.batches):
+            self._manifest.begin()
+            with self._transaction():
+                self._name_manifest()
+            self._list_all()
 
     def _count(self) -> None:
         self.batches, self.bytes = self._database.execute("SELECT count(*), coalesce(sum(length), 0) FROM batches").fetchone()

@@ -32,7 +32,7 @@ NOBODY = 65534
 GROUP = 54321  # of both
 KEPT = [
     *(f"{kept}{beside}" for kept in ("spool", "keys") for beside in ("", "-wal", "-shm", "-journal")),
-    *("spool.new", "lock", "history", "history.old", "sums", "sums.new", "store", "store.new"),
+    *("spool.new", "spool.list", "spool.list.new", "lock", "history", "history.old", "sums", "sums.new", "store", "store.new"),
 ]
 MiB = 1 << 20
 

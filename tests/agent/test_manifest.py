@@ -1,0 +1,234 @@
+"""What is in the spool is told beside it: what goes with a cut or removed file is counted once, and nothing that went on purpose."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from random import Random
+from typing import Any
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.agent import manifest as manifests
+from taba.agent.manifest import Manifest
+from taba.agent.outbox import EncodedBatch
+from taba.agent.spool import Spool
+from taba.batch import BatchId
+from tests.agent.moments import at
+from tests.agent.world import World, WorldCase
+
+S, T = b"s" * 16, b"t" * 16
+BESIDE = ("", "-wal", "-shm")
+# of `filled`
+LEFT = {**{BatchId(S, 3, number): 10 for number in (3, 4, 6)}, **{BatchId(T, 3, number): 10 for number in (1, 2, 9)}}
+
+
+def spooled(number: int, stream: bytes = S, events: int = 10) -> EncodedBatch:
+    return EncodedBatch(BatchId(stream, 3, number), at(1.0), events, b"content", b"")
+
+
+def remove(path: str) -> None:
+    for beside in BESIDE:
+        if os.path.exists(path + beside):
+            os.unlink(path + beside)
+
+
+def empty(path: str) -> None:
+    remove(path)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def halved(path: str) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    os.truncate(path, os.path.getsize(path) // 2)
+
+
+class ManifestTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")  # no disk is waited for
+        self.addCleanup(shutil.rmtree, directory)
+        self.path = os.path.join(directory, "a.spool")
+        self.list = self.path + ".list"
+
+    def open(self) -> Spool:
+        spool = Spool(self.path)
+        self.addCleanup(spool.close)
+        return spool
+
+    def filled(self) -> Spool:
+        """A spool to which batches came, and of which some went in each way."""
+        spool = self.open()
+        spool.add([spooled(number) for number in range(1, 7)])
+        spool.add([spooled(1, T), spooled(2, T)], (b"o" * 16, b"table"))
+        spool.forget([BatchId(S, 3, 2)])
+        spool.discard([BatchId(S, 3, 5)])
+        spool.restore([spooled(9, T)])
+        return spool
+
+    def test_what_was_in_a_file_that_is_gone_is_lost_by_name_and_once(self) -> None:
+        for damage in (remove, empty):
+            self.filled().close()
+            damage(self.path)
+            spool = self.open()
+            self.assertEqual(spool.lost, LEFT)
+            self.assertIn("6 batches with 60 events that were in the spool", str(spool.problem))
+            salvage = spool.salvage
+            spool.close()
+            spool = self.open()  # an Agent that was killed before it had counted them
+            self.assertEqual((spool.lost, spool.salvage), (LEFT, salvage))
+            spool.counted()
+            spool.close()
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.salvage, spool.problem), ({}, "", None))
+            self.assertFalse(os.path.exists(self.list))
+
+    def test_nothing_is_lost_of_a_whole_file_however_often_it_is_opened(self) -> None:
+        self.filled().close()
+        for _ in range(2):
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.problem, spool.batches), ({}, None, 6))
+            spool.add([spooled(20, T)])
+            spool.discard([BatchId(T, 3, 20)])
+            spool.close()
+        spool = self.open()
+        spool.forget([BatchId(S, 3, 6), BatchId(T, 3, 9)])
+        self.assertFalse(os.path.exists(self.list))
+        spool.add([spooled(7)])
+        spool.close()
+        remove(self.path)
+        self.assertEqual(self.open().lost, {BatchId(S, 3, 7): 10})
+
+    def test_one_that_is_not_the_files_own_or_is_torn_or_cut_off_is_not_believed(self) -> None:
+        def torn() -> None:
+            with open(self.list, "r+b") as file:
+                file.seek(-60, os.SEEK_END)
+                byte = file.read(1)
+                file.seek(-60, os.SEEK_END)
+                file.write(bytes([byte[0] ^ 1]))
+
+        def beheaded() -> None:
+            with open(self.list, "r+b") as file:
+                file.write(b"\0" * 20)
+
+        def gone() -> None:
+            os.unlink(self.list)
+
+        def older() -> None:
+            with sqlite3.connect(self.path) as database:  # as an Agent does that knows of none, before it sends all
+                database.execute("INSERT OR REPLACE INTO journal VALUES (1, x'', x'')")
+                database.execute("DELETE FROM batches WHERE number < 9")
+            database.close()
+
+        def cut_off() -> None:
+            os.truncate(self.list, 44 * 5)
+            with sqlite3.connect(self.path) as database:
+                database.execute("DELETE FROM batches WHERE number = 3")
+            database.close()
+
+        damages: list[Callable[[], None]] = [torn, beheaded, gone, older, cut_off]
+        for damage in damages:
+            self.filled().close()
+            damage()
+            if damage not in (older, cut_off):
+                remove(self.path)
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.problem), ({}, None), damage)
+            spool.close()
+            remove(self.path)
+            if os.path.exists(self.list):
+                os.unlink(self.list)
+
+    def test_a_part_of_a_record_is_what_a_kill_leaves(self) -> None:
+        self.filled().close()
+        with open(self.list, "ab") as file:
+            file.write(b"\1" * 20)
+        remove(self.path)
+        self.assertEqual(self.open().lost, LEFT)
+
+    def test_it_is_written_anew_when_it_is_long(self) -> None:
+        with mock.patch.object(manifests, "SPARE_RECORDS", 4):
+            spool = self.open()
+            spool.add([spooled(1), spooled(2)])
+            sizes = []
+            for number in range(3, 60):
+                spool.add([spooled(number)])
+                spool.forget([BatchId(S, 3, number - 2)])
+                sizes.append(os.path.getsize(self.list))
+            self.assertLess(max(sizes), 44 * (4 * 3 + 4 + 5))
+            spool.close()
+        remove(self.path)
+        self.assertEqual(list(self.open().lost), [BatchId(S, 3, 58), BatchId(S, 3, 59)])
+
+    def test_where_the_disk_takes_it_not_less_is_known_and_nothing_wrong(self) -> None:
+        for place in range(4):
+            steps = iter(range(100))
+            append = Manifest._append
+
+            def refusing(self_: Any, content: bytes, at_: int = place, steps_: Any = steps, append_: Any = append) -> None:
+                if next(steps_) == at_:
+                    os.write(self_._fd, content[:10])
+                    raise OSError(28, "No space left on device")
+                append_(self_, content)
+
+            with mock.patch.object(Manifest, "_append", refusing):
+                self.filled().close()
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.problem, spool.batches), ({}, None, 6))
+            spool.close()
+            remove(self.path)
+            self.assertEqual(self.open().lost, LEFT)  # it has begun anew at the start
+            self.open().counted()
+            remove(self.path)
+
+    def test_it_never_says_more_than_the_file_has_wherever_a_kill_comes(self) -> None:
+        random = Random(5)
+        for _ in range(3):
+            spool, number = self.open(), 0
+            for _ in range(40):
+                chance = random.random()
+                if chance < 0.5:
+                    spool.add([spooled(number + more) for more in (1, 2, 3)])
+                    number += 3
+                elif chance < 0.8:
+                    spool.forget([BatchId(S, 3, random.randint(0, number))])
+                else:
+                    spool.discard([BatchId(S, 3, random.randint(0, number))])
+                copy = Manifest(self.list)  # as the next Agent would find it
+                row = spool._database.execute("SELECT outbox, content FROM journal WHERE place = 1").fetchone()
+                self.assertEqual(copy.missing(spool._database, row), {})
+            spool.close()
+
+
+class CountedTests(WorldCase):
+    def _damaged(self, world: World, kill: int | None, damage: Callable[[str], None]) -> bool:
+        for _ in range(8):
+            world.record(50)
+            world.tick()
+        world.move()
+        world.record(50)
+        world.tick()
+        world.die()
+        damage(os.path.join(world.directory, "spool"))
+        world.born()
+        lost = sum(world.spool.lost.values())
+        self.assertGreater(lost, 0)
+        world.memory.steps = kill
+        killed = world.outlive(6, world.tick, world.send)
+        world.memory.steps = None
+        for _ in range(10):
+            world.send()
+            world.tick()
+        books = world.keeper.books
+        self.assertEqual((dict(books.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), (damage, kill))
+        self.assertEqual((books.recorded, world.store.folded), (world.recorded, world.recorded - lost), (damage, kill))
+        return killed
+
+    def test_what_went_with_the_spools_files_is_counted_once_wherever_a_kill_comes_and_the_rest_is_folded(self) -> None:
+        self.kills(lambda world, kill: self._damaged(world, kill, remove))
+        self.assertFalse(self._damaged(self.world(), None, halved))
