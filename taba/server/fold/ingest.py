@@ -26,15 +26,14 @@ from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Outcome, WaitingBatch
-from taba.server.fold.deciding import fold_cycle
+from taba.server.fold.cycle import Outcome, WaitingBatch
 from taba.server.fold.errands import Errands, advance
 from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken, most_states
 from taba.server.fold.marks import BAD
 from taba.server.fold.plain import PlainOutcome
-from taba.server.fold.together import Together, advance_many
+from taba.server.fold.together import Alone, Together, advance_many
 from taba.server.latency import Latency
 from taba.server.moving import Moving
 from taba.server.router import IsRouter
@@ -62,7 +61,7 @@ DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 TURNED_AWAY_SECONDS = 120.0  # for which it is shown that an Agent could open no stream: it tries each half minute
 MAX_TURNED_AWAY = 1000  # such Agents that are remembered
 MAX_NAMED = 5  # of them in a sentence
-CYCLE_FAILED, TOGETHER_FAILED = "fold cycle", "fold cycle of several buckets"
+CYCLE_FAILED, TOGETHER_FAILED, PLAIN_FAILED = "fold cycle", "fold cycle of several buckets", "fold cycle of what is ordinary"
 HANDLERS_AWAY = "start of the process in which Handlers work"
 
 log = Logger()
@@ -223,11 +222,12 @@ class Ingest:
             if line.entries and not entries:
                 self._held.append(line)
                 continue
-            line.is_ready = line.is_alone = False
+            was_alone, line.is_ready, line.is_alone = line.is_alone, False, False
             if not entries:
                 del self._lines[line.bucket]
                 continue
             line.is_busy = True
+            plainly = not was_alone and line.bucket not in self._failed  # of one; of several all are such as may join
             taken.append(Taken(line, entries, [entry.waiting for entry in entries]))
             if not joins:
                 break
@@ -236,7 +236,7 @@ class Ingest:
         self._running += 1
         gate.running += 1
         self._foreign += taken[0].is_foreign
-        ensureDeferred(self._cycle(gate, taken)).addErrback(
+        ensureDeferred(self._cycle(gate, taken, plainly)).addErrback(
             lambda failure: log.failure("a fold cycle ended without its verdicts", failure=failure)
         )
 
@@ -323,13 +323,13 @@ class Ingest:
         line.bytes += size
         self.waiting_bytes += size
 
-    async def _cycle(self, gate: Gate, taken: list[Taken]) -> None:
+    async def _cycle(self, gate: Gate, taken: list[Taken], plainly: bool) -> None:
         try:
             if len(taken) > 1:
                 await self._decide_together(gate, taken)
             else:
                 [(line, entries, waiting)] = taken
-                verdicts = await self._decide(gate, line.bucket, waiting)
+                verdicts = await self._decide(gate, line.bucket, waiting, plainly)
                 for entry, verdict in zip(entries, verdicts, strict=True):
                     entry.decide(verdict)
         finally:
@@ -390,13 +390,13 @@ class Ingest:
             for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
                 entry.decide(verdict)
 
-    async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch]) -> list[Verdict]:
-        cycle = Cycle(bucket, items, self._router.buckets)
+    async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch], plainly: bool = False) -> list[Verdict]:
+        """The verdicts on what waits for one bucket. `plainly`: where that is ordinary it may go the short way, which finds no culprit."""
+        cycle = Alone(bucket, items, self._router.buckets, self._bench, plainly)
         errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
 
         def fold(replies: Sequence[Any]) -> Any:
-            steps = fold_cycle(cycle, replies, self._bench, self._now(), self._age(), self._bounds, self.in_all.room())
-            return advance(steps, None, errands)
+            return advance(cycle.fold(replies, self._now(), self._age(), self._bounds, self.in_all.room()), None, errands)
 
         try:
             outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold, CYCLE_SECONDS)
@@ -418,6 +418,9 @@ class Ingest:
             return [Verdict(LATER, AWAY_SECONDS)] * len(items)
         except Exception:
             log.failure("bucket {bucket}: a fold cycle failed", bucket=bucket)
+            if cycle.is_ordinary:
+                self.errors[PLAIN_FAILED] += 1
+                return await self._decide(gate, bucket, items)
             self.errors[CYCLE_FAILED] += 1
             self._failed[bucket] = self._clock.seconds()
             if len(items) == 1:
@@ -436,7 +439,8 @@ class Ingest:
         self.latency.add_all(outcome.times, self._now())
         self.moving.note(outcome.moved)
         self.cycles += 1
-        self._note(items, outcome)
+        if not isinstance(outcome, PlainOutcome):
+            self._note(items, outcome)
         return outcome.verdicts
 
     def _note(self, items: list[WaitingBatch], outcome: Outcome) -> None:

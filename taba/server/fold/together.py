@@ -4,6 +4,7 @@
    Events are at fault that the tries to find them may not be enough for all, each bucket that has such has its tries alone.
 2. Only Types of Taba's own: a Handler that may hang would hold up the buckets of others.
 3. All cycles go on to their next need; what they want to read is read in one go, and what is to be folded waits until nobody reads.
+4. A bucket by itself has the short way of ordinary ones as well (Alone): nothing of that depends on others.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
-from taba.server.fold.deciding import Fold
+from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.deciding import Fold, fold_cycle
 from taba.server.fold.in_all import ENDLESS, Room
-from taba.server.fold.plain import Plain, fold_plain, judge, plan
+from taba.server.fold.plain import Plain, Plan, fold_plain, judge, plan
 from taba.server.fold.sorting import bury_bad
 from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of
 from taba.server.keys import Framed, Kept
@@ -70,12 +71,7 @@ class Together:
     def _left(self, bucket: int, replies: Sequence[Any]) -> Sequence[Any]:
         """The replies to what the bucket's Cycle reads."""
         planned = self._plans[bucket]
-        if planned is None or len(planned.groups) == 1:
-            return replies
-        # States were read by Type, and their Cycle has them as they came
-        marks, types, contents = replies
-        found = dict(zip(planned.reads[2][2:], contents, strict=True))
-        return [marks, types, list(map(found.__getitem__, self._cycle(bucket).fields))]
+        return replies if planned is None else _in_its_order(planned, self._cycle(bucket), replies)
 
     def fold(
         self,
@@ -136,6 +132,61 @@ class Together:
                     alone = yield from _fold_joined(waiting, bench, now)
                 sent, joins = {bucket: None for bucket in joins if bucket not in alone}, {}
         return {bucket: outcomes[bucket] for bucket in replies if bucket in outcomes}
+
+
+class Alone:
+    """The cycle of one bucket by itself, given what waits for it; `plainly`: the short way, where that is ordinary."""
+
+    def __init__(self, bucket: int, waiting: Sequence[WaitingBatch], buckets: int, bench: Bench, plainly: bool = True):
+        self._bucket, self._waiting, self._buckets, self._bench = bucket, waiting, buckets, bench
+        self._plan = plan(bucket, waiting, buckets, bench.dumping) if plainly else None
+        self._made: Cycle | None = None  # for what is not ordinary
+
+    @property
+    def is_ordinary(self) -> bool:
+        """So far."""
+        return self._plan is not None
+
+    @property
+    def _cycle(self) -> Cycle:
+        if self._made is None:
+            self._made = Cycle(self._bucket, self._waiting, self._buckets)
+        return self._made
+
+    @property
+    def reads(self) -> list[Command]:
+        """What `fold` needs the replies of."""
+        return self._cycle.reads if self._plan is None else self._plan.reads
+
+    def fold(
+        self, replies: Sequence[Any], now: float, age: int | None, bounds: Bounds = DEFAULT_BOUNDS, in_all: Room = ENDLESS
+    ) -> CycleSteps:
+        """As `fold_cycle`."""
+        bucket, bench, planned = self._bucket, self._bench, self._plan
+        if planned is not None:
+            judged = None if age is None else judge(bucket, self._waiting, planned, replies, age)
+            if judged is not None and age is not None:
+                steps = fold_plain([Plain(bucket, planned, replies[2], *judged)], bench, now, age)
+                sent: Any = None
+                try:
+                    while True:
+                        its = yield Reads([*steps.send(sent)[bucket]])
+                        sent = {bucket: its}
+                except StopIteration as stop:
+                    outcome: Outcome | None = stop.value.get(bucket)
+                if outcome is not None:
+                    return outcome
+            replies = _in_its_order(planned, self._cycle, replies)
+        return (yield from fold_cycle(self._cycle, replies, bench, now, age, bounds, in_all))
+
+
+def _in_its_order(planned: Plan, cycle: Cycle, replies: Sequence[Any]) -> Sequence[Any]:
+    """The replies to what `cycle` reads, given those to what was planned: States were read by Type, and a Cycle has them as they came."""
+    if len(planned.groups) == 1:
+        return replies
+    marks, types, contents = replies
+    found = dict(zip(planned.reads[2][2:], contents, strict=True))
+    return [marks, types, list(map(found.__getitem__, cycle.fields))]
 
 
 class _Joint:

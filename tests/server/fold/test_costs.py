@@ -7,17 +7,19 @@ import sys
 from random import Random
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from taba.batch import APPLIED, encode_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
+from taba.server.fold import together
 from taba.server.fold.cycle import WaitingBatch
-from taba.server.fold.ingest import Ingest
+from taba.server.fold.ingest import PLAIN_FAILED, Ingest
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.work.bench import Bench
 from taba.shard.memory.router import MemoryConnection, MemoryRouter
@@ -82,6 +84,26 @@ class Costs(SynchronousTestCase):
         self.assertLess(state, 0.5)  # none for each: what is done with all of them is written in C
         # what is ordinary takes fewer steps, where its States are folded in C
         self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 175 if counter_group._rows is None else 36)
+
+    def test_a_bucket_by_itself_takes_so_many_calls_and_a_state_none(self) -> None:
+        if counter_group._rows is None:
+            raise SkipTest("_rows is not built: needs a compiler")
+        for number in (1, 2):
+            self.fold(self.waiting(number, 400)[:1])
+        few, many = self.calls(self.waiting(3, 40)[:1]), self.calls(self.waiting(4, 400)[:1])
+        self.assertLess(many - few, 10)
+        self.assertLess(few, 200)  # the long way takes 310
+
+    def test_an_ordinary_bucket_whose_short_way_fails_goes_the_other(self) -> None:
+        self.fold(self.waiting(1, 2)[:1])
+
+        def failing(*_: Any) -> Any:
+            raise ValueError("a fault")
+
+        with mock.patch.object(together, "fold_plain", failing):
+            self.fold(self.waiting(2, 2)[:1])
+        failed = 0 if counter_group._rows is None else 1
+        self.assertEqual((len(self.flushLoggedErrors(ValueError)), self.ingest.errors[PLAIN_FAILED]), (failed, failed))
 
     def test_states_that_are_not_there_yet_take_few_calls_each_in_batches_of_several_types(self) -> None:
         tabs = [tab_in(bucket, number, BUCKETS) for bucket in range(BUCKETS) for number in range(3)]

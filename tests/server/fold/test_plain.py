@@ -15,10 +15,10 @@ from taba.handlers.counter_group import JOURNAL_SLOTS
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
 from taba.server.fold import plain, together
-from taba.server.fold.cycle import Outcome, WaitingBatch
+from taba.server.fold.cycle import Outcome, Reads, WaitingBatch
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.plain import fold_plain
-from taba.server.fold.together import Together
+from taba.server.fold.together import Alone, Together
 from taba.server.work.bench import Bench
 from taba.steps import finish
 
@@ -120,7 +120,31 @@ class PlainTests(SynchronousTestCase):
         self.assertEqual(list(ours), list(theirs))
         for bucket, outcome in ours.items():
             self.assertEqual(shown(outcome), shown(theirs[bucket]))
+        self.each_alone(waiting, now, {bucket for bucket, outcome in ours.items() if type(outcome) is plain.PlainOutcome})
         return ours, at_once
+
+    def each_alone(self, waiting: Sequence[WaitingBatch], now: float, ordinary: set[int]) -> None:
+        """What each bucket comes to by itself is the same by both ways, too; and `ordinary` go the short one."""
+        found = set()
+        for bucket in dict.fromkeys(item.batch.bucket for item in waiting):
+            its = [item for item in waiting if item.batch.bucket == bucket]
+            ours, theirs = (self.fold_alone(Alone(bucket, its, BUCKETS, self.bench, plainly), now) for plainly in (True, False))
+            self.assertEqual(shown(ours), shown(theirs))
+            self.assertIs(type(theirs), Outcome)
+            found |= {bucket} if type(ours) is plain.PlainOutcome else set()
+        self.assertLessEqual(ordinary, found)
+
+    def fold_alone(self, cycle: Alone, now: float) -> Outcome:
+        steps = cycle.fold([self.answer(command) for command in cycle.reads], now, AGE)
+        sent: Any = None
+        try:
+            while True:
+                need = steps.send(sent)
+                assert isinstance(need, Reads)
+                sent = [self.answer(command) for command in need.commands]
+        except StopIteration as stop:
+            found: Outcome = stop.value
+            return found
 
     def made(self) -> None:
         """Have all States there, with journals that are nearly full."""
