@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 
+DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)  # what a damaged file raises; the latter two of what is in the damage
+_TROUBLE = ("unable to open", "is full", "is locked", "I/O error", "readonly")
+
+
+def is_trouble(error: Exception) -> bool:
+    """Whether the disk or the directory is at fault, and not the file: it is as good as it was."""
+    return any(words in f"{error}" for words in _TROUBLE)
+
 
 class Transaction:
     """BEGIN IMMEDIATE … COMMIT; ROLLBACK when something is raised, by the commit itself too: a full disk leaves it open."""

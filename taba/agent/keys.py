@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import blake2b
 
-from taba.agent.database import Transaction
+from taba.agent.database import DAMAGE, Transaction, is_trouble
 from taba.agent.locks import private
 from taba.batch import KeyPart
 
@@ -71,16 +72,32 @@ class Keys:
         self._unwritten: dict[bytes, tuple[KeyPart, bytes]] = {}  # key → it, and whose it is
         self._failure: str | None = None  # of the last try
         self._not_before = 0.0  # the next one
+        self._mended: str | None = None  # what was found damaged while it was open
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+        except DAMAGE as error:
+            if is_trouble(error):
                 raise
-            for suffix in ("", "-wal", "-shm"):
-                if os.path.exists(path + suffix):
-                    os.remove(path + suffix)
-            self.problem = f"{path} was unreadable ({error}): events that are posted again under a key of before count again"
-            self._open()
+            self.problem = self._make_anew(error)
+
+    def _make_anew(self, error: Exception) -> str:
+        """In the place of a damaged file, whose rows have no checksums. Returns a sentence; raises sqlite3.Error, OSError."""
+        with suppress(AttributeError):  # not even that was opened
+            self._database.close()
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            if os.path.exists(self.path + suffix):
+                os.remove(self.path + suffix)
+        self._open()
+        return f"{self.path} was unreadable ({error}): events that are posted again under a key of before count again"
+
+    def _mend(self, error: Exception) -> None:
+        """Make it anew while it is open. Raises what it was given where the file is not at fault; sqlite3.Error."""
+        if is_trouble(error):
+            raise error
+        try:
+            self._mended = self._make_anew(error)
+        except OSError as failure:
+            raise sqlite3.OperationalError(f"{error}; and it cannot be made anew: {failure}") from None
 
     def _open(self) -> None:
         if not os.path.exists(self.path):
@@ -88,6 +105,9 @@ class Keys:
         self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
+        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         self._database.execute(_SCHEMA)
         if "client" not in {column[1] for column in self._database.execute("PRAGMA table_info(keys)")}:
             self._database.execute(_CLIENTS)
@@ -102,7 +122,11 @@ class Keys:
         """The digest of the request that came under this key; None where none did."""
         if (unwritten := self._unwritten.get(key)) is not None:
             return unwritten[0].digest
-        row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
+        try:
+            row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
+        except DAMAGE as error:
+            self._mend(error)
+            return None
         return None if row is None else row[0]
 
     def add(self, parts: Iterable[KeyPart], now: float, client: str = "") -> None:
@@ -120,7 +144,11 @@ class Keys:
         if not self._unwritten or (self._failure is not None and now < self._not_before):
             return
         try:
-            self._write(self._unwritten.values())
+            try:
+                self._write(self._unwritten.values())
+            except DAMAGE as error:
+                self._mend(error)
+                self._write(self._unwritten.values())
         except sqlite3.Error as error:
             self._failure, self._not_before = f"{error}", now + RETRY_SECONDS
         else:
@@ -131,7 +159,7 @@ class Keys:
     def write_problem(self) -> str | None:
         """What the disk does not take, for people."""
         if self._failure is None:
-            return None
+            return self._mended
         forgotten = f", and {self.forgotten} that came before them are not: posted again they count again" if self.forgotten else ""
         return (
             f"{self.path} cannot be written ({self._failure}): {len(self._unwritten)} keys of posts are known until this Agent ends"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 from unittest import mock
@@ -87,6 +89,45 @@ class KeysTests(SynchronousTestCase):
         self.keys = Keys(self.keys.path)
         found = [self.keys.digest(part(number).key) for number in (2, 10_001, 10_002)]
         self.assertEqual(found, [b"d" * 16, b"d" * 16, None])
+
+    def flips(self, places: range, use: Callable[[Keys], None]) -> Counter[bool]:
+        """Of a file in which a byte is wrong, a place after the other: what is used bears it. How often something is said of it."""
+        path = self.keys.path
+        self.keys.add([part(number) for number in range(300)], 0.0, "web/1")
+        self.keys.close()
+        with open(path, "rb") as file:
+            whole = file.read()
+        said: Counter[bool] = Counter()
+        for place in places:
+            with open(path, "wb") as file:
+                file.write(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+            keys = Keys(path)
+            use(keys)
+            self.assertEqual(keys.digest(part(5_000).key), b"d" * 16, place)
+            said[bool(keys.problem or keys.write_problem)] += 1
+            keys.close()
+        return said
+
+    def test_a_byte_of_the_file_that_is_wrong_keeps_no_agent_from_starting_and_no_post_from_being_remembered(self) -> None:
+        def use(keys: Keys) -> None:
+            keys.add([part(5_000)], 0.0)
+
+        found = self.flips(range(16, 3600, 130), use)  # the header, and what the tables are
+        found += self.flips(range(3600, 4096, 12), use)
+        self.assertGreater(min(found.values()), 10, found)
+
+    def test_a_file_that_is_damaged_while_it_is_open_is_made_anew(self) -> None:
+        self.keys.add([part(number) for number in range(2000)], 0.0)
+        for use in (lambda: self.keys.digest(part(1).key), lambda: self.keys.add([part(9_000)], 0.0)):
+            self.keys._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with open(self.keys.path, "r+b") as file:
+                file.seek(4096)
+                file.write(os.urandom(os.path.getsize(self.keys.path) - 4096))
+            self.keys._database.execute("PRAGMA shrink_memory")
+            use()
+            self.assertIn("was unreadable", str(self.keys.write_problem))
+            self.keys.add([part(number) for number in range(3000, 5000)], 100.0)
+            self.assertEqual(self.keys.digest(part(4_000).key), b"d" * 16)
 
     def test_as_many_are_remembered_as_may_be_and_of_one_more_the_oldest_is_not_after_a_restart_too(self) -> None:
         self.assertEqual(self.keys._most, MAX_KEYS)
