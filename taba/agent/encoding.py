@@ -14,9 +14,9 @@ import msgpack
 import numpy as np
 
 from taba.agent.ages import Moment
+from taba.agent.arenas import Arena
 from taba.agent.native import NATIVE
 from taba.agent.outbox import EncodedBatch
-from taba.agent.rooms import Room
 from taba.batch import (
     BATCH_VERSION,
     MAX_LIST_BYTES,
@@ -58,7 +58,7 @@ class WritingRoom:
     """Memory that batches are written in one after the other. What was given before `begin` holds no longer."""
 
     def __init__(self, room: int = 4 * MiB):
-        self._room = Room(room)
+        self._room = Arena(room)
         self._used = 0
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class WritingRoom:
         if made is None:
             return None
         if made[1] > len(self._room.view) - self._used:  # what is there stays where it is, for who was given it
-            self._room, self._used = Room(max(made[1], 2 * len(self._room.view))), 0
+            self._room, self._used = Arena(max(made[1], 2 * len(self._room.view))), 0
             made = native.encode(*fields, self._room.view, 0)
         events, length, crc = made
         begin, self._used = self._used, self._used + length

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.agent.arenas import Arena
 from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.fairness import EVENT_BYTES
 from taba.agent.numbering import HELD_BACK, Places
 from taba.agent.reader import Reading, Ring, Scratch
-from taba.agent.rooms import Room
 from taba.agent.tallies import Sorted, Tally
 from taba.ring import RECORD_BYTES, MalformedRing
 
@@ -108,7 +108,7 @@ class Rows:
         self.times, self.values = np.empty((2, rows))
         self.ranks = np.empty(rows, np.uint16)
         self.lots = 0  # of this drain, that were put in order
-        self._in_order: list[Room] = []
+        self._in_order: list[Arena] = []
 
     def begin(self) -> None:
         """A drain begins."""
@@ -125,9 +125,9 @@ class Rows:
     def in_order(self, events: int) -> tuple[Any, Any]:
         """Room for the times and values of one more lot, which hold until the next drain."""
         if self.lots == len(self._in_order):
-            self._in_order.append(Room(16 * LOT_EVENTS))
+            self._in_order.append(Arena(16 * LOT_EVENTS))
         if 16 * events > len(self._in_order[self.lots].view):
-            self._in_order[self.lots] = Room(16 * events)
+            self._in_order[self.lots] = Arena(16 * events)
         room = self._in_order[self.lots]
         self.lots += 1
         room.reach(16 * events)

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from taba import ring as layouts
 from taba.agent.admission import Admission
+from taba.agent.arenas import Arena
 from taba.agent.directory import MAX_FRESH_TABS, NO_TAB, Directory
 from taba.agent.entries import Tab
 from taba.agent.native import NATIVE
 from taba.agent.outbox import Covered
-from taba.agent.rooms import Room
 from taba.codes import Floats
 from taba.counting import unpack_counted
 from taba.ring import BYTE_POSITION_BITS, BYTE_POSITION_MASK, FLAG_BYTES, FLAG_SKIP, RECORD_BYTES, Layout, MalformedRing, RingHeader
@@ -94,7 +94,7 @@ class Scratch:
         self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
-        self._room = Room(MAX_CHUNK * RECORD_BYTES)
+        self._room = Arena(MAX_CHUNK * RECORD_BYTES)
 
     @property
     def records(self) -> memoryview:
@@ -109,7 +109,7 @@ class Scratch:
         """Have room for so many records; what is returned has them behind the first `begin`."""
         end, begin = (self.begin + records) * RECORD_BYTES, self.begin * RECORD_BYTES
         if len(self.records) < end:
-            grown = Room(max(end, 2 * begin))
+            grown = Arena(max(end, 2 * begin))
             grown.view[:begin] = self.records[:begin]
             self._room = grown
         self._room.reach(end)

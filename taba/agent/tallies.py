@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from taba.agent.arenas import zeros
 from taba.agent.reader import Ring
-from taba.agent.rooms import zeros
 from taba.codes import Floats, Ints
 from taba.exposition import Exposed, Point, gauge, is_tabas
 from taba.handlers.lookup import MAX_TIMES

@@ -8,12 +8,12 @@ import mmap
 import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.rooms import REST_USES, Room, zeros
+from taba.agent.arenas import REST_USES, Arena, zeros
 
 PAGE = mmap.PAGESIZE
 
 
-def pages_had(room: Room) -> int:
+def pages_had(room: Arena) -> int:
     """How many pages of a room the system gave."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = len(room.view)
@@ -25,13 +25,13 @@ def pages_had(room: Room) -> int:
 
 
 class Rooms(SynchronousTestCase):
-    def use(self, room: Room, pages: int) -> None:
+    def use(self, room: Arena, pages: int) -> None:
         room.begin()
         room.view[: pages * PAGE] = b"x" * (pages * PAGE)
         room.reach(pages * PAGE)
 
     def test_what_a_burst_reached_is_given_back_when_it_is_over_and_what_is_used_stays(self) -> None:
-        room = Room(64 * PAGE)
+        room = Arena(64 * PAGE)
         self.assertEqual(pages_had(room), 0)
         self.use(room, 60)
         self.assertEqual(pages_had(room), 60)

@@ -1,6 +1,6 @@
 """Memory that drains use again and again: fresh memory costs more than what is written to it.
 
-1. Of a room only those pages are had that were ever written to: however large it is, it takes what it holds.
+1. Of an arena only those pages are had that were ever written to: however large it is, it takes what it holds.
 2. Each REST_USES uses give back what none of them reached: a burst's memory is gone soon after the burst.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 REST_USES = 64  # some sixteen seconds of drains
 
 
-class Room:
+class Arena:
     """So many bytes, zeros at first. `view` is all of it, to be read and written."""
 
     def __init__(self, size: int):
