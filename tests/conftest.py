@@ -1,4 +1,4 @@
-"""For pytest alone: where temporary directories lie, and how Hypothesis chooses (`tests/examples.py`)."""
+"""For pytest alone: where temporary directories lie, how Hypothesis chooses (`tests/examples.py`), that shared memory stays as it was."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import leftovers
 from tests.examples import load_profile
 
 load_profile()
+
+# what a test records into a ring by oversight is for no Agent of whoever runs them
+os.environ["TABA_AGENT"] = f"none-{leftovers.RUN}"
 
 gc.disable()  # until all is there: while modules and tests are made, garbage is looked for many times and hardly ever found
 
@@ -30,3 +34,25 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+_left = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run whose processes left something in shared memory has failed: a ring that no Agent reads stays until the host boots."""
+    if not leftovers.IS_FIRST or hasattr(session.config, "workerinput"):
+        return
+    left = session.config.stash[_left] = leftovers.left()
+    leftovers.remove(left)
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left = config.stash.get(_left, [])
+    if left:
+        terminalreporter.section("left in shared memory, and removed")
+        for name in left:
+            terminalreporter.line(name)

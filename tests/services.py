@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.query import Query, QueryError
 from tests.clock import WallClock
 from tests.command import run_on_terminal, run_taba
+from tests.leftovers import agent_name
 from tests.patience import PATIENCE_SECONDS
 from tests.processes import Process, free_port, twistd, wait_for_port
 
@@ -37,7 +37,7 @@ class Services:
         self.buckets = buckets
         self.clocks: dict[str, WallClock] = {}  # of "server" (and its store) or "agent", where theirs is not the machine's
         self.directory = Path(tempfile.mkdtemp(prefix="taba-test-"))
-        self.agent = f"test-{secrets.token_hex(6)}"
+        self.agent = agent_name("test")
         self.server_port, self.agent_port = free_port(), free_port()
         self.server_url, self.agent_url = f"http://127.0.0.1:{self.server_port}", f"http://127.0.0.1:{self.agent_port}"
         self.query = Query(self.server_url, timeout=ANSWER_SECONDS)

@@ -17,6 +17,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION, install_hint
+from tests.leftovers import agent_name
 from tests.sources import ROOT, copy_sources
 
 RECORD = """
@@ -54,7 +55,7 @@ class Packaging(SynchronousTestCase):
     @classmethod
     def call(cls, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TABA_"))}
-        environ |= {"XDG_STATE_HOME": str(cls.directory / "state"), "TABA_AGENT": "test-packaging"}
+        environ |= {"XDG_STATE_HOME": str(cls.directory / "state"), "TABA_AGENT": agent_name()}
         done = subprocess.run(arguments, cwd=cls.directory, env=environ, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")

@@ -20,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from taba.agent.service import AgentService
 from taba.options import Listen
 from tests.agent.servers import FakeServer
+from tests.leftovers import agent_name
 from tests.sites import open_front
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ class PaceTests(TestCase):
     timeout = 400
 
     def setUp(self) -> None:
-        self.agent = "pace" + os.urandom(6).hex()
+        self.agent = agent_name()
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         self.addCleanup(self._unlink)

@@ -24,6 +24,7 @@ from twisted.trial.unittest import TestCase
 from taba.agent.discover import Slots
 from taba.installing import install_hint
 from tests.agent.servers import FakeServer
+from tests.leftovers import agent_name
 from tests.patience import PATIENCE_SECONDS
 from tests.processes import free_port
 
@@ -88,7 +89,7 @@ class ProcessTests(TestCase):
     timeout = 600  # each wait has a bound of its own; this one is for all of them on a busy machine
 
     def setUp(self) -> None:
-        self.agent = "p" + os.urandom(6).hex()
+        self.agent = agent_name()
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         self.addCleanup(self._unlink)

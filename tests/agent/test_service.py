@@ -37,6 +37,7 @@ from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
 from tests.agent.producers import Producer
 from tests.agent.servers import FakeServer
+from tests.leftovers import agent_name
 from tests.patience import PATIENCE_SECONDS
 from tests.sites import open_front
 
@@ -60,7 +61,7 @@ class ServiceTests(TestCase):
     timeout = 2 * PATIENCE_SECONDS
 
     def setUp(self) -> None:
-        self.agent = "t" + os.urandom(6).hex()
+        self.agent = agent_name()
         self.spool = Path(tempfile.mkdtemp())
         self.server = FakeServer()
         self.addCleanup(self.server.stop)

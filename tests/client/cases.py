@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from taba import ring
 from taba.client import pure
 from taba.client.producer import Producer
 from tests.client.reading import Event, Reader, read_all, rings
+from tests.leftovers import agent_name
 from tests.patience import PATIENCE_SECONDS
 
 try:
@@ -35,7 +35,7 @@ class ClientCase(SynchronousTestCase):
     def setUp(self) -> None:
         if self.accelerated and accelerator is None:
             raise SkipTest("the accelerator is not built: python setup.py build_ext --inplace")
-        self.agent = f"t{uuid.uuid4().hex[:12]}"
+        self.agent = agent_name()
         self.environment = {"TABA_AGENT": self.agent, "TABA_CLIENT_ID": "test/1"}
         self.addCleanup(self.remove_segments)
 

@@ -136,6 +136,8 @@ class MakingTests(ClientCase):
             producer = Producer(accelerator if self.accelerated else pure)
             self.addCleanup(producer.end)
             with mock.patch.dict(os.environ, environment):
+                if "TABA_AGENT" not in environment:
+                    os.environ.pop("TABA_AGENT", None)  # of the run of tests
                 stats = producer.stats()
             self.assertEqual(stats["agent"], environment.get("TABA_AGENT", "default"))
             self.assertEqual(stats["client"], "cron/1" if "cron/1" in environment.values() else identity.DEFAULT_CLIENT)

@@ -6,7 +6,6 @@ They are in the source distribution of the version that is installed, which pip 
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import tarfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from taba.compat.run import environment
 from taba.ring import SHM_DIRECTORY
+from tests.leftovers import agent_name
 
 FETCH = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "prometheus_client"]
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
             content.extractall(directory, [member for member in content.getmembers() if "/tests/" in member.name], filter="data")
         [tests] = Path(directory).glob("*/tests")
         tests.rename(Path(directory) / "tests")  # beside nothing: the package that is installed is the one that is tried
-        agent = f"suite-{secrets.token_hex(4)}"  # there is none: nobody reads these rings
+        agent = agent_name()  # there is none: nobody reads these rings
         environ = environment("prometheus", {**os.environ, "TABA_AGENT": agent, "PYTHONPATH": os.getcwd()})
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", *arguments]
         try:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from taba import ring
 from taba.names import parse_name
 from tests.client.cases import ROOT
 from tests.client.reading import Event, Reader, rings
+from tests.leftovers import agent_name
 from tests.patience import PATIENCE_SECONDS
 
 RECYCLED_AFTER = 25  # requests, by which a worker gives its place to another
@@ -101,7 +101,7 @@ def again(self):
 @pytest.mark.real
 class Processes(SynchronousTestCase):
     def setUp(self) -> None:
-        self.agent = f"t{uuid.uuid4().hex[:12]}"
+        self.agent = agent_name()
         self.folder = Path(tempfile.mkdtemp())
         self.read: list[Event] = []
         self.addCleanup(self.remove)
