@@ -82,6 +82,12 @@ class Scope(NamedTuple):
         """As a line of the file has it, with a space before each."""
         return "".join([f" client={bound}" for bound in self.clients] + [f" prefix={prefix}" for prefix in self.prefixes])
 
+    def shown(self, problems: Sequence[str] | None) -> list[str] | None:
+        """Problems as the bearer is told them: they name Clients and Tabs of all, so who is bound hears only how many there are."""
+        if problems is None or not self.is_bound:
+            return None if problems is None else [*problems]
+        return [f"{len(problems)} of what needs a person: a token that is bound to nothing is told which"] if problems else []
+
 
 UNBOUND = Scope()
 

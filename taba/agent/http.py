@@ -11,7 +11,7 @@ from taba.agent.ages import Moment
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
-from taba.agent.status import as_families, as_text
+from taba.agent.status import as_families, as_text, within
 from taba.agent.tallies import lots_of
 from taba.bounds import MAX_PATTERN
 from taba.calls import Answer, Call, HTTPError
@@ -81,7 +81,7 @@ class Routes:
         ]
 
     async def status(self, call: Call) -> Answer:
-        content = self._status()
+        content = within(self._status(), call.grant.scope)
         return Answer(content, text=lambda: as_text(content))
 
     async def metrics(self, call: Call) -> Answer:

@@ -20,6 +20,7 @@ from taba.agent.tallies import MAX_GONE
 from taba.client.identity import MAX_SLOTS
 from taba.exposition import Exposed, Point, counter, gauge
 from taba.series import COUNTER, GAUGE
+from taba.tokens import Scope
 
 MAX_RINGS_SHOWN = 1000
 
@@ -113,6 +114,20 @@ def describe(
         "inputs": list(inputs),
         "problems": problems,
     }
+
+
+def within(content: dict[str, Any], scope: Scope) -> dict[str, Any]:
+    """The same as the bearer of a token that is bound is told it: without what names other Clients, or a Tab."""
+    if not scope.is_bound:
+        return content
+    own = {
+        of: {client: said for client, said in content[of].items() if scope.covers_client(client)}
+        for of in ("dropped_by_client", "overflow")
+    }
+    own["overflow"] = {client: {**said, "base": None} for client, said in own["overflow"].items()}
+    rings = [ring for ring in content["rings"] if scope.covers_client(ring["client"])]
+    refused = [{**one, "detail": None} for one in content["refused"]]
+    return {**content, **own, "rings": rings, "refused": refused, "problems": scope.shown(content["problems"])}
 
 
 def as_families(content: dict[str, Any]) -> list[Exposed]:

@@ -421,6 +421,8 @@ class Routes:
 
     async def status(self, call: Call) -> Answer:
         content = {**await self._status.describe(), "url": self._presence.url}
+        if call.grant.scope.is_bound:
+            content |= {"problems": call.grant.scope.shown(content["problems"]), "types_missing": []}
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
 
     async def latency(self, call: Call) -> Answer:
@@ -429,6 +431,8 @@ class Routes:
 
     async def servers(self, call: Call) -> Answer:
         content = await self._presence.servers(detail=bool(call.values["detail"]))
+        shown = call.grant.scope.shown
+        content = [{**server, "problems": shown(server["problems"])} if "problems" in server else server for server in content]
         return Answer(content, text=lambda: "".join(f"{server['url']}\n" for server in content))
 
     async def shards(self, call: Call) -> Answer:

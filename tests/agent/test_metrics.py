@@ -8,7 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent.http import Routes
+from taba.agent.status import within
 from taba.calls import HTTPError
+from taba.tokens import UNBOUND, Scope
 
 STATUS = {
     "version": "1.2",
@@ -71,3 +73,25 @@ class Scrapes(SynchronousTestCase):
                 routes.metrics(cast(Any, Asks(match))).send(None)
             self.assertEqual(raised.exception.status, 400)
             self.assertIn("names with .* and |", raised.exception.detail)
+
+
+class Bound(SynchronousTestCase):
+    """What the bearer of a token that is bound is told of an Agent."""
+
+    def test_what_is_beyond_it_is_named_nowhere(self) -> None:
+        content: dict[str, Any] = {
+            **STATUS,
+            "rings": [{"client": "web/1"}, {"client": "pay/1"}],
+            "dropped_by_client": {"web/1": {"full": 1}, "pay/1": {"full": 2}},
+            "overflow": {of: {"tabs": 3, "dropped": 0, "base": "pay_salaries"} for of in ("web/1", "pay/1")},
+            "refused": [{"bucket": 1, "events": 2, "reason": "bad_column", "detail": "pay_salaries of pay/1"}],
+            "problems": ["pay/1 makes too many Tabs", "pay_salaries has no Handler"],
+        }
+        told = within(content, Scope(clients=("web/*",), prefixes=("web.",)))
+        self.assertNotIn("pay", str(told))
+        self.assertEqual(told["rings"], [{"client": "web/1"}])
+        self.assertEqual(told["dropped_by_client"], {"web/1": {"full": 1}})
+        self.assertEqual(told["overflow"]["web/1"]["tabs"], 3)
+        self.assertEqual((told["recorded"], told["dropped_by_reason"], len(told["refused"])), (17, {"full": 2}, 1))
+        self.assertRegex(told["problems"][0], "^2 of what needs a person")
+        self.assertEqual(within(content, UNBOUND), content)

@@ -111,6 +111,11 @@ class EveryRoute(ServerCase):
             events = [{"tab": tab, "type": "TotalsCounter", "value": 1, "labels": {"of": tab}} for tab in (MINE, THEIRS)]
             body = json.dumps({"client": client, "events": [*events, {"tab": f"{client[:3]}.x", "type": "Nowhere", "value": 1}]}).encode()
             self.assertEqual((await self.ask(server, "/v1/events", "POST", body, bearer)).status, 200)
+        for _ in range(2):  # what problems name
+            body = json.dumps({"client": HIDDEN, "events": [{**events[1], "type": "Gauge"}]}).encode()
+            self.assertEqual((await self.ask(server, "/v1/events", "POST", body, bearer)).status, 200)
+        self.assertRegex(await self.told(server, "/v1/status", READ, False), f"{THEIRS}.*: Client {HIDDEN}")
+        self.assertIn("a token that is bound to nothing is told which", await self.told(server, "/v1/status", READ, True))
         ways = ["name=*", "match=.*&name=*", f"name={THEIRS}&name={MINE}", "name=*&client_match=.*"]
         ways.append(f"name=*&client={HIDDEN}&client={CLIENT}")
         asked = 0
