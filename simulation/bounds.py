@@ -75,9 +75,9 @@ def of_agent(loop: Loop) -> Iterator[Held]:
     for lane in held.lanes.values():
         if lane.pending:
             in_outbox += sum(batch.group is not None for batch in lane.pending)
-        longest = max(longest, len(lane._history or ()))
+        longest = max(longest, len(lane._history or ()) // 2)  # a number and its events
         most_sent = max(most_sent, len(lane.sent))
-    yield Held("MAX_HISTORY", longest, lanes.MAX_HISTORY)
+    yield Held("MAX_HISTORY", longest, lanes.MAX_HISTORY + lanes.MORE_HISTORY)
     yield Held("MAX_RUN_BATCHES", most_sent, _named(dispatch, "MAX_RUN_BATCHES"))
     yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
     # one that has something to send is never given up
