@@ -208,12 +208,12 @@ def sums_travel_as_differences(put: Any) -> None:
 
     real = Sums._pack
 
-    def pack(drain: Any, packed: Any, weights: Any, entry: Any, time_: float, row: list[Any], events: int) -> None:
+    def pack(drain: Any, packed: Any, weights: Any, whose: Any, time_: float, row: list[Any], events: int) -> None:
         if row[1] < RING_ENDED:
-            sent = _SENT.get((row[0], entry.tab), 0.0)
-            _SENT[row[0], entry.tab] = row[2]
+            sent = _SENT.get((row[0], whose[1]), 0.0)
+            _SENT[row[0], whose[1]] = row[2]
             row = [row[0], row[1], row[2] - sent]
-        real(drain, packed, weights, entry, time_, row, events)
+        real(drain, packed, weights, whose, time_, row, events)
 
     _SENT.clear()
     put(updown, "_fold_absolute", fold)
