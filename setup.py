@@ -21,13 +21,13 @@ PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
     part("taba.agent._drain", "taba/agent/_checksum.h"),
-    part("taba.batch._entries", "taba/batch/_bytes.h"),
-    part("taba.batch._sections", "taba/batch/_bytes.h"),
+    part("taba.batch._entries", "taba/batch/_bytes.h", "taba/batch/_named.h"),
+    part("taba.batch._sections", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.handlers._fresh"),
     part("taba.handlers._latest", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._spreads", *SPREADS),
-    part("taba.server.fold._plain"),
+    part("taba.server.fold._plain", "taba/batch/_named.h"),
     part("taba.shard.servers._wire"),
 ]
 

@@ -2,6 +2,7 @@
    with one. Both find the same (tests/test_entries.py); whatever is out of the ordinary makes the whole None. */
 
 #include "_bytes.h"
+#include "_named.h"
 
 #define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define NONCE_BYTES 8

@@ -6,6 +6,7 @@
       that may be none too, makes the whole None. Whether a Tab may be one is not asked here: of each that there is the caller asks once. */
 
 #include "_bytes.h"
+#include "_named.h"
 
 #define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../../batch/_named.h"
+
 #define FORM 2           /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_GROUPS 32   /* Types of one bucket's batches */
 #define MOST_STREAMS 64  /* of one bucket's batches */
@@ -24,27 +26,6 @@
 
 static PyObject *s_batch, *s_header, *s_part, *s_nonce, *s_meanings, *s_bad_meanings, *s_stream, *s_columns, *s_sections, *s_type, *s_fields;
 static PyObject *s_moved, *s_times, *s_number, *s_follows, *s_hmget, *s_hset, *s_hincrby, *s_folded, *s_applied, *s_empty;
-
-/* A NamedTuple of `form`, of these items, whose references it takes; NULL where one of them is. */
-static PyObject *named(PyObject *form, Py_ssize_t count, PyObject **items) {
-    PyObject *made = NULL;
-    if (!PyType_Check(form) || !PyType_IsSubtype((PyTypeObject *)form, &PyTuple_Type)) {
-        PyErr_SetString(PyExc_TypeError, "a form is a NamedTuple");
-    } else if (!PyErr_Occurred()) {
-        made = ((PyTypeObject *)form)->tp_alloc((PyTypeObject *)form, count);
-#if PY_VERSION_HEX >= 0x030E0000
-        if (made != NULL) ((PyTupleObject *)made)->ob_hash = -1; /* not known yet: what is allocated says 0, which would be its hash */
-#endif
-    }
-    for (Py_ssize_t at = 0; at < count; at++) {
-        if (made != NULL) {
-            PyTuple_SET_ITEM(made, at, items[at]);
-        } else {
-            Py_XDECREF(items[at]);
-        }
-    }
-    return made;
-}
 
 /* All of one Type. */
 struct group {
