@@ -58,26 +58,26 @@ class WritingRoom:
     """Memory that batches are written in one after the other. What was given before `begin` holds no longer."""
 
     def __init__(self, room: int = 4 * MiB):
-        self._room = Arena(room)
+        self._arena = Arena(room)
         self._used = 0
 
     def begin(self) -> None:
         """All of it is free."""
-        self._room.begin()
+        self._arena.begin()
         self._used = 0
 
     def written(self, native: Any, fields: tuple[Any, ...]) -> tuple[int, memoryview, int | None] | None:
         """What `native.encode` gives for these, its bytes as a view of this."""
-        made = native.encode(*fields, self._room.view, self._used)
+        made = native.encode(*fields, self._arena.view, self._used)
         if made is None:
             return None
-        if made[1] > len(self._room.view) - self._used:  # what is there stays where it is, for who was given it
-            self._room, self._used = Arena(max(made[1], 2 * len(self._room.view))), 0
-            made = native.encode(*fields, self._room.view, 0)
+        if made[1] > len(self._arena.view) - self._used:  # what is there stays where it is, for who was given it
+            self._arena, self._used = Arena(max(made[1], 2 * len(self._arena.view))), 0
+            made = native.encode(*fields, self._arena.view, 0)
         events, length, crc = made
         begin, self._used = self._used, self._used + length
-        self._room.reach(self._used)
-        return events, self._room.view[begin : self._used], crc
+        self._arena.reach(self._used)
+        return events, self._arena.view[begin : self._used], crc
 
 
 def encode(

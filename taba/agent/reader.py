@@ -94,16 +94,16 @@ class Scratch:
         self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
-        self._room = Arena(MAX_CHUNK * RECORD_BYTES)
+        self._arena = Arena(MAX_CHUNK * RECORD_BYTES)
 
     @property
     def records(self) -> memoryview:
         """All of them."""
-        return self._room.view
+        return self._arena.view
 
     def begin_drain(self) -> None:
         """What was read before is needed no more."""
-        self._room.begin()
+        self._arena.begin()
 
     def fit(self, records: int) -> memoryview:
         """Have room for so many records; what is returned has them behind the first `begin`."""
@@ -111,8 +111,8 @@ class Scratch:
         if len(self.records) < end:
             grown = Arena(max(end, 2 * begin))
             grown.view[:begin] = self.records[:begin]
-            self._room = grown
-        self._room.reach(end)
+            self._arena = grown
+        self._arena.reach(end)
         return self.records
 
     def here(self, records: int) -> memoryview:
