@@ -17,6 +17,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION, install_hint
+from taba.ring import SHM_DIRECTORY
 from tests.leftovers import agent_name
 from tests.sources import ROOT, copy_sources
 
@@ -35,6 +36,7 @@ print(stats["accelerated"])
 
 @pytest.mark.real
 class Packaging(SynchronousTestCase):
+    agent: ClassVar[str] = agent_name("packaging")  # there is none: nobody reads these rings
     directory: ClassVar[Path]
     wheel: ClassVar[Path]
     sdist: ClassVar[Path]
@@ -55,7 +57,7 @@ class Packaging(SynchronousTestCase):
     @classmethod
     def call(cls, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TABA_"))}
-        environ |= {"XDG_STATE_HOME": str(cls.directory / "state"), "TABA_AGENT": agent_name()}
+        environ |= {"XDG_STATE_HOME": str(cls.directory / "state"), "TABA_AGENT": cls.agent}
         done = subprocess.run(arguments, cwd=cls.directory, env=environ, capture_output=True, text=True)
         if check and done.returncode:
             raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -71,7 +73,7 @@ class Packaging(SynchronousTestCase):
         return home / "bin"
 
     def _unlink_rings(self) -> None:
-        for segment in Path("/dev/shm").glob("taba.test-packaging.*"):
+        for segment in Path(SHM_DIRECTORY).glob(f"taba.{self.agent}.*"):
             segment.unlink()
 
     def distributions(self, binaries: Path) -> set[str]:
