@@ -246,6 +246,7 @@ class Keeper:
             lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books, not can_ask)
             if not self.books.openings.is_open(stream, bucket):
                 self.books.openings.open(stream, bucket)
+                self.books.openings.end(stream, bucket)  # or it is ended already, and the lost outbox alone knew
                 self.books.is_dirty = True
             if can_ask:
                 self.queue(lane, self.backlog.now)

@@ -1,7 +1,7 @@
 """Which streams may be open in which buckets: what is to be ended once nothing of it is left. Pure.
 
 1. A stream is open in a bucket from before its opening is sent until its end is answered; what may have been ended is told apart, for
-   it has no mark that could be asked for.
+   it may have no mark that could be asked for. So is what was open when a table was published of which nobody knows whether it is the last.
 2. The outbox's table names the latest MAX_OPENED: a kill leaves no other open. Of more, what is open longest is not named: nobody ends
    it, and Servers forget it in time.
 """
@@ -68,6 +68,12 @@ class Openings:
         before = self._ending.get(stream, 0)
         self._ending[stream] = before | 1 << bucket
         return not before >> bucket & 1
+
+    def doubt(self) -> bool:
+        """All may have been ended since: there was a later table, which is gone. Whether that is news of any."""
+        doubted = dict(self._open)
+        is_news, self._ending = doubted != self._ending, doubted
+        return is_news
 
     def ended(self, stream: bytes, bucket: int) -> None:
         """Its end was answered."""

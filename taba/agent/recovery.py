@@ -22,7 +22,7 @@ from taba.bounds import BATCH_DAYS, DAY
 def recover(keeper: Keeper, now: float) -> None:
     """Have a keeper that is new take up what is in its outbox, spool and history. `now` is monotonic seconds."""
     spool, books, lanes = keeper.spool, keeper.books, keeper.lanes
-    table = _last_table(keeper)
+    table, is_last = _last_table(keeper)
     books.recorded, books.dropped, books.lost_batches = table.recorded, Counter(dict(table.dropped)), table.lost
     books.covered, books.retired = table.covered, set(table.retired)
     books.sequence = table.sequence
@@ -37,6 +37,8 @@ def recover(keeper: Keeper, now: float) -> None:
     keeper.backlog.discard_settled()
     keeper.keys += [KeyPart.decode(key) for key in spool.posted()] if spool.batches else []
     books.openings = Openings(table.opened)
+    if not is_last and books.openings.doubt():  # for those who come after this Agent, too: its own tables are the last again
+        books.is_dirty = True
     books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
     last_known = _last_known(keeper)
     for stream, bucket in books.openings.lanes():
@@ -82,8 +84,6 @@ def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:
     books = keeper.books
     if books.newest is None or keeper.born.since(books.newest) > BATCH_DAYS * DAY:
         return {}  # for so long nobody keeps a mark
-    if keeper.is_outbox_new:
-        return {}  # the outbox is new: which streams were ended since the spool's table, and so have no mark, the lost one knew
     try:
         last = keeper.history.last(books.openings)
         return {lane: at for lane, at in last.items() if not books.openings.is_ending(*lane)}
@@ -92,16 +92,18 @@ def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:
         return {}
 
 
-def _last_table(keeper: Keeper) -> Table:
+def _last_table(keeper: Keeper) -> tuple[Table, bool]:
+    """The latest table that is here, and whether it is the last that was published, as far as can be told."""
     # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
-    outbox = keeper.outbox
-    kept = keeper.spool.journal(outbox.id if outbox.table.sequence else None)
+    outbox, spool = keeper.outbox, keeper.spool
+    is_last = not keeper.is_outbox_new and spool.problem is None  # a spool that was damaged, or is another, may have had a later one
+    kept = spool.journal(outbox.id if outbox.table.sequence else None)
     if kept is not None:
         try:
             table = decode_table(kept)
         except ValueError as error:
-            keeper.books.spool_problem = f"the table in the spool: {error}"
+            keeper.books.spool_problem, is_last = f"the table in the spool: {error}", False
         else:
             if table.sequence > outbox.table.sequence:
-                return table
-    return outbox.table
+                return table, is_last
+    return outbox.table, is_last

@@ -100,10 +100,9 @@ class GapTests(WorldCase):
         self.assertEqual(world.keeper.books.skips, {})  # it has ended: nothing is left to be told of it
         return killed
 
-    def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
-        world = self.world()
+    def _ended_and_forgotten(self, world: World) -> tuple[bytes, int]:
+        """Four batches are folded and forgotten, and their stream is ended. Which lane that was."""
         producer = world.producers[0]
-        world.keeper.is_homeless = True  # so that the spool's table names the stream as open
         for number in range(1, 5):
             producer.record(producer.tab("bids_won"), float(number))
             world.tick()
@@ -115,17 +114,65 @@ class GapTests(WorldCase):
         world.keeper.backlog.forget()
         world.keeper.tick(world.now, at(world.now))
         self.assertEqual(world.keeper.history.last([key[0]]), {key: 4})
-        world.store.marks.pop(key)  # it was ended, and only the outbox that is gone says so
+        world.store.marks.pop(key)  # what is gone in a moment alone says so
+        return key
+
+    def _boot(self, world: World) -> None:
         world.die()
         world.memory = Memory(512 * 1024)
         Outbox.format(world.memory, b"n" * 16)
         world.born()
-        self.assertIn(key[0], world.keeper.books.openings)
-        self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
+
+    def _takes_nothing_for_lost(self, world: World, has_published_at_first: bool = False) -> None:
+        """Whoever comes after whom, and whether that one had published anything: the stream is ended once more, and that is all."""
+        for has_published in (has_published_at_first, True, True):
+            if has_published:
+                world.record(1)
+                world.tick()
+            world.die()
+            world.born()
+            self.assertEqual({lane.unproven for lane in world.keeper.lanes.values()}, {0})
         for _ in range(6):
             world.send()
             world.tick()
-        self.assertEqual((dict(world.keeper.books.totals()), world.store.folded), ({}, 4))
+        self.assertEqual((dict(world.keeper.books.totals()), world.store.folded), ({}, 4 + 2 + has_published_at_first))
+
+    def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
+        world = self.world()
+        world.keeper.is_homeless = True  # so that the spool's table names the stream as open
+        key = self._ended_and_forgotten(world)
+        self._boot(world)
+        self.assertIn(key[0], world.keeper.books.openings)
+        self._takes_nothing_for_lost(world)
+        self.assertNotIn(key[0], world.keeper.books.openings)
+
+    def test_nor_of_a_stream_that_is_ended_to_be_sure_because_no_table_says_what_became_of_it(self) -> None:
+        world = self.world()
+        stream, bucket = self._ended_and_forgotten(world)
+        self._boot(world)
+        self.assertNotIn(stream, world.keeper.books.openings)
+        world.keeper.left_open(stream, [bucket])
+        world.keeper.settle_totals()
+        self._takes_nothing_for_lost(world)
+        self.assertNotIn(stream, world.keeper.books.openings)
+
+    def test_nor_where_the_last_table_was_in_a_spool_that_cannot_be_read(self) -> None:
+        for has_salvage in (False, True):
+            world = self.world()
+            key = self._ended_and_forgotten(world)
+            world.keeper.is_homeless = True
+            world.keeper.books.openings.ended(*key)
+            world.keeper.books.is_dirty = True
+            world.keeper.settle_totals()
+            world.spool._database.execute("UPDATE journal SET content = x'00' WHERE place = 0")
+            world.die()
+            if has_salvage:
+                with open(world.spool.path, "r+b") as file:
+                    file.truncate(4096)
+            world.born()
+            self.assertIn(key[0], world.keeper.books.openings)  # as the outbox has it, from before
+            self._takes_nothing_for_lost(world, has_published_at_first=has_salvage)  # a mended one tells the first alone
+            self.assertNotIn(key[0], world.keeper.books.openings)
 
     def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
         for is_found_before in (False, True):

@@ -11,6 +11,7 @@ from taba.agent.books import Books
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
 from taba.agent.lanes import Lane
+from taba.agent.openings import Openings
 from taba.agent.outbox import PAGE, PUBLISHED
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
@@ -89,7 +90,12 @@ def the_table_is_written_after_it_counts(put: Any) -> None:
 @focused(AGENT, seed=1)
 def totals_begin_anew_with_each_agent(put: Any) -> None:
     real = recovery._last_table
-    put(recovery, "_last_table", lambda keeper: real(keeper)._replace(recorded=0, dropped=()))
+
+    def last_table(keeper: Keeper) -> Any:
+        table, is_last = real(keeper)
+        return table._replace(recorded=0, dropped=()), is_last
+
+    put(recovery, "_last_table", last_table)
 
 
 @focused(BACK, seed=1)
@@ -231,6 +237,11 @@ def an_ended_sum_goes_while_older_ones_are_on_their_way(put: Any) -> None:
 @focused("host boots,process stopped,messages late,messages repeated,server cut off,kill server", 40.0, seed=2)
 def streams_of_a_lost_outbox_stay_open(put: Any) -> None:
     put(Keeper, "left_open", lambda self, stream, buckets: None)
+
+
+@focused("host boots,kill agent,memory full,server cut off", 40.0, seed=1)
+def what_a_lost_table_knew_to_be_ended_is_taken_for_open(put: Any) -> None:
+    put(Openings, "doubt", lambda self: False)
 
 
 @focused(CLIENT, seed=2)
