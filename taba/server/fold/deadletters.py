@@ -17,7 +17,7 @@ import msgpack
 
 from taba.batch import AtEdge, Column
 from taba.bounds import MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
-from taba.counting import is_nested_within
+from taba.counting import BAD, is_nested_within
 from taba.nesting import is_deeper
 from taba.server import keys
 from taba.server.router import Command
@@ -102,7 +102,7 @@ def decode_dead_letter(content: bytes) -> DeadLetter | None:
     """The dead letter in `content`; None for bytes that are none (of this version)."""
     try:
         version, *fields = msgpack.unpackb(content, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+    except BAD:
         return None
     if version != _VERSION or len(fields) != len(DeadLetter._fields):
         return None
@@ -164,7 +164,7 @@ def address_of(content: bytes) -> Address | None:
             return None
         unpacker.skip()  # its time
         fields = [unpacker.unpack() for _ in Address._fields]
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+    except BAD:
         return None
     return Address(*fields) if all(isinstance(field, str) for field in fields) else None
 
@@ -225,7 +225,7 @@ def unreadable(bucket: int, content: bytes) -> dict[str, Any]:
 def _unpacked(content: bytes) -> Any:
     try:
         return msgpack.unpackb(content, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError):
+    except BAD:
         return content
 
 

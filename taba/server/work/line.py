@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import msgpack
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
@@ -28,6 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from taba.bounds import KiB, MiB
+from taba.counting import BAD
 from taba.server.work.boxing import Box, close_memory
 from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack_answer
 
@@ -124,7 +124,7 @@ class _Child(ProcessProtocol):
             del self._buffer[: LENGTH.size + size]
             try:
                 more, item = unpack_answer(content)
-            except (ValueError, TypeError, msgpack.UnpackException, RecursionError):
+            except BAD:
                 self.kill("it sent something that is no frame")
                 return
             self._frames.append((more, item))

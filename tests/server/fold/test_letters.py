@@ -43,6 +43,19 @@ class Letters(SynchronousTestCase):
                     may = (place == 0 and type(odd) is int) or (place == 8 and odd == bytes(16))
                     self.assertEqual(taken, may, (place, odd))
 
+    def test_content_that_no_decoder_makes_is_shown_as_its_bytes(self) -> None:
+        for content in (
+            b"\x81\x90\x01",
+            b"\x81\x80\x01",
+            b"\x91" * 2000 + b"\x90",
+            b"\xc1",
+            b"\xdd\xff\xff\xff\xff",
+            b"\xd6\xff",
+            b"\x01\x02",
+        ):
+            for times in (b"", bytes(8)):  # of what is no column, and of what seems to be folded at the edge
+                self.assertTrue(self.take(encode_dead_letter(GOOD._replace(times=times, values=[], content=content))), content)
+
     @examples(100)
     @given(st.lists(st.sampled_from(ODD), min_size=10, max_size=10))
     def test_any_fields_are_borne(self, fields: list[Any]) -> None:
