@@ -142,7 +142,7 @@ class FileSystem:
         if when == "within":
             os.write(descriptor, content[: process.random.randrange(len(content))])
             raise Killed
-        if self._machine.is_disk_full:
+        if self._machine.is_disk_full and not _has_room(descriptor, len(content)):
             self._machine.world.fired["disk full"] += 1
             refuse(errno.ENOSPC)
         written = os.write(descriptor, content)
@@ -152,8 +152,9 @@ class FileSystem:
 
     def posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
         process = self._world.running
-        if self._machine.is_memory_full:
-            self._machine.world.fired["shared memory full"] += 1
+        is_on_disk = os.readlink(f"/proc/self/fd/{descriptor}").startswith(self._machine.disk)
+        if self._machine.is_disk_full if is_on_disk else self._machine.is_memory_full:
+            self._machine.world.fired["disk full" if is_on_disk else "shared memory full"] += 1
             refuse(errno.ENOSPC)
         if process.write("the having of pages"):
             os.posix_fallocate(descriptor, offset, length)
@@ -184,6 +185,12 @@ class FileSystem:
     unlink, remove, rename, replace, link, ftruncate, fsync = map(
         _whole, ("unlink", "remove", "rename", "replace", "link", "ftruncate", "fsync")
     )
+
+
+def _has_room(descriptor: int, length: int) -> bool:
+    """Whether what is written next goes where the file has pages already."""
+    is_appended = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+    return not is_appended and os.lseek(descriptor, 0, os.SEEK_CUR) + length <= os.fstat(descriptor).st_size
 
 
 class File:

@@ -3,11 +3,13 @@
 1. A line is on the disk before anything of what it names is sent; a torn last line is none.
 2. (ring, Tab) is "sent" from its first sum on, "ended" once its end was published, and "gone" when that has arrived for good.
 3. A stream is named from the first sum in it on, until it is over: what of it is still on its way is folded as long as it is open.
-4. The file is written anew when most of it is history.
+4. The file is written anew when most of it is history. It has room set aside, so that a disk that is full later takes what a host must
+   know that boots anew just then; what could not be written is tried again with whatever is to be written next, once a second at the least.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,10 +17,12 @@ from typing import Any, NamedTuple
 
 from taba.agent.locks import private
 from taba.batch import STREAM_BYTES
+from taba.bounds import KiB
 
 SENT, ENDED, GONE = "sent", "ended", "gone"  # an SentSum's
 STREAM, OVER = "stream", "over"
 MAX_STREAMS = 256  # that may be open; as many as an outbox's table names. Of more the oldest is left to Servers, which forget it in time
+SPARE_BYTES = 256 * KiB  # that are set aside: for some 1,000 lines; before half of that is used, there is more, if the disk has it
 SPARE_LINES = 10_000  # some 2 MB of history that the file may have, and as many lines again as there are entries
 
 
@@ -42,7 +46,8 @@ class Register:
         self.streams: dict[bytes, None] = {}  # in the order of their begin
         self.problem: str | None = None
         self._file: Any = None
-        self._lines = 0  # of the file
+        self._lines = 0  # of the file, …
+        self._used = self._room = 0  # … their bytes, and those that the disk has for it
         for word, named in _read(path):
             self._know(word, named)
         self._begin()
@@ -77,7 +82,7 @@ class Register:
             (self.live if word == SENT else self.ended).add(named)
 
     def _note(self, lines: list[tuple[str, SentSum | bytes]]) -> None:
-        if not lines:
+        if not lines and self.problem is None:
             return
         for word, named in lines:
             self._know(word, named)
@@ -86,8 +91,10 @@ class Register:
             if self._file is None or self._lines + len(lines) > SPARE_LINES + 2 * known:
                 self._begin()  # with all that is known
             else:
-                self._write(self._file, lines)
+                self._used += self._write(self._file, lines)
                 self._lines += len(lines)
+                if self._used + SPARE_BYTES // 2 > self._room:
+                    self._set_aside(self._file)
             self.problem = None
         except OSError as error:
             self.close()
@@ -101,7 +108,8 @@ class Register:
         lines += ((ENDED, entry) for entry in self.ended)
         fresh = open(self.path + ".new", "wb", opener=private)  # noqa: SIM115
         try:
-            self._write(fresh, lines)
+            self._used, self._room = self._write(fresh, lines), 0
+            self._set_aside(fresh)
             os.replace(self.path + ".new", self.path)
             _sync_directory(self.path)  # else a power cut may bring back the old file, without what is written from now on
         except OSError:
@@ -110,12 +118,21 @@ class Register:
         self.close()
         self._file, self._lines = fresh, len(lines)
 
+    def _set_aside(self, file: Any) -> None:
+        # where there is no room, or none can be promised, a full disk takes no more, and that is said then
+        with contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), self._used, SPARE_BYTES)
+            self._room = self._used + SPARE_BYTES
+
     @staticmethod
-    def _write(file: Any, lines: Iterable[tuple[str, SentSum | bytes]]) -> None:
+    def _write(file: Any, lines: Iterable[tuple[str, SentSum | bytes]]) -> int:
+        """Returns how many bytes they take."""
         fields = ((word, named.hex()) if isinstance(named, bytes) else (word, *named) for word, named in lines)
-        file.write(b"".join(json.dumps(line).encode() + b"\n" for line in fields))
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in fields)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
+        return len(content)
 
 
 def _sync_directory(path: str) -> None:
@@ -129,7 +146,7 @@ def _sync_directory(path: str) -> None:
 def _read(path: str) -> Iterator[tuple[str, SentSum | bytes]]:
     try:
         with open(path, "rb") as file:
-            lines = file.read().split(b"\n")
+            lines = file.read().rstrip(b"\0").split(b"\n")  # without what is set aside
     except FileNotFoundError:
         return
     for line in lines:

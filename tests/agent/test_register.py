@@ -389,3 +389,30 @@ class RegisterTests(SynchronousTestCase):
         self.assertIsNone(self.register.problem)
         found = self.anew()
         self.assertEqual((found.live, found.ended, list(found.streams)), ({self.entry(2)}, {self.entry(1)}, [b"s" * 16]))
+
+    def test_what_a_disk_did_not_take_is_tried_again_though_there_is_nothing_more_to_write(self) -> None:
+        with mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")):
+            self.register.note(SENT, [self.entry(1)])
+            self.register.over([])
+            self.assertIn("No space left", str(self.register.problem))
+        self.register.over([])  # as once a second
+        self.assertIsNone(self.register.problem)
+        self.assertEqual(self.anew().live, {self.entry(1)})
+
+    def test_the_disk_has_room_for_what_comes_however_much_has_come(self) -> None:
+        spare = 16 * 1024
+        self.patch(module, "SPARE_BYTES", spare)
+        for number in range(400):
+            self.register.note(SENT, [self.entry(number)])
+            with open(self.path, "rb") as file:
+                used = len(file.read().rstrip(b"\0"))
+            found = os.stat(self.path)
+            self.assertGreaterEqual(min(found.st_size, 512 * found.st_blocks) - used, spare // 2)
+        self.assertGreater(used, 2 * spare)
+        self.assertEqual(self.anew().live, {self.entry(number) for number in range(400)})
+
+    def test_where_no_room_can_be_set_aside_it_is_written_all_the_same(self) -> None:
+        with mock.patch("os.posix_fallocate", side_effect=OSError(95, "Operation not supported")):
+            self.anew().note(SENT, [self.entry(1)])
+        self.assertIsNone(self.register.problem)
+        self.assertEqual(self.anew().live, {self.entry(1)})

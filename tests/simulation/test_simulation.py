@@ -64,7 +64,8 @@ WORLDS = (
     ("--seed", "1", "--kinds", "outbox removed,kill agent,server cut off"),
 )
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost, and what the next Agent makes of
-# that; what a full disk does not let go of; a sum that comes late; a world that was judged before what a store had lost was asked for
+# that; what a full disk does not let go of, and what it does not take while a host boots anew; a sum that comes late; a world that was
+# judged before what a store had lost was asked for
 FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
@@ -72,6 +73,7 @@ FOUND = (
     ("--seed", "7", "--kinds", "memory full,store fails over,replica lags,kill agent,server cut off"),
     ("--seed", "1000110"),
     ("--seed", "1000146", "--without", "0,1"),
+    ("--seed", "2026112700100"),
     ("--seed", "2026112708045"),
     ("--seed", "2026112712036"),
 )

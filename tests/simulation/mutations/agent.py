@@ -15,6 +15,7 @@ from taba.agent.openings import Openings
 from taba.agent.outbox import PAGE, PUBLISHED
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
+from taba.agent.register import Register
 from taba.agent.spool import Spool
 from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
@@ -242,6 +243,11 @@ def streams_of_a_lost_outbox_stay_open(put: Any) -> None:
 @focused("host boots,kill agent,memory full,server cut off", 40.0, seed=1)
 def what_a_lost_table_knew_to_be_ended_is_taken_for_open(put: Any) -> None:
     put(Openings, "doubt", lambda self: False)
+
+
+@focused("host boots,disk full", 40.0, 1.0, seed=3)
+def a_full_disk_takes_no_sum_that_is_to_be_ended(put: Any) -> None:
+    put(Register, "_set_aside", lambda self, file: None)
 
 
 @focused(CLIENT, seed=2)
