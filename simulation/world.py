@@ -59,7 +59,10 @@ LOOK_SECONDS = 1.0  # between two looks whether all is folded
 # start. A clock is followed after an hour, where nobody sends who agrees with it
 PAST_OF_AGENT = re.compile(r"dropped |start ")
 PAST_OF_SERVER = re.compile(r" lately|the store went back in time: |clock is .* off from what this Server goes by")
-FOR_A_PERSON = re.compile(r"\d+ events are dead letters |\d+ events came for Tabs that have another Type|no Handler of Type ")
+# Agents say every ten minutes who lives, in Tabs whose Types no Server here has: in a full bucket these letters push out others for ever
+FOR_A_PERSON = re.compile(
+    r"\d+ events are dead letters |\d+ events came for Tabs that have another Type|no Handler of Type |\d+ dead letters were dropped lately"
+)
 HOUR_SECONDS = 3700.0
 HOUR_SHARE = 0.03  # of the worlds: in these the hour passes, and then nothing is said of what has happened, either
 IDLE_SECONDS = 30.0  # that a host is busy with others then

@@ -65,7 +65,7 @@ WORLDS = (
 )
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost, and what the next Agent makes of
 # that; what a full disk does not let go of, and what it does not take while a host boots anew; a sum that comes late; a world that was
-# judged before what a store had lost was asked for
+# judged before what a store had lost was asked for; what Agents say for ever, and nobody folds
 FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
@@ -74,6 +74,7 @@ FOUND = (
     ("--seed", "1000110"),
     ("--seed", "1000146", "--without", "0,1"),
     ("--seed", "2026112700100"),
+    ("--seed", "2026112701016"),
     ("--seed", "2026112708045"),
     ("--seed", "2026112712036"),
 )
