@@ -14,16 +14,16 @@ SPREADS = [f"taba/handlers/_{name}.h" for name in ("dumps", "folds", "spread_blo
 def part(module: str, *headers: str) -> Extension:
     """`module`, of a file in C and its headers. Without a compiler Python does the same, with the same layouts, more slowly."""
     source = module.replace(".", "/") + ".c"
-    return Extension(module, sources=[source], depends=["setup.py", *headers], extra_compile_args=list(FLAGS), optional=True)
+    return Extension(module, sources=[source], depends=["setup.py", "taba/_part.h", *headers], extra_compile_args=list(FLAGS), optional=True)
 
 
 PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
-    part("taba.agent._drain", "taba/agent/_checksum.h"),
+    part("taba.agent._drain", "taba/_arrays.h", *(f"taba/agent/_{name}.h" for name in ("checksum", "encoding", "joining", "packing", "records"))),
     part("taba.batch._entries", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.batch._sections", "taba/batch/_bytes.h", "taba/batch/_named.h"),
-    part("taba.handlers._fresh"),
+    part("taba.handlers._fresh", "taba/_arrays.h"),
     part("taba.handlers._latest", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._rows", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._spreads", *SPREADS),

@@ -1,6 +1,7 @@
 /* An envelope of nothing but batches, taken apart in one pass over its bytes: taba/batch/envelope.py takes any apart, and says what is wrong
    with one. Both find the same (tests/test_entries.py); whatever is out of the ordinary makes the whole None. */
 
+#include "../_part.h"
 #include "_bytes.h"
 #include "_named.h"
 
@@ -123,24 +124,8 @@ static PyObject *read_envelope(PyObject *module, PyObject *const *given, Py_ssiz
 }
 
 static PyMethodDef methods[] = {
-    {"read", (PyCFunction)(void (*)(void))read_envelope, METH_FASTCALL, read_doc},
+    FAST("read", read_envelope, read_doc),
     {NULL, NULL, 0, NULL},
 };
 
-static int set_form(PyObject *module) {
-    return PyModule_AddIntConstant(module, "FORM", FORM);
-}
-
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, set_form},
-#if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "taba.batch._entries", .m_methods = methods, .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__entries(void) {
-    return PyModuleDef_Init(&definition);
-}
+MAKE_PART(_entries, "taba.batch._entries", begin_nothing, OF_EACH_INTERPRETER, "Envelopes of nothing but batches, taken apart.")

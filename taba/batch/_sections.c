@@ -5,6 +5,7 @@
    2. Every byte is a stranger's: it is read only where the section's own length says that it lies. Whatever is out of the ordinary, a Client
       that may be none too, makes the whole None. Whether a Tab may be one is not asked here: of each that there is the caller asks once. */
 
+#include "../_part.h"
 #include "_bytes.h"
 #include "_named.h"
 
@@ -319,25 +320,9 @@ end:
 }
 
 static PyMethodDef methods[] = {
-    {"read", (PyCFunction)(void (*)(void))read_section, METH_FASTCALL, read_doc},
-    {"read_batch", (PyCFunction)(void (*)(void))read_batch, METH_FASTCALL, read_batch_doc},
+    FAST("read", read_section, read_doc),
+    FAST("read_batch", read_batch, read_batch_doc),
     {NULL, NULL, 0, NULL},
 };
 
-static int set_form(PyObject *module) {
-    return PyModule_AddIntConstant(module, "FORM", FORM);
-}
-
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, set_form},
-#if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "taba.batch._sections", .m_methods = methods, .m_slots = slots};
-
-PyMODINIT_FUNC PyInit__sections(void) {
-    return PyModuleDef_Init(&definition);
-}
+MAKE_PART(_sections, "taba.batch._sections", begin_nothing, OF_EACH_INTERPRETER, "Sections of which nothing is amiss, taken apart.")

@@ -15,6 +15,7 @@
 
 #define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 
+#include "../_part.h"
 #include "_layout.h"
 #include "_producer.h"
 #include "_values.h"
@@ -208,12 +209,8 @@ module_clear(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_USED}, /* the GIL is the lock of the ring; a build without it takes the pure-Python ring */
-#endif
+    OF_EACH_INTERPRETER
+    WITH_THE_GIL /* it is the lock of the ring; a build without it takes the pure-Python ring */
     {0, NULL},
 };
 

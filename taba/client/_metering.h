@@ -308,11 +308,9 @@ route_or_none(Meter *meter, PyObject *route)
 
 static PyMethodDef meter_methods[] = {
     {"begin", (PyCFunction)meter_begin, METH_NOARGS, "One more is under way; the clock for end()."},
-    {"end", (PyCFunction)(void (*)(void))meter_end, METH_FASTCALL, "end(began, method, route, status, received, sent): one is over."},
-    {"exchange", (PyCFunction)(void (*)(void))meter_exchange, METH_FASTCALL,
-     "exchange(route, scope, receive, send): one more, over ASGI, is under way."},
-    {"reply", (PyCFunction)(void (*)(void))meter_reply, METH_FASTCALL,
-     "reply(route, environ, start_response, owner): one more, over WSGI, is under way."},
+    FAST("end", meter_end, "end(began, method, route, status, received, sent): one is over."),
+    FAST("exchange", meter_exchange, "exchange(route, scope, receive, send): one more, over ASGI, is under way."),
+    FAST("reply", meter_reply, "reply(route, environ, start_response, owner): one more, over WSGI, is under way."),
     END,
 };
 static PyMemberDef meter_members[] = {

@@ -121,11 +121,11 @@ static inline double summed(const double *items, Py_ssize_t count) {
 }
 
 /* Whether this machine writes numbers as dumps have them; if not, there is an ImportError. */
-static inline int is_little_endian(void) {
+static inline int check_byte_order(void) {
     const uint16_t one = 1;
-    if (*(const uint8_t *)&one == 1) return 1;
+    if (*(const uint8_t *)&one == 1) return 0;
     PyErr_SetString(PyExc_ImportError, "dumps are little-endian, and this machine is not");
-    return 0;
+    return -1;
 }
 
 #endif

@@ -6,6 +6,9 @@
 #include <Python.h>
 #include <stdint.h>
 
+#include "../_arrays.h"
+#include "../_part.h"
+
 #define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define CODE_BITS 16
 #define CODES (1 << CODE_BITS)
@@ -16,14 +19,9 @@
 static int
 get_arrays(PyObject *const *args, Py_buffer *views, int wanted, int given)
 {
-    for (int had = 0; had < wanted; had++) {
-        if (PyObject_GetBuffer(args[had], &views[had], had < given ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)
+    for (int had = 0; had < wanted; had++)
+        if (get_array(args[had], &views[had], 8, 8, had < given ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)
             return had;
-        if (views[had].len % 8 != 0 || (uintptr_t)views[had].buf % 8 != 0) {
-            PyErr_SetString(PyExc_ValueError, "an array of other items, or that is not aligned");
-            return had + 1;
-        }
-    }
     return wanted;
 }
 
@@ -145,35 +143,9 @@ end:
 }
 
 static PyMethodDef methods[] = {
-    {"figures", (PyCFunction)(void (*)(void))figures, METH_FASTCALL, figures_doc},
-    {"bins", (PyCFunction)(void (*)(void))bins, METH_FASTCALL, bins_doc},
+    FAST("figures", figures, figures_doc),
+    FAST("bins", bins, bins_doc),
     {NULL, NULL, 0, NULL},
 };
 
-static int
-set_form(PyObject *module)
-{
-    return PyModule_AddIntConstant(module, "FORM", FORM);
-}
-
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, set_form},
-#if PY_VERSION_HEX >= 0x030C0000
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "taba.handlers._fresh",
-    .m_doc = "What is folded at the edge, counted.",
-    .m_methods = methods,
-    .m_slots = slots,
-};
-
-PyMODINIT_FUNC
-PyInit__fresh(void)
-{
-    return PyModuleDef_Init(&module_definition);
-}
+MAKE_PART(_fresh, "taba.handlers._fresh", begin_nothing, OF_EACH_INTERPRETER, "What is folded at the edge, counted.")

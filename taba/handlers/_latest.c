@@ -5,6 +5,7 @@
    2. A State is msgpack. Only of the shapes below is it read here, which the Handlers themselves write and which are all that has this
       length; anything else makes the whole call return None. */
 
+#include "../_part.h"
 #include "_folds.h"
 
 #define FORM 1               /* of what Python gives it and gets: see taba/parts.py */
@@ -148,10 +149,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_latest", .m_size = -1, .m_methods = methods};
-
-PyMODINIT_FUNC PyInit__latest(void) {
-    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
-    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
-    return module;
-}
+MAKE_PART(_latest, "taba.handlers._latest", check_byte_order, OF_EACH_INTERPRETER, "The States of Gauge, ExpiryGauge and UpDown, from bytes to bytes.")

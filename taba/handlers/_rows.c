@@ -7,6 +7,7 @@
    3. A sum is made in the order in which numpy makes it: the first of a run, and to it the sum of the rest by pairs. Each step is rounded by
       itself (setup.py says how). Which sign the least of 0.0 and -0.0 has is left to both. */
 
+#include "../_part.h"
 #include "_folds.h"
 
 #define FORM 2                               /* of what Python gives it and gets: see taba/parts.py */
@@ -513,10 +514,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_size = -1, .m_methods = methods};
-
-PyMODINIT_FUNC PyInit__rows(void) {
-    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
-    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
-    return module;
-}
+MAKE_PART(_rows, "taba.handlers._rows", check_byte_order, OF_ONE_INTERPRETER, "CounterGroup's States, from bytes to bytes.")

@@ -6,6 +6,7 @@
       out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault. Of this kind is a zero with a
       sign, too: which of two zeros numpy calls the lesser depends on the machine. */
 
+#include "../_part.h"
 #include "_spread_spills.h"
 
 #define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
@@ -110,10 +111,4 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_spreads", .m_size = -1, .m_methods = methods};
-
-PyMODINIT_FUNC PyInit__spreads(void) {
-    PyObject *module = is_little_endian() ? PyModule_Create(&definition) : NULL;
-    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
-    return module;
-}
+MAKE_PART(_spreads, "taba.handlers._spreads", check_byte_order, OF_ONE_INTERPRETER, "PercentileGroup's States, from bytes to bytes.")

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../../_part.h"
+
 #define FORM 1 /* of what Python gives it and gets: see taba/parts.py */
 #define FIRST_ROOM 4096
 #define REMEMBERED 16    /* fractions; a power of two */
@@ -267,39 +269,9 @@ write_json(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
     return found;
 }
 
-static PyMethodDef functions[] = {
-    {"write", (PyCFunction)(void (*)(void))write_json, METH_FASTCALL,
-     "write(value, shown): JSON of what is shown of it; `shown` makes what is not plain so."},
+static PyMethodDef methods[] = {
+    FAST("write", write_json, "write(value, shown): JSON of what is shown of it; `shown` makes what is not plain so."),
     {NULL, NULL, 0, NULL},
 };
 
-static int
-set_form(PyObject *module)
-{
-    return PyModule_AddIntConstant(module, "FORM", FORM);
-}
-
-static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, set_form},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_USED}, /* lists and dictionaries are gone through without a lock of their own */
-#endif
-    {0, NULL},
-};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "taba.server.ask._writing",
-    .m_doc = "JSON of what answers show.",
-    .m_slots = slots,
-    .m_methods = functions,
-};
-
-PyMODINIT_FUNC
-PyInit__writing(void)
-{
-    return PyModuleDef_Init(&definition);
-}
+MAKE_PART(_writing, "taba.server.ask._writing", begin_nothing, OF_EACH_INTERPRETER, "JSON of what answers show.")

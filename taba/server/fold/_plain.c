@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../../_part.h"
 #include "../../batch/_named.h"
 
 #define FORM 2           /* of what Python gives it and gets: see taba/parts.py */
@@ -535,13 +536,11 @@ failed:
 }
 
 static PyMethodDef methods[] = {
-    {"plan", (PyCFunction)(void (*)(void))plan, METH_FASTCALL, plan_doc},
-    {"judge", (PyCFunction)(void (*)(void))judge, METH_FASTCALL, judge_doc},
-    {"write", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, write_doc},
+    FAST("plan", plan, plan_doc),
+    FAST("judge", judge, judge_doc),
+    FAST("write", write_all, write_doc),
     {NULL, NULL, 0, NULL},
 };
-
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_plain", .m_size = -1, .m_methods = methods};
 
 static int make_words(void) {
     struct {
@@ -562,8 +561,4 @@ static int make_words(void) {
     return s_hmget != NULL && s_hset != NULL && s_hincrby != NULL && s_folded != NULL ? 0 : -1;
 }
 
-PyMODINIT_FUNC PyInit__plain(void) {
-    PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && (make_words() < 0 || PyModule_AddIntConstant(module, "FORM", FORM) < 0)) Py_CLEAR(module);
-    return module;
-}
+MAKE_PART(_plain, "taba.server.fold._plain", make_words, OF_ONE_INTERPRETER, "What is done for each ordinary bucket of a cycle.")

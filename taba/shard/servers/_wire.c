@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#include "../../_part.h"
+
 #define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_DIGITS 20
 
@@ -147,15 +149,9 @@ static PyObject *measure(PyObject *module, PyObject *const *given, Py_ssize_t co
 
 static PyMethodDef methods[] = {
     {"encode", encode, METH_O, encode_doc},
-    {"keys", (PyCFunction)(void (*)(void))keys, METH_FASTCALL, keys_doc},
-    {"measure", (PyCFunction)(void (*)(void))measure, METH_FASTCALL, measure_doc},
+    FAST("keys", keys, keys_doc),
+    FAST("measure", measure, measure_doc),
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_wire", .m_size = -1, .m_methods = methods};
-
-PyMODINIT_FUNC PyInit__wire(void) {
-    PyObject *module = PyModule_Create(&definition);
-    if (module != NULL && PyModule_AddIntConstant(module, "FORM", FORM) < 0) Py_CLEAR(module);
-    return module;
-}
+MAKE_PART(_wire, "taba.shard.servers._wire", begin_nothing, OF_EACH_INTERPRETER, "Commands as the bytes that a Redis or Valkey takes.")

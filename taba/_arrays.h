@@ -1,0 +1,25 @@
+/* Arrays that Python gives, looked at before they are read. */
+
+#ifndef TABA_ARRAYS_H
+#define TABA_ARRAYS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+
+/* A buffer as an array of `size` bytes each, aligned for them. */
+static inline int
+get_array(PyObject *object, Py_buffer *view, Py_ssize_t size, size_t alignment, int flags)
+{
+    if (PyObject_GetBuffer(object, view, flags) < 0)
+        return -1;
+    if (view->len % size != 0 || (uintptr_t)view->buf % alignment != 0) {
+        PyBuffer_Release(view);
+        PyErr_SetString(PyExc_ValueError, "an array of another size, or that is not aligned");
+        return -1;
+    }
+    return 0;
+}
+
+#endif
