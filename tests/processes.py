@@ -19,6 +19,8 @@ UNASSIGNED_PORTS = (12_000, 32_000)  # Linux gives outgoing connections ports fr
 STOP_SECONDS = 15.0  # for a process to end after SIGTERM, before it is killed
 
 _libc = ctypes.CDLL(None)
+_chance = random.SystemRandom()  # Hypothesis has each process draw the same of `random`
+_given_ports: set[int] = set()
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
@@ -65,14 +67,21 @@ def twistd(plugin: str, *options: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port that is free on loopback now, and that no outgoing connection is given before somebody listens there."""
+    """A port that is free on loopback now, and that no outgoing connection is given before somebody listens there.
+
+    For TCP and UDP, and another each time that this process asks: who had the last one may not listen yet.
+    """
     while True:
-        port = random.randrange(*UNASSIGNED_PORTS)
-        with socket.socket() as candidate:
+        port = _chance.randrange(*UNASSIGNED_PORTS)
+        if port in _given_ports:
+            continue
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
             try:
-                candidate.bind(("127.0.0.1", port))
+                stream.bind(("127.0.0.1", port))
+                datagrams.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given_ports.add(port)
             return port
 
 
