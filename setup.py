@@ -8,19 +8,20 @@ from setuptools import Extension, setup
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-semantic-interposition")
 HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
+DRAIN = [f"taba/agent/_{name}.h" for name in ("checksum", "encoding", "joining", "packing", "records")]
 SPREADS = [f"taba/handlers/_{name}.h" for name in ("dumps", "folds", "spread_blocks", "spread_states", "spread_spills")]
 
 
 def part(module: str, *headers: str) -> Extension:
     """`module`, of a file in C and its headers. Without a compiler Python does the same, with the same layouts, more slowly."""
-    source = module.replace(".", "/") + ".c"
-    return Extension(module, sources=[source], depends=["setup.py", "taba/_part.h", *headers], extra_compile_args=list(FLAGS), optional=True)
+    source, read = module.replace(".", "/") + ".c", ["setup.py", "taba/_part.h", *headers]
+    return Extension(module, sources=[source], depends=read, extra_compile_args=list(FLAGS), optional=True)
 
 
 PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
-    part("taba.agent._drain", "taba/_arrays.h", *(f"taba/agent/_{name}.h" for name in ("checksum", "encoding", "joining", "packing", "records"))),
+    part("taba.agent._drain", "taba/_arrays.h", *DRAIN),
     part("taba.batch._entries", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.batch._sections", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.handlers._fresh", "taba/_arrays.h"),
