@@ -55,9 +55,9 @@ RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: 
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
 
 
-# What a status says of what has happened, and nobody can mend any more: for an hour, or as long as the process lives that found it at its
-# start. A clock is followed after an hour, where nobody sends who agrees with it
-PAST_OF_AGENT = re.compile(r"dropped |start ")
+# What a status says of what has happened, and nobody can mend any more: for an hour. A clock is followed after an hour, where nobody sends
+# who agrees with it
+PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|keys mended")
 PAST_OF_SERVER = re.compile(r" lately|the store went back in time: |clock is .* off from what this Server goes by")
 # Agents say every ten minutes who lives, in Tabs whose Types no Server here has: in a full bucket these letters push out others for ever
 FOR_A_PERSON = re.compile(
@@ -351,7 +351,7 @@ class World(Ground):
         for agent in self.agents:
             if agent.is_alive:
                 said = {key: text for key, text in agent.problems.items() if past_too or not PAST_OF_AGENT.match(key)}
-                found += [f"{agent.name}: {key}: {text}" for key, text in said.items() if not key.startswith("start ")]
+                found += [f"{agent.name}: {key}: {text}" for key, text in said.items()]
         for server in self.servers:
             said_by_server = ["it does not answer"] if server.problems is None else server.problems
             found += [

@@ -81,6 +81,20 @@ class Backlog:
             batches = [HeldBatch(row) for row in rows if row.id not in self._books.settling]  # dropped, but not yet removed
             lane.load(batches, rows[-1].id.number if rows else 0, len(rows) == SPOOL_ROWS)
 
+    def look_again(self) -> None:
+        """Where something could not be done: whether the spool is written again by now. What still fails says so itself when it is tried.
+
+        To be called before all that is tried again is tried: some of what failed, as the keeping aside of bytes, never is.
+        """
+        if self._books.spool_problem is None:
+            return
+        try:
+            self._spool.try_to_write()
+        except sqlite3.Error as error:
+            self.heal(error)
+        else:
+            self._books.spool_problem = None
+
     def activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
         self.activated = now

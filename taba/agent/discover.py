@@ -410,6 +410,7 @@ class Rings:
                 else:
                     self._unmade[name] = (status.st_ino, since)
                     self._again[name] = None
+                self.problems.pop(name, None)  # what kept it from being opened has passed
                 return None
             if len(self.open) >= MAX_RINGS:
                 self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", seen, passes=True)
@@ -419,11 +420,13 @@ class Rings:
                     self.taken_by = holder_of(self.path(name))
                 self.taken.add(name)
                 self._again[name] = None
+                self.problems.pop(name, None)
                 return None
             self.taken.discard(name)
             ring = Ring(fd, name, covered, self.admission)
             if ring.header.retired and not is_abandoned(fd):
                 self._again[name] = None
+                self.problems.pop(name, None)
                 return None  # its producer has seen, or will see, that nobody reads it
             kept = True
             self.problems.pop(name, None)

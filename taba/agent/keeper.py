@@ -307,6 +307,9 @@ class Keeper:
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
         self.backlog.now = now
+        is_second = now - self.backlog.activated >= 1.0
+        if is_second:
+            self.backlog.look_again()
         over, self._over = self._over, {}
         for lane in (*over, *self.schedule.wake(now)):
             self.queue(lane, now)
@@ -323,7 +326,6 @@ class Keeper:
         self.backlog.forget()
         if self._moving > self.outbox.released or self._is_half_full or self._is_stuck:
             self._move_some(now, moment)
-        is_second = now - self.backlog.activated >= 1.0
         if is_second:
             self.backlog.activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:

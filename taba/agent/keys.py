@@ -72,7 +72,7 @@ class Keys:
         self._unwritten: dict[bytes, tuple[KeyPart, bytes]] = {}  # key → it, and whose it is
         self._failure: str | None = None  # of the last try
         self._not_before = 0.0  # the next one
-        self._mended: str | None = None  # what was found damaged while it was open
+        self.mended: str | None = None  # what was found damaged while it was open; its owner takes it away
         try:
             self._open()
         except DAMAGE as error:
@@ -95,7 +95,7 @@ class Keys:
         if is_trouble(error):
             raise error
         try:
-            self._mended = self._make_anew(error)
+            self.mended = self._make_anew(error)
         except OSError as failure:
             raise sqlite3.OperationalError(f"{error}; and it cannot be made anew: {failure}") from None
 
@@ -159,7 +159,7 @@ class Keys:
     def write_problem(self) -> str | None:
         """What the disk does not take, for people."""
         if self._failure is None:
-            return self._mended
+            return None
         forgotten = f", and {self.forgotten} that came before them are not: posted again they count again" if self.forgotten else ""
         return (
             f"{self.path} cannot be written ({self._failure}): {len(self._unwritten)} keys of posts are known until this Agent ends"

@@ -25,7 +25,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
 from taba.agent.outbox import OutboxCorrupt, OutboxFull
 from taba.agent.pin import PinFile, Store
-from taba.agent.problems import Problems, Space
+from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Space
 from taba.agent.pump import TICK_SECONDS, RingPump
 from taba.agent.recovery import recover
 from taba.agent.spool import SpoolFull
@@ -91,7 +91,8 @@ class Loop:
         edge: Edge | None = None,
     ):
         self.home, self._around, self._observer = home, around, observer
-        self._own: dict[str, str] = {f"start {place}": problem for place, problem in enumerate(home.problems)}
+        self._own: dict[str, str] = {}
+        self._happened: dict[str, tuple[str, float]] = {}  # what is over, by a key each, and when it was
         self._loop_problem: str | None = None
         self._name_problem: str | None = None
         self._is_ending = False
@@ -99,6 +100,7 @@ class Loop:
         self._call: Any = None
         self._next_keep = self._next_look = self._next_sweep = 0.0
         now, moment = self.clock()
+        self._happened.update((f"start {place}", (problem, now)) for place, problem in enumerate(home.problems))
         self.keeper = Keeper(home.outbox, home.spool, home.history, around.new_id, now, moment)
         recover(self.keeper, now)
         home.keys.add(self.keeper.keys, now)
@@ -174,7 +176,11 @@ class Loop:
 
     def problems(self, more: Mapping[str, str]) -> dict[str, str]:
         """What needs a person now: sentences, by a key each; `more` are those of others."""
-        own = {**self._own, **more}
+        now = self._around.reactor.seconds()
+        if self.home.keys.mended is not None:
+            self._happened["keys mended"], self.home.keys.mended = (self.home.keys.mended, now), None
+        self._happened = {key: told for key, told in self._happened.items() if now - told[1] <= LOSS_SHOWN_SECONDS}
+        own = {**{key: sentence for key, (sentence, _) in self._happened.items()}, **self._own, **more}
         if self._name_problem:
             own["name"] = self._name_problem
         if self.slots.problem:
@@ -187,7 +193,7 @@ class Loop:
             own["loop"] = (
                 f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
             )
-        found = self._problems.look(self._around.reactor.seconds(), own)
+        found = self._problems.look(now, own)
         self._sentences = list(found.values())
         return found
 
@@ -210,6 +216,7 @@ class Loop:
                 if now >= self._next_look:
                     self._next_look = now + LOOK_SECONDS
                     self.home.keys.tick(now)
+                    self._look_at_pin()
                     self._observer.looks(now)
                 if now >= self._next_sweep:
                     self.slots.sweep()
@@ -248,8 +255,18 @@ class Loop:
 
     def _on_caps(self, caps: Caps) -> None:
         self.rings.admission.change(caps)
+        self._keep_caps()
+
+    def _look_at_pin(self) -> None:
+        """Keep what could not be kept: Servers, which tell it again, may be away for longer than its disk is full."""
+        if "caps" in self._own:
+            self._keep_caps()
+        if "version" in self._own:
+            self._keep_version()
+
+    def _keep_caps(self) -> None:
         try:
-            self.pin.keep(caps)
+            self.pin.keep(self.rings.admission.caps)
             self._own.pop("caps", None)
         except OSError as error:
             self._own["caps"] = (
@@ -258,18 +275,22 @@ class Loop:
             )
 
     def _on_versions(self, chosen: Chosen, is_complete: bool) -> None:
-        version = self.keeper.version = chosen.batch if is_complete else min(chosen.batch, self.keeper.version)
+        self.keeper.version = chosen.batch if is_complete else min(chosen.batch, self.keeper.version)
         before = self.pump.edge.allowed
         # who does not know all Servers leads to no States that were not folded before
         self.pump.allow(chosen.edges if is_complete else tuple(edge for edge in chosen.edges if edge in before), self.moment())
         self._own.pop("versions", None)
         if chosen.problem is not None:
             self._own["versions"] = chosen.problem
+        self._keep_version()
+
+    def _keep_version(self) -> None:
         try:
-            self.pin.keep_version(version)
+            self.pin.keep_version(self.keeper.version)
+            self._own.pop("version", None)
         except OSError as error:
             # the next start begins with the earliest, which is as good until it has met a Server
-            self._own["versions"] = f"in which version batches are written cannot be kept ({words(error)}): make room there"
+            self._own["version"] = f"in which version batches are written cannot be kept ({words(error)}): make room there"
 
     def _store_id(self) -> str | None:
         return None if self.pin.store is None else self.pin.store.id
@@ -281,9 +302,8 @@ class Loop:
         if self._store_id() != before:
             self.pump.meanings.forget()
         if self.pump.buckets is not None and self.pump.buckets != store.buckets:
-            self._own["buckets"] = (
-                f"the store has {store.buckets} buckets; until now this Agent knew {self.pump.buckets}: if that is not meant, see --server"
-            )
+            changed = f"the store has {store.buckets} buckets; until now this Agent knew {self.pump.buckets}"
+            self._happened["buckets changed"] = f"{changed}: if that is not meant, see --server", self._around.reactor.seconds()
         if self.pump.buckets != store.buckets:
             self.pump.set_buckets(store.buckets, self.moment())
         return True

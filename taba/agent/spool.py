@@ -166,8 +166,7 @@ class Spool:
             )
         elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
             raise sqlite3.DatabaseError("its first page is damaged")
-        with self._transaction():  # it must be to be written as well
-            run(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
+        self.try_to_write()  # it must be to be written as well
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
@@ -285,6 +284,11 @@ class Spool:
         found = self._database.execute("SELECT stream, bucket, number, events FROM batches")
         while rows := found.fetchmany(10_000):
             self._manifest.add((BatchId(*id), events) for *id, events in rows)
+
+    def try_to_write(self) -> None:
+        """Change nothing. Raises sqlite3.Error where the disk, or the file, takes nothing."""
+        with self._transaction():
+            self._database.execute(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""

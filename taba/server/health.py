@@ -18,6 +18,7 @@ from taba.shard import BucketBusy, NotReplicated, Router, Writes
 from taba.shard.servers.gather import gather
 
 LOOK_SECONDS = 2.0  # between two looks at all shards
+SETTLED_SECONDS = 60.0  # between two looks at what seldom changes: the map, and what servers say of their settings
 WRITE_SECONDS = 1.5  # for a shard to take a write; Agents wait for a verdict about as long
 
 CURES: Mapping[str, str] = {
@@ -36,7 +37,8 @@ class Health:
     """Looks at all shards. `problems` are sentences on those that take no writes now."""
 
     def __init__(self, router: Router, clock: Any):
-        self._router = router
+        self._router, self._clock = router, clock
+        self._looked = clock.seconds()  # at what seldom changes
         self._refusals: dict[str, str] = {}
         self.is_stopped = False
         self._looking: Deferred[None] | None = None
@@ -72,6 +74,9 @@ class Health:
     async def _look(self) -> None:
         try:
             await self.look()
+            if self._clock.seconds() - self._looked >= SETTLED_SECONDS:
+                self._looked = self._clock.seconds()
+                await self._router.look()
         except CancelledError:
             log.debug("nobody looks at the shards any more")
         except Exception:

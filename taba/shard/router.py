@@ -156,6 +156,10 @@ class Router(Operations):
         version = known.version if known else None
         return {"url": self.url, "id": id, "buckets": buckets, "pinned": self.atlas.pinned, "version": version}
 
+    async def look(self) -> None:
+        """Look at the map and at all servers' settings again: whoever has nothing to do there does not notice what a person put right."""
+        await self.atlas.refresh(self.atlas.deadline(READ_SECONDS))
+
     async def shards(self) -> list[ShardReport]:
         """What each shard holds and does now; of a cluster, what each of its primaries does."""
         deadline = self.atlas.deadline(READ_SECONDS)

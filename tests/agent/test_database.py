@@ -104,7 +104,7 @@ class KeysTests(SynchronousTestCase):
             keys = Keys(path)
             use(keys)
             self.assertEqual(keys.digest(part(5_000).key), b"d" * 16, place)
-            said[bool(keys.problem or keys.write_problem)] += 1
+            said[bool(keys.problem or keys.mended)] += 1
             keys.close()
         return said
 
@@ -125,7 +125,7 @@ class KeysTests(SynchronousTestCase):
                 file.write(os.urandom(os.path.getsize(self.keys.path) - 4096))
             self.keys._database.execute("PRAGMA shrink_memory")
             use()
-            self.assertIn("was unreadable", str(self.keys.write_problem))
+            self.assertIn("was unreadable", str(self.keys.mended))
             self.keys.add([part(number) for number in range(3000, 5000)], 100.0)
             self.assertEqual(self.keys.digest(part(4_000).key), b"d" * 16)
 

@@ -6,10 +6,12 @@ import fcntl
 import os
 import resource
 import shutil
+import sqlite3
 import struct
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +30,10 @@ from tests.agent.world import AGENT, World
 
 MiB = 1 << 20
 AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}
+
+
+def _full(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 class ProblemTests(SynchronousTestCase):
@@ -189,6 +195,20 @@ class ProblemTests(SynchronousTestCase):
         world.spool._database.execute("PRAGMA max_page_count=1000000")
         world.tick()
         self.assertEqual((set(self.found()) - {"stuck"}, world.keeper.moves > 0), ({"dropped spool_full"}, True))
+
+    def test_what_could_not_be_kept_aside_is_no_problem_once_the_disk_takes_it_though_nothing_else_is_written_there(self) -> None:
+        world = self.world()
+        world.refuse = lambda id: True
+        world.spool.keep_aside = _full  # type: ignore[assignment, method-assign]
+        world.record(10)
+        world.tick()
+        world.send()
+        self.assertIn("disk is full", self.found()["spool"])
+        with mock.patch.object(world.spool, "try_to_write", _full):
+            world.tick()
+            self.assertIn("disk is full", self.found()["spool"])
+        world.tick()
+        self.only("dropped refused", "10 events")
 
     def test_a_spool_at_its_bound_is_told_before_anything_is_dropped(self) -> None:
         world = self.world(spool_bytes=MiB + 100_000)

@@ -28,7 +28,8 @@ from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
 from taba.agent.options import Options
 from taba.agent.outbox import EncodedBatch, OutboxFull
-from taba.agent.pin import PinFile
+from taba.agent.pin import PinFile, Store
+from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.agent.service import AgentService, makeService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
@@ -587,9 +588,24 @@ class ServiceTests(TestCase):
             again.loop._on_caps(Caps(client_tabs=9))
         self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=9))
         self.assertIn(f"cannot be kept for its next start (No space left on device ({path}))", again.loop.problems({})["caps"])
-        again.loop._on_caps(Caps(client_tabs=9))
-        self.assertNotIn("caps", again.loop.problems({}))
+        await self.until(lambda: "caps" not in again.loop.problems({}))  # no Server needs to tell it again
         self.assertEqual(PinFile(path).caps, Caps(client_tabs=9))
+        with mock.patch.object(PinFile, "keep_version", side_effect=OSError(28, "No space left on device", str(path))):
+            again.loop._keep_version()
+            self.assertIn("No space left on device", again.loop.problems({})["version"])
+        await self.until(lambda: "version" not in again.loop.problems({}))
+
+    async def test_what_was_found_at_the_start_and_what_happened_once_are_said_for_an_hour(self) -> None:
+        damaged = self.spool / f"{self.agent}.keys"
+        damaged.write_bytes(b"no keys" * 1000)
+        damaged.chmod(0o600)
+        service = self.start()
+        await self.until(lambda: service.loop.pump.buckets is not None)
+        service.loop._on_store(Store(f"{service.loop._store_id()}", 16))
+        service.loop.home.keys.mended = "they were damaged"
+        self.assertEqual(set(service.loop.problems({})), {"start 0", "buckets changed", "keys mended"})
+        service.loop._happened = {key: (told, when - LOSS_SHOWN_SECONDS) for key, (told, when) in service.loop._happened.items()}
+        self.assertEqual(service.loop.problems({}), {})
 
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()

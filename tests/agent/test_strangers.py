@@ -465,6 +465,23 @@ class Remembered(SynchronousTestCase):
         self.rings.scan((), 2.0)
         self.assertEqual((self.rings.open.keys(), self.rings.problems), ({refused.name, strange.name}, {}))
 
+    def test_what_kept_a_ring_from_being_opened_is_no_problem_once_another_agent_reads_it(self) -> None:
+        producer = self.make_ring()
+
+        def opened(path: str, flags: int) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        real = os.open
+        self.instead(open=opened)
+        self.rings.scan((), 1.0)
+        self.instead(open=real)
+        self.assertIn("Too many open files", self.rings.problems[producer.name])
+        other = Rings(AGENT, self.shm)
+        self.addCleanup(other.close)
+        other.scan((), 1.0)
+        self.rings.scan((), 2.0)
+        self.assertEqual((self.rings.taken, self.rings.problems), ({producer.name}, {}))
+
     def test_another_ring_in_the_very_same_file_is_read(self) -> None:
         producer = self.make_ring()
         os.pwrite(producer.fd, b"another", layouts.MAGIC_OFFSET)

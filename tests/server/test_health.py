@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.server import health, problems, service
 from taba.server.health import CURES, with_cure
 from taba.server.problems import RECENT_SECONDS, Happened, Recent, buried, late
+from taba.shard import atlas
 
 from ..stores import borrow
 from .running import BUCKETS, ServerCase, asynchronous, encoded, reactor
@@ -87,6 +88,16 @@ class Stores(ServerCase):
         status = await self.get(server, "/v1/status")
         self.assertIn("1 batches were turned away", str(status["problems"]))
         self.valkey.ask(*setting, "0")
+        await self.until(lambda status: status["problems"] == [], server)
+
+    @asynchronous
+    async def test_a_setting_that_is_put_right_is_no_problem_any_more_whether_or_not_anybody_else_looks(self) -> None:
+        self.patch(health, "SETTLED_SECONDS", 0.1)
+        self.patch(atlas, "SETTINGS_SECONDS", 0.0)
+        server = await self.start()
+        self.valkey.ask("CONFIG", "SET", "appendfsync", "everysec")
+        await self.until(lambda status: "set appendfsync always" in str(status["problems"]), server)
+        self.valkey.ask("CONFIG", "SET", "appendfsync", "always")
         await self.until(lambda status: status["problems"] == [], server)
 
     def test_each_thing_that_stores_say_has_its_cure(self) -> None:
