@@ -326,6 +326,7 @@ class Keeper:
         self.backlog.forget()
         if self._moving > self.outbox.released or self._is_half_full or self._is_stuck:
             self._move_some(now, moment)
+            self._bound_retained()  # what is retained behind the last that waited
         if is_second:
             self.backlog.activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:

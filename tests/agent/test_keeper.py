@@ -324,6 +324,33 @@ class KeeperTests(WorldCase):
             world.send()
         self.assertEqual((world.store.folded, world.keeper.books.totals()), (len(ids), {}))
 
+    def test_what_came_while_a_move_went_on_is_retained_within_the_bound_once_the_last_that_waited_is_in_the_spool(self) -> None:
+        most, world = 3, self.world()
+        self.patch(books, "MAX_RETAINED_BATCHES", most)
+        self.patch(keeper, "MOVE_BATCHES", 1)
+
+        def publish(id: BatchId) -> None:
+            world.keeper.publish([EncodedBatch(id, at(world.now), 1, encode_batch(*id, [COLUMN]))], world.now, recorded=1)
+
+        first = world.keeper.stream
+        waiting = [BatchId(first, 1, 1), BatchId(first, 1, 2)]
+        world.hold(waiting)
+        for id in (*waiting, *(BatchId(first, 2, number) for number in range(1, most + 2))):
+            publish(id)
+            world.send()
+        world.keeper.tick(world.now, at(world.now))
+        self.assertEqual((world.keeper.moves, world.spool.batches, world.keeper.groups.is_stuck), (1, 1, True))
+        for number in range(1, 2 * most + 1):
+            publish(BatchId(world.keeper.stream, 3, number))
+            world.send()
+        world.keeper.tick(world.now, at(world.now))
+        self.assertEqual((world.spool.batches, world.keeper.books.retained_batches, world.keeper.moves), (2, most, 1))
+        world.hold([])
+        for _ in range(4):
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.keeper.books.totals()), (2 + most + 1 + 2 * most, {}))
+
     def test_that_the_history_could_not_be_written_is_said_until_it_can_be(self) -> None:
         world = self.world()
         world.record(40)
