@@ -6,6 +6,8 @@
 3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
 4. What is no answer with as many verdicts as batches means later, for all of them.
 5. A batch with States that were folded here goes to no Server that is known not to merge these: it waits, and whatever follows it.
+6. An envelope has as much as its Server decides in a moment: what it has no time for it read in vain, and is sent again. So several
+   are under way of one drain, and the first is answered, and followed, while the last is read.
 """
 
 from __future__ import annotations
@@ -27,13 +29,19 @@ from taba.versions import Edges, Versions
 
 MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
-BACKLOG_BYTES = 2 * MiB  # of an envelope from the spool: fresh ones wait for no more than this
+FULL_BYTES = 2 * MiB  # of an envelope to a Server that answers soon: a sixth of a second's work, in one of MAX_IN_FLIGHT places
+LEAST_BYTES = 128 * KiB  # … to one that never does
+BATCH_BYTES = 512  # that a batch counts as beside its own: what it costs a Server, whatever is in it
+SOON_SECONDS = 0.4  # an answer within this: the next full envelope may be larger, by SOON_MORE
+LATE_SECONDS = 1.0  # one that took longer, or decided only a part: those that go from now on are half as large
+SOON_MORE = 1.25
+HURRIED_SECONDS = 0.5  # `later` by so little, and without a reason: there was no time for it, or no room
+HURRIED_SHARE = 8  # of an envelope's batches this part, and more: a bucket that another Server holds says nothing of the pace
 NEAR_SERVERS = 8  # that a host sends to, while one of them is well: thousands of Agents × hundreds of Servers would be too many envelopes
 MAX_SERVERS = 256  # learned; more are a sign of nonsense
 MAX_WHY = 300  # characters of why a Server takes something later
 POSTPONED_SECONDS = 5.0  # `later` by so much is not over by itself in a moment: another version, another store, a mark that cannot be read
 MAX_MISSES = 3  # answered tries without a verdict, before a batch travels alone
-ENVELOPE_HEADER = 1 * KiB
 
 
 class Holder(Protocol):
@@ -58,6 +66,8 @@ class ServerPeer:
         self.is_local = is_loopback(urlsplit(url).hostname or "")
         self.in_flight = 0
         self.backlog_in_flight = 0
+        self.room = FULL_BYTES  # of an envelope
+        self._narrowed = 0.0  # when that became less: what was sent before says nothing of it
         self.failures = 0
         self.not_before: float = 0.0
         self.envelopes = 0
@@ -77,6 +87,15 @@ class ServerPeer:
     def answers(self) -> None:
         """It answered as a Server does."""
         self.problem, self.failing_since, self.is_known = None, None, True
+
+    def paced(self, parcel: Parcel, hurried: int, now: float) -> None:
+        """It decided a parcel, but for so many batches that it had no time for."""
+        seconds = now - parcel.sent
+        if HURRIED_SHARE * hurried >= len(parcel.sends) or seconds > LATE_SECONDS:
+            if parcel.sent >= self._narrowed and parcel.size >= LEAST_BYTES:
+                self.room, self._narrowed = max(LEAST_BYTES, self.room // 2), now
+        elif seconds < SOON_SECONDS and parcel.size >= self.room // 2:
+            self.room = min(FULL_BYTES, int(self.room * SOON_MORE))
 
     def postpones(self, why: str, now: float) -> None:
         """It takes some batches for so much later that a person should know why."""
@@ -105,8 +124,9 @@ class ServerPeer:
 class Parcel:
     """An envelope for one Server, as it is filled and until it is answered."""
 
-    def __init__(self, server: ServerPeer, room: int, from_spool: bool):
-        self.server, self.room, self.from_spool = server, room, from_spool
+    def __init__(self, server: ServerPeer, room: int, from_spool: bool, sent: float):
+        self.server, self.room, self.from_spool, self.sent = server, room, from_spool, sent
+        self.size = 0  # as it counts
         self.sends: list[Outgoing] = []
 
     def takes(self, run: Sequence[Outgoing]) -> bool:
@@ -114,7 +134,9 @@ class Parcel:
 
     def add(self, run: Sequence[Outgoing]) -> None:
         self.sends += run
-        self.room -= _run_bytes(run)
+        size = _run_bytes(run)
+        self.room -= size
+        self.size += size
 
     def lanes(self) -> list[Lane]:
         """The lanes of its batches, each once, in order."""
@@ -122,7 +144,14 @@ class Parcel:
 
 
 def _run_bytes(run: Sequence[Outgoing]) -> int:
-    return sum(send.size for send in run)
+    """What they count as in an envelope."""
+    return sum([send.size for send in run]) + BATCH_BYTES * len(run)
+
+
+def _is_hurried(verdict: Verdict) -> bool:
+    """Whether a batch is told to come again because the Server had no time or no room for it, not for what it is: then it says why."""
+    word, seconds, why = verdict
+    return word == LATER and not why and isinstance(seconds, (int, float)) and seconds <= HURRIED_SECONDS
 
 
 class Dispatch:
@@ -188,11 +217,14 @@ class Dispatch:
         server.failures = 0
         server.answers()
         server.envelopes += 1
+        hurried = 0
         for send, verdict in zip(parcel.sends, verdicts, strict=True):
+            hurried += _is_hurried(verdict)
             if verdict.word == LATER and verdict.why and isinstance(verdict.detail, (int, float)) and verdict.detail >= POSTPONED_SECONDS:
                 server.postpones(str(verdict.why), now)
             if send.lane.awaits(send):
                 obey(send, verdict, now, self.backoff)
+        server.paced(parcel, hurried, now)
         for lane in parcel.lanes():
             self._holder.queue(lane, now)
 
@@ -270,13 +302,13 @@ class Dispatch:
                     queue.append(lane)
                     continue
             if alone:
-                own = self._begin(server, MAX_ENVELOPE_BYTES, from_spool)
+                own = self._begin(server, MAX_ENVELOPE_BYTES, from_spool, now)
                 own.add(run)
                 full.append(own)
                 continue
             if parcel is None:
-                room = TRIAL_BYTES if server.failures else BACKLOG_BYTES if from_spool else MAX_ENVELOPE_BYTES - ENVELOPE_HEADER
-                parcel = filling[server.url] = self._begin(server, room, from_spool)
+                room = TRIAL_BYTES if server.failures else server.room
+                parcel = filling[server.url] = self._begin(server, room, from_spool, now)
             parcel.add(run)
         return full + list(filling.values())
 
@@ -290,10 +322,10 @@ class Dispatch:
                     return at, ", ".join(f"{type} in version {edge}" for type, edge in sorted(found))
         return 0, ""
 
-    def _begin(self, server: ServerPeer, room: int, from_spool: bool) -> Parcel:
+    def _begin(self, server: ServerPeer, room: int, from_spool: bool, now: float) -> Parcel:
         server.in_flight += 1
         server.backlog_in_flight += from_spool
-        return Parcel(server, room, from_spool)
+        return Parcel(server, room, from_spool, now)
 
     def _let_go(self, parcel: Parcel) -> None:
         parcel.server.in_flight -= 1
