@@ -32,7 +32,7 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
 TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
-MIN_SHARE = 2048  # events of one ring in a drain that cannot take all: the smallest ring whole
+MIN_SHARE = 8192  # events of one ring in a drain that cannot take all: most rings whole, as each part of one costs by its Tabs
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
 _NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
 
@@ -69,7 +69,8 @@ class Drained(NamedTuple):
 
 class Drain:
     """Reads rings, fairly: none takes more than its share where not all of it can be had, and where one drain ends, for its limits, the
-    next begins. `buckets` is the store's number of them; `edge` folds what goes as States."""
+    next begins, which goes no further than to where the first of them began. `buckets` is the store's number of them; `edge` folds what
+    goes as States."""
 
     def __init__(self, buckets: int, edge: Edge | None = None, native: Any = NATIVE):
         self.buckets = buckets
@@ -78,8 +79,14 @@ class Drain:
         self._kinds = np.zeros(HELD_BACK + 1, np.int8)  # by number of a section what the edge knows its Type by
         self._scratch = Scratch(native)
         self._turn = self._ahead = 0
+        self._rest = 0  # rings that are still to be read of a round that took more than one drain; 0: the next one begins anew
+        self._left_some = False  # whether more is in those that were read of it
         self._rows = Rows() if native is None else Rows(0)
         self._numbers = Numbers(buckets)
+
+    def begin_anew(self) -> None:
+        """Nothing of the last drain was settled: the next one is of all rings again."""
+        self._rest, self._left_some = 0, False
 
     def bucket(self, name: str) -> int:
         """The bucket of a Tab, remembered."""
@@ -140,21 +147,27 @@ class Drain:
         share = fair_share(waiting, events)
         turn_rings, turn_events, is_long = 0, 0, False
         begin = self._turn % len(rings) if rings else 0
-        for ring, dead in (*rings[begin:], *rings[:begin]):
+        in_turn = (*rings[begin:], *rings[:begin])
+        is_rest = 0 < self._rest < len(rings)
+        if is_rest:
+            in_turn = in_turn[: self._rest]
+        done = 0
+        for ring, dead in in_turn:
             if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0:
-                is_cut = True
                 break
             if turn_rings >= TURN_RINGS or total - turn_events >= TURN_EVENTS:
                 turn_rings, turn_events, is_long = 0, total, True
                 yield
             turn_rings += 1
             self._turn += 1
+            done += 1
+            most = min(share, events - total)
             if ring.is_blocked and self._scratch.fresh_tabs <= 0:
                 is_cut = True  # the next drain begins with another one
                 continue
             try:
                 self._scratch.begin = gathered.begin
-                reading = ring.read(self._scratch, min(share, events - total), value_bytes, dead)
+                reading = ring.read(self._scratch, most, value_bytes, dead)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 continue
@@ -183,11 +196,20 @@ class Drain:
             length = max((found.byte_end - ring.byte_tail for found in reading.ranges if found.byte_end), default=0)
             value_bytes -= length
             taken[ring.client] += EVENT_BYTES * len(reading.tabs) + length + TAB_BYTES * min(len(reading.tabs), len(ring.directory))
+            if reading.is_cut and len(reading.tabs) == most < share:  # the next drain goes on with it
+                self._turn -= 1
+                done -= 1
+                break
             is_cut = is_cut or reading.is_cut
-        if not is_cut:
+        rest = len(in_turn) - done
+        is_cut = is_cut or (is_rest and self._left_some)  # in rings of this round
+        self._rest, self._left_some = rest, rest > 0 and is_cut
+        is_cut = is_cut or rest > 0
+        if not is_cut and not is_rest:
             self._turn = begin
-        elif self._scratch.fresh_tabs <= 0:
+        elif is_cut and self._scratch.fresh_tabs <= 0:
             self._turn = begin + 1  # so that whoever names very many is not always the first
+            self.begin_anew()
         found = total + unread
         if is_long:
             yield

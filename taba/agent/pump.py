@@ -28,6 +28,8 @@ SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
 DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
 WIDE_DRAIN_SECONDS = 0.5  # … after one of WIDE_BATCHES: each costs by what it is more than by what is in it, for whoever has it
 WIDE_BATCHES = 256  # of a drain: half of the buckets that a store mostly has
+DRAIN_COLUMNS = 60_000  # a second, about, as many as drains may well have: each costs a Server, and the store, whatever is in it …
+FULL_DRAIN_SECONDS = 1.0  # … but after more than that, too, the next drain comes within this
 IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a drain is for what stands beside records
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
@@ -86,7 +88,8 @@ class RingPump:
         self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._behind: list[Ring] = []  # rings of which the last drain could not read all names
-        self._batches = 0  # of the last drain that had any
+        self._batches = self._columns = 0  # of the last drain that had any, and of those that it went on from
+        self._is_cut = False  # a limit ended the last drain
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._fills: dict[Ring, Fill] = {}  # of the last look
@@ -167,7 +170,8 @@ class RingPump:
         """Seconds from one drain to the next, while no ring fills and Servers keep up."""
         if not self._has_records:
             return IDLE_DRAIN_SECONDS
-        return WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
+        least = WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
+        return max(least, min(FULL_DRAIN_SECONDS, self._columns / DRAIN_COLUMNS))
 
     def _read_ahead(self) -> bool:
         """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
@@ -240,9 +244,11 @@ class RingPump:
                 for ring, reason in broken:
                     self._isolate(ring, reason)
                 pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
+                drain.begin_anew()
                 continue
             if not drained.readings and not sums.changes:
                 break
+            columns = sum([section.columns for its in drained.packed.values() for section in its])
             found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
             most = keeper.batch_bytes
             meanings, told = self.meanings.pending(drained.tellings)
@@ -251,6 +257,7 @@ class RingPump:
             )
             if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
+                drain.begin_anew()
                 continue
             dropped = {"malformed": drained.malformed} if drained.malformed else {}
             if drained.refused:
@@ -289,12 +296,13 @@ class RingPump:
             except TableFull:
                 worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
                 self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
+                drain.begin_anew()
                 return True
             self._tell_clients(drained, sums, is_taken)
             self.sums.spares(drained.malformed + drained.refused + drained.held_back.total())
             self.sums.published(sums, bool(batches))
             if batches:
-                self._batches = len(batches)
+                self._batches, self._columns = len(batches), columns + (self._columns if self._is_cut else 0)
                 self.meanings.published(told)
                 self.edge.published()
             for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
@@ -305,6 +313,7 @@ class RingPump:
             break
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
+        self._is_cut = drained.is_cut
         self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
         self._retire(dict(pairs), drained, now, moment)
         return drained.is_cut

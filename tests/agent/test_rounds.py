@@ -1,0 +1,86 @@
+"""Where a drain cannot take all, drains go round all rings once: each ring's Events go together, as far as they may."""
+
+from __future__ import annotations
+
+from taba.agent import drain, pump
+from tests.agent.moments import at
+from tests.agent.producers import Producer
+from tests.agent.world import AGENT, World, WorldCase
+
+
+class Rounds(WorldCase):
+    def made(self, rings: int, events: int) -> World:
+        """So many rings, and drains of so many events; what there was before is drained."""
+        world = self.world()
+        world.producers += [Producer(AGENT, f"web/more{number}", 65_536, world.shm) for number in range(rings - 2)]
+        world.tick()
+        world.pump._events = events
+        self.patch(pump, "MAX_DRAIN_EVENTS", events)
+        return world
+
+    def record(self, world: World, *counts: int) -> None:
+        for producer, count in zip(world.producers, counts, strict=True):
+            for number in range(count):
+                producer.record(producer.tab("tab"), float(number))
+
+    def drains(self, world: World) -> list[tuple[list[int], bool]]:
+        """Drain as long as there is more at once: what each took of each ring, and what it said."""
+        found = []
+        while len(found) < 20:
+            before = [producer.tail for producer in world.producers]
+            is_cut = world.pump.drain(world.now, at(world.now))
+            found.append(([producer.tail - was for producer, was in zip(world.producers, before, strict=True)], is_cut))
+            if not is_cut:
+                break
+        return found
+
+    def test_each_ring_goes_whole_and_what_comes_into_those_that_were_read_waits_for_the_next_round(self) -> None:
+        world = self.made(4, 60)
+        self.record(world, 25, 25, 25, 25)
+        first, is_cut = self.one(world)
+        self.assertEqual((sorted(first), is_cut), ([0, 10, 25, 25], True))
+        more = [5 * (place == first.index(25)) for place in range(4)]  # where all was read
+        self.record(world, *more)
+        second, is_cut = self.one(world)
+        self.assertEqual(([one + other for one, other in zip(first, second, strict=True)], is_cut), ([25, 25, 25, 25], False))
+        self.assertEqual(self.drains(world), [(more, False)])
+
+    def one(self, world: World) -> tuple[list[int], bool]:
+        before = [producer.tail for producer in world.producers]
+        is_cut = world.pump.drain(world.now, at(world.now))
+        return [producer.tail - was for producer, was in zip(world.producers, before, strict=True)], is_cut
+
+    def test_who_has_more_than_its_share_goes_on_in_a_round_of_all(self) -> None:
+        self.patch(drain, "MIN_SHARE", 20)
+        world = self.made(3, 60)
+        self.record(world, 100, 5, 5)
+        world.pump._is_filling(world.now, 4)  # a look: how much waits in each
+        (first, is_cut), *more = self.drains(world)
+        self.assertEqual((first, is_cut), ([50, 5, 5], True))
+        self.assertEqual([sum(counts) for counts in zip(first, *[counts for counts, _ in more], strict=True)], [100, 5, 5])
+        self.assertFalse(more[-1][1])
+
+    def test_a_drain_that_settled_nothing_is_followed_by_one_of_all_rings(self) -> None:
+        world = self.made(4, 60)
+        self.record(world, 25, 25, 25, 25)
+        self.one(world)
+        assert world.pump._drain is not None
+        world.pump._drain.begin_anew()
+        self.record(world, 3, 3, 3, 3)
+        counts, is_cut = self.one(world)
+        self.assertEqual((sum(counts), is_cut), (52, False))
+
+    def test_after_a_round_of_many_columns_the_next_comes_later_by_as_many_as_all_its_drains_had(self) -> None:
+        self.patch(pump, "DRAIN_COLUMNS", 10)
+        world = self.made(4, 60)
+        self.record(world, 25, 25, 25, 25)
+        world.pump._is_filling(world.now, 4)  # a look, which finds them
+        while world.pump.drain(world.now, at(world.now)):
+            pass
+        self.assertEqual(world.pump._columns, 5)  # one of a ring that was read in two parts
+        self.assertEqual(world.pump._pause, 0.5)
+        self.record(world, 1, 0, 0, 0)
+        world.pump.drain(world.now, at(world.now))
+        self.assertEqual((world.pump._columns, world.pump._pause), (1, pump.DRAIN_SECONDS))
+        world.pump._columns = 10**9
+        self.assertEqual(world.pump._pause, pump.FULL_DRAIN_SECONDS)
