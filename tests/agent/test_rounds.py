@@ -25,7 +25,7 @@ class Rounds(WorldCase):
 
     def drains(self, world: World) -> list[tuple[list[int], bool]]:
         """Drain as long as there is more at once: what each took of each ring, and what it said."""
-        found = []
+        found: list[tuple[list[int], bool]] = []
         while len(found) < 20:
             before = [producer.tail for producer in world.producers]
             is_cut = world.pump.drain(world.now, at(world.now))
