@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -188,7 +189,7 @@ class ClusterTest(SynchronousTestCase):
         """The names of the rows of a run, of which each rate leaves so many events that are not visible."""
         return [row.name for row in self.run_of(*missing)]
 
-    def run_of(self, *missing: int) -> list[Row]:
+    def run_of(self, *missing: int, dropped: int = 0) -> list[Row]:
         held = [
             cluster.Held(10, 0, 10.0, {"p50": 0.1, "p99": 0.2}, 1.0, left, dict.fromkeys((*cluster.PARTS, "clients"), 0.1), {})
             for left in missing
@@ -196,22 +197,24 @@ class ClusterTest(SynchronousTestCase):
         parts = [one._replace(resident=dict.fromkeys(cluster.PARTS, 1.0)) for one in held]
         waited = self.waited = []
 
-        class Pretended:
-            recorded = 40
-
+        class Pretended(cluster.Cluster):
             def __init__(self, *arguments: object):
-                pass
+                self.recorded, self._dropped = 40, dropped
+                self._of_type = dict.fromkeys((kind.type for kind in cluster.COUNTED), 0)
+                self._services = SimpleNamespace(query=SimpleNamespace(aggregates=lambda name: {}))  # type: ignore[assignment]
 
             def hold(self, minute: float, seconds: float, patience: float) -> cluster.Held:
                 waited.append(patience)
                 return parts.pop(0)
 
-            def check(self) -> None:
-                pass
-
         self.patch(cluster, "running", lambda **options: contextlib.nullcontext(None))
         self.patch(cluster, "Cluster", Pretended)
         return list(cluster.run(Effort(True)))
+
+    def test_where_events_dropped_the_last_row_says_that_nothing_was_compared(self) -> None:
+        last = self.run_of(0, 0, 0, 0, dropped=3)[-1]
+        self.assertEqual(last.name, "events recorded; nothing was compared with States")
+        self.assertTrue(last.note.startswith("3 events dropped"))
 
     def test_what_each_part_used_is_said_once(self) -> None:
         [note] = [row.note for row in self.run_of(0, 0, 0, 0) if row.name == "1 M a minute: cores beside the Clients"]
