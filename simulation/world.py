@@ -61,7 +61,8 @@ PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|keys mended")
 PAST_OF_SERVER = re.compile(r" lately|the store went back in time: |clock is .* off from what this Server goes by")
 # Agents say every ten minutes who lives, in Tabs whose Types no Server here has: in a full bucket these letters push out others for ever
 FOR_A_PERSON = re.compile(
-    r"\d+ events are dead letters |\d+ events came for Tabs that have another Type|no Handler of Type |\d+ dead letters were dropped lately"
+    r"\d+ events? (?:is a dead letter|are dead letters) |\d+ events? came for Tabs that have another Type|no Handler of Type |"
+    r"\d+ dead letters? (?:was|were) dropped lately"
 )
 HOUR_SECONDS = 3700.0
 HOUR_SHARE = 0.03  # of the worlds: in these the hour passes, and then nothing is said of what has happened, either

@@ -30,6 +30,7 @@ from taba.calls import MAX_BODY_BYTES, HTTPError
 from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
+from taba.plural import many
 from taba.tokens import EVERYTHING, Grant
 from taba.tries import RECENT_SECONDS
 from taba.turns import Turns
@@ -177,9 +178,9 @@ class BoundedSite(server.Site):
         found = [] if self.guard is None else self.guard.problems(unix_now)
         for reason, (seconds, sentence) in self._crowded.items():
             if cast(Any, self.reactor).seconds() - seconds < RECENT_SECONDS:
-                found.append(f"{self.refused[reason]} connections were {sentence}")
+                found.append(f"{many(self.refused[reason], 'connection was', 'connections were')} {sentence}")
         errors = cast(Api, self.resource).errors
-        found += [f"{count} requests failed: {what} (the log has the first)" for what, count in sorted(errors.items())]
+        found += [f"{many(count, 'request')} failed: {what} (the log has the first)" for what, count in sorted(errors.items())]
         return found
 
     def _updateLogDateTime(self) -> None:

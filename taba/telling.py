@@ -15,6 +15,10 @@ REPEAT_SECONDS = 600.0  # between two lines on the same thing
 MAX_TOLD = 1000  # things that are remembered as told; more kinds of problems, and Servers, there are not
 MAX_LINES = 20  # that one look writes to the log
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
+_AGREEING = re.compile(r"\b(?:an?|is|are|was|were|its?|their|they|them|do|does)\b ?")  # with how many there are
+_ENDING = re.compile(r"(?<=\w)(?:ies|y|es|s|e)\b")  # of names of things, and of what they do
+
 
 class Teller:
     """Tells `log` of problems. Time is any clock's that never goes back."""
@@ -56,14 +60,15 @@ class Teller:
 
 
 def by_kind(problems: Iterable[str]) -> dict[str, str]:
-    """Problems under what they say without their numbers: a sentence whose numbers alone have changed is the same problem.
+    """Problems under what they say without their numbers: a sentence whose numbers alone have changed is the same problem, also where
+    that makes one of several: "1 event is a dead letter" is what "2 events are dead letters" says.
 
     Of several at once that differ in numbers alone, each has a key of its own, in their order.
     """
     found: dict[str, str] = {}
     seen: Counter[str] = Counter()
     for problem in problems:
-        kind = re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "#", problem)
+        kind = _ENDING.sub("", _AGREEING.sub("", _NUMBER.sub("#", problem)))
         seen[kind] += 1
         found[kind if seen[kind] == 1 else f"{kind} ({seen[kind]})"] = problem
     return found

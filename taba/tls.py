@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from taba.bounds import DAY, MiB
 from taba.errors import ConfigurationError
+from taba.plural import many
 
 MAX_PEM_BYTES = 4 * MiB  # the authorities of all the world take a quarter of a MiB
 EXPIRY_DAYS = 14  # before a certificate's end it is a problem: time enough for a person
@@ -103,7 +104,7 @@ class ListeningTls:
         days = (self.expires - unix_now) / DAY
         if days > EXPIRY_DAYS:
             return []
-        when = f"ends in {days:.0f} days" if days > 0 else "is past its end"
+        when = f"ends in {many(round(days), 'day')}" if days > 0 else "is past its end"
         return [f"the certificate in {self.files.certificate} {when}: put a new one there and send SIGHUP"]
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
+from taba.plural import many
+
 FAILED_SECONDS = 1.0  # before a refusal is said: with a place taken for so long nobody asks fast
 MOST_FAILED_SECONDS = 3.0  # … after many of one address: an Agent with an old token waits 5 s to be told
 FREE_TRIES = 5  # of one address, that wait no longer than the first: a program restarted with an old token is no guesser
@@ -55,9 +57,10 @@ class Tries:
         if not recent:
             return []
         named = ", ".join(f"{count} from {address}" for address, count in list(recent.items())[:MAX_NAMED])
-        more = f" and from {len(recent) - MAX_NAMED} more addresses" if len(recent) > MAX_NAMED else ""
+        more = f" and from {many(len(recent) - MAX_NAMED, 'more address')}" if len(recent) > MAX_NAMED else ""
         return [
-            f"{sum(recent.values())} tries of tokens that are not known, {named}{more}: give it a token of the file, or keep it away"
+            f"{many(sum(recent.values()), 'try of a token that is', 'tries of tokens that are')} not known, {named}{more}: give "
+            "it a token of the file, or keep it away"
             f" ({self.count} since this process began)"
         ]
 

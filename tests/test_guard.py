@@ -82,7 +82,7 @@ class Guards(SynchronousTestCase):
     def test_unknown_tokens_are_a_problem_for_a_while(self) -> None:
         self.refusal("Bearer x")
         [problem] = self.guard.problems(0)
-        self.assertIn("1 tries of tokens that are not known, 1 from 10.0.0.1: ", problem)
+        self.assertIn("1 try of a token that is not known, 1 from 10.0.0.1: ", problem)
         self.clock.advance(tries.RECENT_SECONDS)
         self.assertEqual(self.guard.problems(0), [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.plural import many
 from taba.telling import MAX_LINES, MAX_TOLD, REPEAT_SECONDS, Teller, by_kind
 
 
@@ -21,9 +22,18 @@ class Telling(SynchronousTestCase):
         return self.said[before:]
 
     def test_it_is_told_when_it_begins_and_ends_whatever_its_numbers(self) -> None:
-        self.assertEqual(self.tell("1 events are dead letters"), ["problem: 1 events are dead letters"])
+        self.assertEqual(self.tell("1 event is a dead letter"), ["problem: 1 event is a dead letter"])
         self.assertEqual(self.tell("2 events are dead letters") + self.tell("1.5e-3 events are dead letters"), [])
-        self.assertEqual(self.tell(), ["no problem any more: 1 events are dead letters"])
+        self.assertEqual(self.tell(), ["no problem any more: 1 event is a dead letter"])
+
+    def test_what_is_said_of_one_is_the_problem_that_is_said_of_many(self) -> None:
+        for one, more in (
+            ("try of a token that is unknown", "tries of tokens that are unknown"),
+            ("batch was", "batches were"),
+            ("time", None),
+        ):
+            self.assertEqual(len(by_kind([many(1, one, more)]) | by_kind([many(7, one, more)])), 1)
+        self.assertEqual([many(count, "batch") for count in (0, 1, 2)], ["0 batches", "1 batch", "2 batches"])
 
     def test_several_that_differ_in_numbers_alone_are_each_told(self) -> None:
         self.assertEqual(self.tell("worker 1 died", "worker 3 died"), ["problem: worker 1 died", "problem: worker 3 died"])
@@ -43,12 +53,12 @@ class Telling(SynchronousTestCase):
             self.assertEqual(len(self.tell("x is wrong")), lines)
 
     def test_no_number_of_problems_fills_the_log(self) -> None:
-        many = {f"problem {number}": "x is wrong" for number in range(MAX_TOLD + 1)}
-        self.teller.tell(many, self.now)
+        problems = {f"problem {number}": "x is wrong" for number in range(MAX_TOLD + 1)}
+        self.teller.tell(problems, self.now)
         self.assertEqual(len(self.said), MAX_LINES)
         for _ in range(MAX_TOLD // MAX_LINES + 1):
-            self.teller.tell(many, self.now)
+            self.teller.tell(problems, self.now)
         self.assertEqual(len(self.said), MAX_TOLD)
         self.now += REPEAT_SECONDS
-        self.teller.tell(many, self.now)
+        self.teller.tell(problems, self.now)
         self.assertEqual(len(self.said), MAX_TOLD + MAX_LINES)

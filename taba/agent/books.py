@@ -25,6 +25,7 @@ from taba.agent.schedule import Schedule
 from taba.agent.spool import SpoolFull
 from taba.batch import BatchId
 from taba.bounds import MiB
+from taba.plural import many
 
 MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: given up first
 MAX_RETAINED_BATCHES = 65_536  # likewise, acknowledged: the oldest are given up first
@@ -187,7 +188,7 @@ class Books:
         self.is_dirty = True
 
     def lost(self, lane: Lane, skip: Skip, now: float) -> None:
-        detail = f"{skip.batches} batches that the store lost and that were not kept"
+        detail = f"{many(skip.batches, 'batch')} that the store lost, not kept here"
         self.refusals.append(Refusal(lane.bucket, skip.events, "gap", detail, now))
         self.lost_batches += skip.batches
         if skip.events:

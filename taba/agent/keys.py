@@ -17,6 +17,7 @@ from hashlib import blake2b
 from taba.agent.database import DAMAGE, Transaction, is_trouble
 from taba.agent.locks import private
 from taba.batch import KeyPart
+from taba.plural import many
 
 MAX_KEYS = 100_000  # 12 MiB; of more, the oldest of whoever has most are forgotten, and count anew
 CLIENT_BYTES = 8  # of the digest by which a Client is known here
@@ -162,7 +163,8 @@ class Keys:
             return None
         forgotten = f", and {self.forgotten} that came before them are not: posted again they count again" if self.forgotten else ""
         return (
-            f"{self.path} cannot be written ({self._failure}): {len(self._unwritten)} keys of posts are known until this Agent ends"
+            f"{self.path} cannot be written ({self._failure}): "
+            f"{many(len(self._unwritten), 'key of a post is', 'keys of posts are')} known until this Agent ends"
             f"{forgotten}; make room"
         )
 

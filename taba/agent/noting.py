@@ -72,4 +72,4 @@ class Noting:
         """What needs a person, where so many wait: a sentence, by a key."""
         if not waiting or not self._failures or self._seconds() - self._failing_since < PATIENCE_SECONDS:
             return {}
-        return {"notes": f"{waiting} notes of inputs wait, for no Server takes them ({self._problem}); mend that: they are tried again"}
+        return {"notes": f"notes of inputs wait ({waiting}), for no Server takes them ({self._problem}); mend that: they are tried again"}

@@ -17,6 +17,7 @@ from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_CUT, MAX_GONE
 from taba.bounds import MIN_RING_BYTES, MiB
 from taba.names import OVERFLOW_CLIENT
+from taba.plural import many
 
 LOSS_SHOWN_SECONDS = 3600.0  # after its count grew for the last time: long enough to be seen, then it is history
 POSTPONING_SECONDS = 60.0  # for which it is shown that a Server takes batches later: they are sent again each half minute
@@ -98,9 +99,9 @@ class Problems:
             by = f" by Client {who}" if who else ""
             if who and most < totals[reason]:  # others, or nobody knows who, or before this Agent
                 by = f", most{by} ({most}) as far as this Agent knows since it began"
-            lost = f"{totals[reason]} events"
+            lost = many(totals[reason], "event")
             if reason == "gap" and self._lost_batches:
-                lost += f" in {self._lost_batches} batches, of which some may have more that nobody can count,"
+                lost += f" in {many(self._lost_batches, 'batch')}, of which some may have more that nobody can count,"
             found[f"dropped {reason}"] = f"{lost} dropped as {reason}{by}: {LOSSES.get(reason, 'a reason that this version does not know')}"
 
     def _look_at_memory(self, found: dict[str, str]) -> None:
@@ -123,17 +124,19 @@ class Problems:
         if problem := keeper.books.spool_problem or keeper.books.history_problem:
             found["spool"] = (
                 f"the spool {spool.path} cannot be read or written ({problem}):"
-                f" {keeper.unacknowledged} batches wait in memory; make room on its disk, or look at that"
+                f" {many(keeper.unacknowledged, 'batch waits', 'batches wait')} in memory; make room on its disk, or look at that"
             )
         if keeper.books.unreadable:
             reason = next(iter(keeper.books.unreadable.values()))
             found["spool unreadable"] = (
-                f"{len(keeper.books.unreadable)} batches in the spool {spool.path} cannot be read now ({reason}): they stay there, what"
+                f"{many(len(keeper.books.unreadable), 'batch')} in the spool {spool.path} cannot be read now ({reason}): they "
+                "stay there, what"
                 f" follows them waits, and they are tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
             )
         if spool.batches and spool.free < MiB:
             found["spool full"] = (
-                f"the spool {spool.path} is full: {spool.batches} batches, {spool.used} of {spool.bound} bytes; the newest events are"
+                f"the spool {spool.path} is full: {many(spool.batches, 'batch')}, {spool.used} of {spool.bound} bytes; the newest "
+                "events are"
                 " dropped once the outbox is full as well; bring a Server back, or raise --spool-bytes"
             )
 
@@ -154,14 +157,19 @@ class Problems:
             parts = [f'{summed} are summed up{under}, most of them in {one.base}{{overflow="true"}}'] if summed else []
             if one.dropped:
                 parts.append(f"{one.dropped} have not even a sum, and what is recorded for them is dropped as too_many_tabs")
-            sentence = f"Client {one.client} {one.why}: {one.tabs} Tabs do not go under their own names, {'; '.join(parts)}; {one.cure}"
+            sentence = (
+                f"Client {one.client} {one.why}: "
+                f"{many(one.tabs, 'Tab does not go under its own name', 'Tabs do not go under their own names')}, "
+                f"{'; '.join(parts)}; {one.cure}"
+            )
             self._overflowed[one.client] = sentence, now
         found.update((f"overflow {client}", sentence) for client, (sentence, _) in self._overflowed.items())
         sums = self._pump.tallies
         if sums.cut and sums.is_asked:
             found["sums"] = (
                 f"{sums.cut} Tabs{' or more' if sums.cut >= MAX_CUT else ''} are not among the sums that match= of this Agent's /metrics"
-                f" shows: it keeps those of {MAX_GONE} Tabs of processes that ended, and {sums.left_out} events of others had no room;"
+                f" shows: it keeps those of {MAX_GONE} Tabs of processes that ended, and {many(sums.left_out, 'event')} of others "
+                "had no room;"
                 " scrape a Server for them; where their names hold data take that out, and restart the Agent: its sums begin anew"
             )
         names: dict[str, list[str]] = {}
@@ -179,7 +187,8 @@ class Problems:
         if rings.taken:
             holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
             found["taken"] = (
-                f"{len(rings.taken)} rings of this name are read by another Agent, {holder}: end one of the two, or give it another name"
+                f"{many(len(rings.taken), 'ring of this name is', 'rings of this name are')} read by another Agent, {holder}: end "
+                "one of the two, or give it another name"
                 " (--agent, and TABA_AGENT for its clients)"
             )
 
@@ -210,6 +219,7 @@ class Problems:
             self._acknowledged, self._progress = keeper.books.acknowledged_batches, now
         elif now - self._progress >= STUCK_SECONDS:
             found["stuck"] = (
-                f"{waiting} batches wait, and no Server applied one for {now - self._progress:.0f} s: see what the Servers say of their"
+                f"{many(waiting, 'batch waits', 'batches wait')}, and no Server applied one for {now - self._progress:.0f} s: see "
+                "what the Servers say of their"
                 " store (taba status)"
             )

@@ -27,6 +27,7 @@ from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
 from taba.batch import BatchId
 from taba.bounds import MiB
 from taba.errors import TabaError
+from taba.plural import many
 
 DEFAULT_SPOOL_BYTES = 1024 * MiB
 MIN_SPOOL_BYTES = 1 * MiB
@@ -218,8 +219,9 @@ class Spool:
         move(self.path, aside)
         move(fresh, self.path)
         self.problem = (
-            f"the spool {self.path} was damaged ({reason}): {len(brought)} batches were brought over, {len(lost)} with"
-            f" {sum(lost.values())} events could not be read; it is kept as {aside}; look at its disk"
+            f"the spool {self.path} was damaged ({reason}): {many(len(brought), 'batch was', 'batches were')} brought over, "
+            f"{len(lost)} with"
+            f" {many(sum(lost.values()), 'event')} could not be read; it is kept as {aside}; look at its disk"
         )
         self._open(self.path)
 
@@ -258,7 +260,8 @@ class Spool:
         if missing:
             salvage = self.salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
             found = (
-                f"{len(missing)} batches with {sum(missing.values())} events that were in the spool {self.path} are gone: it was cut off,"
+                f"{many(len(missing), 'batch')} with {many(sum(missing.values()), 'event')} went with the spool {self.path}: it "
+                "was cut off,"
                 " removed or replaced; look at its disk, and at who removes files there"
             )
             self.problem = found if self.problem is None else f"{self.problem}; and {found}"

@@ -19,6 +19,7 @@ from taba.agent.pump import RingPump
 from taba.agent.tallies import MAX_GONE
 from taba.client.identity import MAX_SLOTS
 from taba.exposition import Exposed, Point, counter, gauge
+from taba.plural import many
 from taba.series import COUNTER, GAUGE
 from taba.tokens import Scope
 
@@ -180,13 +181,19 @@ def as_text(content: dict[str, Any]) -> str:
     how = "" if drained == parts.USED else f", drained without the C part: {drained}"
     lines.append(f"rings: {content['rings_open']}, recorded: {content['recorded']}{how}")
     edge = content["edge"]
-    lines.append(f"folded here: {edge['events']} events to {edge['states']} States, of {', '.join(edge['types']) or 'no Type by now'}")
+    lines.append(
+        f"folded here: {many(edge['events'], 'event')} to {many(edge['states'], 'State')}, of "
+        f"{', '.join(edge['types']) or 'no Type by now'}"
+    )
     lines += [f"dropped, {reason}: {events}" for reason, events in content["dropped_by_reason"].items()]
     outbox, spool = content["outbox"], content["spool"]
-    lines.append(f"outbox: {outbox['batches']} batches, {outbox['used_bytes']} of {outbox['bytes']} bytes")
-    lines.append(f"spool: {spool['batches']} batches, {spool['used_bytes']} of {spool['bytes']} bytes")
+    lines.append(f"outbox: {many(outbox['batches'], 'batch')}, {outbox['used_bytes']} of {outbox['bytes']} bytes")
+    lines.append(f"spool: {many(spool['batches'], 'batch')}, {spool['used_bytes']} of {spool['bytes']} bytes")
     lines += [f"Server {server['url']}: {'healthy' if server['healthy'] else 'failing'}" for server in content["servers"]]
     for one in content["inputs"]:
-        lines.append(f"{one['kind']} {one['address']}: {one['state']}, {one['counts']['lines']} lines, {one['counts']['events']} events")
+        lines.append(
+            f"{one['kind']} {one['address']}: {one['state']}, {many(one['counts']['lines'], 'line')}, "
+            f"{many(one['counts']['events'], 'event')}"
+        )
     lines += [f"problem: {problem}" for problem in content["problems"]]
     return "\n".join(lines) + "\n"

@@ -32,6 +32,7 @@ from taba.cli.sharing import (
     query_of,
 )
 from taba.names import is_glob
+from taba.plural import many
 from taba.query import Filters, Query, questions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -284,7 +285,7 @@ def _sum(query: Query, name: str, wanted: Filters, found: Mapping[str, Any], det
     question = questions.superaggregate({**wanted, "name": name}, detail)
     if sys.stdout.isatty():
         unit = next(iter(told.values()))["unit"]
-        print_drawn(show.tab(name, query.ask(question), f"{len(of_base)} Tabs together", unit=unit))
+        print_drawn(show.tab(name, query.ask(question), f"{many(len(of_base), 'Tab')} together", unit=unit))
     else:
         print(show.plain(f"{name}: {query.ask(question.as_text()).rstrip()}"))
 

@@ -31,6 +31,7 @@ from taba.cli.sharing import (
     query_of,
 )
 from taba.cli.units import scaled
+from taba.plural import many
 from taba.query import Query, QueryError
 
 NO, COULD_NOT_ASK, TIMED_OUT = 1, 2, 124  # how commands end that answer a question; 0: yes
@@ -420,7 +421,7 @@ def _print_ends(tab: str, one: Mapping[str, Any]) -> None:
             for item in one[end]:
                 print(show.plain(f"{tab}: {end} {item['client']} {item['value']} {_share(item)}"))
         return
-    told = f"{one['path']}, {one['clients']} Client{'' if one['clients'] == 1 else 's'}, skew {scaled(one['skew'])}"
+    told = f"{one['path']}, {many(one['clients'], 'Client')}, skew {scaled(one['skew'])}"
     greatest = {item["client"] for item in one["greatest"]}
     least = [item for item in one["least"] if item["client"] not in greatest]  # of few Clients nobody stands at both ends
     ends = (("greatest", one["greatest"]), ("least", least[::-1]))

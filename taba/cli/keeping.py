@@ -16,6 +16,7 @@ from rich.text import Text
 from taba.cli import show
 from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, ask_first, command_with, form, print_drawn, print_json, print_rows, query_of
 from taba.cli.units import moment
+from taba.plural import many
 from taba.query import Query
 
 POLL_SECONDS = 0.2  # between two looks at a job
@@ -39,21 +40,17 @@ def delete(server: str, timeout: float, as_json: bool, what: str, name: tuple[st
     What is recorded afterwards begins anew.
     """
     if not yes:
-        ask_first(f"Delete {_counted(len(name), what[:-1].capitalize())} for ever?", "deletes")
+        ask_first(f"Delete {many(len(name), what[:-1].capitalize())} for ever?", "deletes")
     query = query_of(server, timeout=timeout)
     counts = query.delete_tabs(name) if what == "tabs" else query.delete_clients(name)
     if as_json:
         print_json(counts)
         return
-    print(f"{_counted(counts[what], what[:-1].capitalize())} deleted, {_counted(counts['states'], 'State')}")
+    print(f"{many(counts[what], what[:-1].capitalize())} deleted, {many(counts['states'], 'State')}")
     missing = len(set(name)) - counts[what]
     if missing:
         where = "taba names" if what == "tabs" else "taba clients"
         raise click.ClickException(f"{missing} of {len(set(name))} names were not there; {where} lists those that are")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 # --- jobs ---

@@ -18,6 +18,7 @@ from taba.cli.reading import read_lines
 from taba.cli.sharing import query_of, server_option, shown
 from taba.client import identity
 from taba.interrupted import Interrupted
+from taba.plural import many
 from taba.query import Query, ServerUnavailable, questions
 from taba.query.questions import Event
 
@@ -151,12 +152,12 @@ class PostSink:
                     self._complained = True
                     print(f"taba record: {error}; trying again for {self._patience_seconds:g} s", file=sys.stderr, flush=True)
                 if time.monotonic() + pause > deadline or self._interrupted.wait(pause):
-                    raise Lost(f"{_count(len(events), 'event')} not sent: {error}") from None
+                    raise Lost(f"{many(len(events), 'event')} not sent: {error}") from None
                 pause = min(2 * pause, 5.0)
                 continue
             if rejected:
                 raise Lost(
-                    f"{_count(len(rejected), 'event')} rejected, the first ({events[rejected[0]['index']]['tab']}): {rejected[0]['reason']}"
+                    f"{many(len(rejected), 'event')} rejected, the first ({events[rejected[0]['index']]['tab']}): {rejected[0]['reason']}"
                 )
             self._complained = False
             return
@@ -245,15 +246,11 @@ def record(
     if notice:
         print(f"taba record: {notice}", file=sys.stderr)
     if bad:
-        print(f"taba record: {_count(recorded, 'event')} recorded, {_count(bad, 'bad line')} skipped", file=sys.stderr)
+        print(f"taba record: {many(recorded, 'event')} recorded, {many(bad, 'bad line')} skipped", file=sys.stderr)
     if as_json:
         print(f'{{"recorded": {recorded}, "bad_lines": {bad}}}')
     if bad:
         context.exit(1)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _complain(number: int, error: ValueError, bad: int) -> None:

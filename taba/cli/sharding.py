@@ -25,6 +25,7 @@ from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, command_with, fo
 from taba.clocks import make_monotonic
 from taba.errors import StoreUnavailable, TabaError
 from taba.installing import install_hint
+from taba.plural import many
 from taba.query import QueryError, questions
 
 if TYPE_CHECKING:
@@ -443,7 +444,7 @@ def _show_plan(moves: Sequence[Move], as_json: bool) -> None:
         print_json([move._asdict() for move in moves])
         return
     for (source, target), count in sorted(Counter((move.source, move.target) for move in moves).items()):
-        print(f"{count} {'bucket moves' if count == 1 else 'buckets move'} from {source} to {target}")
+        print(f"{many(count, 'bucket moves', 'buckets move')} from {source} to {target}")
     if not moves:
         print("nothing is to be moved")
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from taba.cli import units
+from taba.plural import many
 
 LONG_KEY = 6  # characters; what is longer is no name of a field but somebody's value
 LEAST_MOMENT = 1e9  # Unix seconds: 2001; what is less is hardly a moment, but a count that is called so, or a value beside another
@@ -209,7 +210,7 @@ def status(role: str, url: str, answer: Mapping[str, Any]) -> RenderableType:
 
 def others(servers: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What is wrong at other Servers, as they said lately; those that are well are counted."""
-    parts: list[RenderableType] = [Text(f"{len(servers)} other Server{'s' if len(servers) > 1 else ''}", style="bold")]
+    parts: list[RenderableType] = [Text(many(len(servers), "other Server"), style="bold")]
     well = 0
     for one in servers:
         problems = one.get("problems")

@@ -29,6 +29,7 @@ from taba.cli import show
 from taba.cli.figures import head, knows_ascii_only, row
 from taba.cli.sharing import SERVER, TIMEOUT, query_of
 from taba.cli.units import scaled
+from taba.plural import many
 from taba.query import Query, QueryError, questions
 
 EVERY_SECONDS = 1.0
@@ -170,7 +171,7 @@ class Screen:
         found = seen.who
         if found is None or seen.wanted is None or seen.wanted.tab != self.tab:
             return lines
-        told = f"{found['path'] or 'no figure'}: {found['clients']} Clients, skew {scaled(found['skew'])}"
+        told = f"{found['path'] or 'no figure'}: {many(found['clients'], 'Client')}, skew {scaled(found['skew'])}"
         lines.append(Text(show.plain(told), style="dim"))
         if "error" in found:
             lines.append(Text(show.plain(found["error"]), style="red"))

@@ -15,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from taba import names as rules
 from taba.bounds import MiB
+from taba.plural import many
 from taba.query.errors import BadRequest, Forbidden, NotTaba, QueryError, ServerFailed, ServerUnavailable
 
 MAX_ANSWER_BYTES = 256 * MiB  # read whole into memory; the projections of 300 Clients × 1,000 Tabs fit
@@ -257,7 +258,7 @@ def away(header: str | None) -> str | None:
     try:
         shards = json.loads(header)
         told = [f"buckets {said['buckets']} of shard {name} ({said['why']})" for name, said in shards.items() if name != "more"]
-        told += [f"those of {shards['more']} more shards"] if "more" in shards else []
+        told += [f"those of {many(shards['more'], 'more shard')}"] if "more" in shards else []
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         told = [header[:200]]
     return "left out is what is away: " + "; ".join(told)

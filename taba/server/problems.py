@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from taba.plural import many
+
 RECENT_SECONDS = 3600.0  # a person who looks once an hour sees it
 LATE_SECONDS = 5.0  # from record to visible, p99 of the last minute: more than is promised at the highest load
 
@@ -61,10 +63,14 @@ def buried(by_reason: Mapping[str, int], conflicts: Sequence[str] = ()) -> list[
     if not count:
         return []
     reasons = ", ".join(f"{reason} {events}" for reason, events in sorted(by_reason.items(), key=lambda item: -item[1]))
-    found = [f"{count} events are dead letters ({reasons[:300]}): see taba dead-letters, put right what is wrong, then taba retry"]
+    found = [
+        f"{many(count, 'event is a dead letter', 'events are dead letters')} ({reasons[:300]}): see taba dead-letters, put right "
+        "what is wrong, then taba retry"
+    ]
     if by_reason.get("type_conflict"):
         found.append(
-            f"{by_reason['type_conflict']} events came for Tabs that have another Type: processes record one name as two, and the first "
+            f"{many(by_reason['type_conflict'], 'event')} came for Tabs that have another Type: processes record one name as two, "
+            "and the first "
             f"stands{': ' if conflicts else ''}{'; '.join(conflicts)}. taba dead-letters names all of "
             "them: give one another name, or delete the Tab that has the wrong Type, then taba retry"
         )
@@ -74,14 +80,14 @@ def buried(by_reason: Mapping[str, int], conflicts: Sequence[str] = ()) -> list[
 def failed(what: str, is_handler: bool) -> Callable[[int], str]:
     """The sentence on a Handler, or a part of the Server, that failed so often lately."""
     if is_handler:
-        return lambda times: f"the Handler of Type {what} failed {times} times lately: see taba dead-letters and this Server's log"
-    return lambda times: f"{what} failed {times} times lately: this Server's log says why"
+        return lambda times: f"the Handler of Type {what} failed {many(times, 'time')} lately: see taba dead-letters and this Server's log"
+    return lambda times: f"{what} failed {many(times, 'time')} lately: this Server's log says why"
 
 
 def died(type: str) -> Callable[[int], str]:
     """The sentence on children that died at the work of a Type."""
     return lambda times: (
-        f"the process of Handlers was restarted {times} times lately, because that of Type {type} hung, crashed or was killed: "
+        f"the process of Handlers was restarted {many(times, 'time')} lately, because that of Type {type} hung, crashed or was killed: "
         "this Server's log says how"
     )
 
@@ -89,7 +95,7 @@ def died(type: str) -> Callable[[int], str]:
 def slow(type: str, seconds: float, most: float) -> Callable[[int], str]:
     """The sentence on a Handler that takes longer than the `most` seconds that a cycle waits."""
     return lambda times: (
-        f"the Handler of Type {type} is slow: {times} folds lately took more than the {most:g} s that a cycle waits, the last one "
+        f"the Handler of Type {type} is slow: {many(times, 'fold')} lately took more than the {most:g} s that a cycle waits, the last one "
         f"{seconds:.1f} s; its events wait at their Agents meanwhile. Have its fold do less for an event, or fold arrays "
         "(docs/writing-handlers.md)"
     )
@@ -103,20 +109,25 @@ def printed(size: int) -> str:
 def gapped(batches: int) -> str:
     """The sentence on a store that has lost what it had acknowledged."""
     return (
-        f"the store went back in time: {batches} batches followed on some that it does not know any more. Agents send again what they "
+        f"the store went back in time: {many(batches, 'batch')} followed on some that it does not know any more. Agents send "
+        "again what they "
         "retain, and count as dropped what they do not (see their status): have the store sync its file (appendfsync always)"
     )
 
 
 def misread(count: int) -> str:
     """The sentence on units and descriptions that did not decode."""
-    return f"{count} units or descriptions of Tabs were left out, which break the rules: whatever sent them is no Agent of this version"
+    return (
+        f"{many(count, 'unit or description of a Tab was', 'units or descriptions of Tabs were')} left out, against the rules: "
+        "whatever sent them is no Agent of this version"
+    )
 
 
 def unmarked(batches: int) -> str:
     """The sentence on batches whose stream has no mark that can be read."""
     return (
-        f"{batches} batches were told to wait lately, since the mark of their stream is damaged and nobody can tell what of it was folded: "
+        f"{many(batches, 'batch was', 'batches were')} told to wait lately, since the mark of the stream is damaged and nobody "
+        "can tell what of it was folded: "
         "start their Agents again, which then open new streams; what waits in the old one stays in the spool"
     )
 
@@ -124,17 +135,20 @@ def unmarked(batches: int) -> str:
 def job_failed(kind: str, why: str) -> Callable[[int], str]:
     """The sentence on jobs of a kind that fail."""
     return lambda times: (
-        f"{times} jobs of the kind {kind} failed lately, the last one: {why[:200]}. See taba jobs, and start it again (taba {kind})"
+        f"{many(times, 'job')} of the kind {kind} failed lately, the last one: {why[:200]}. See taba jobs, and start it again (taba {kind})"
     )
 
 
 def restarted(worker: int) -> Callable[[int], str]:
     """The sentence on a worker that dies."""
     return lambda times: (
-        f"worker {worker} was started again {times} times lately, because it died: the log says how, or the kernel's (dmesg)"
+        f"worker {worker} was started again {many(times, 'time')} lately, because it died: the log says how, or the kernel's (dmesg)"
     )
 
 
 def dropped(events: int) -> str:
     """The sentence on dead letters that are kept no more."""
-    return f"{events} dead letters were dropped lately, because their buckets were full: put right why there are any (taba dead-letters)"
+    return (
+        f"{many(events, 'dead letter was', 'dead letters were')} dropped lately, because buckets were full: put right why there are "
+        "any (taba dead-letters)"
+    )

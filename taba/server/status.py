@@ -16,6 +16,7 @@ from taba.caps import Caps
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
+from taba.plural import many
 from taba.server import keys
 from taba.server.aging import StoreAge
 from taba.server.ask.query import Query
@@ -285,7 +286,10 @@ class Status:
             problems.append(f"folded and dead_letters are {age}")
         else:
             if self._away:
-                problems.append(f"folded and dead_letters of {len(self._away)} buckets that are away are as they were last known")
+                problems.append(
+                    f"folded and dead_letters are, of {many(len(self._away), 'bucket that is', 'buckets that are')} away, as they "
+                    "were last known"
+                )
         counts = self._counts[1] if self._counts else UNKNOWN
         types = self._types[1] if self._types else set()
         dropped = {"dead_letters_full": counts.dead_dropped, "discarded": counts.discarded, "known_key": counts.known_key}
@@ -346,7 +350,8 @@ class Status:
         of_store = [*self._router.problems, *self._health.problems]
         if (self._health.problems or not self._router.is_ready) and self._ingest.postponed:
             of_store.append(
-                f"{self._ingest.postponed} batches were turned away since this Server began, as the store took none: Agents keep them"
+                f"{many(self._ingest.postponed, 'batch was', 'batches were')} turned away since this Server began, as the store "
+                "took none: Agents keep them"
             )
         return [
             *of_store,

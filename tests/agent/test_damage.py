@@ -170,7 +170,7 @@ class DamageTests(WorldCase):
                 if world.keeper.books.unreadable:
                     self.assertEqual(world.store.events["web/0", "bids_won"], [0.0])
                     sentence = problems.found["spool unreadable"]
-                    self.assertIn(f"1 batches in the spool {world.spool.path} cannot be read now ({error})", sentence)
+                    self.assertIn(f"1 batch in the spool {world.spool.path} cannot be read now ({error})", sentence)
             self.assertEqual(world.store.events["web/0", "bids_won"], [0.0, 1.0, 2.0])
             self.assertEqual((told, world.keeper.books.unreadable, problems.found), ({"spool unreadable"}, {}, {}))
 

@@ -17,6 +17,7 @@ from taba.agent import keys as module
 from taba.agent.database import Transaction
 from taba.agent.keys import CLIENT_BYTES, MAX_KEYS, RETRY_SECONDS, Keys
 from taba.batch import KeyPart
+from taba.plural import many
 
 
 def part(number: int) -> KeyPart:
@@ -201,7 +202,8 @@ class KeysTests(SynchronousTestCase):
             for number in range(5):
                 self.keys.add([part(number)], 100.0)
                 self.keys.tick(100.0 + RETRY_SECONDS - 0.001)
-                self.assertIn(f"{number + 1} keys of posts are known until this Agent ends; make room", str(self.keys.write_problem))
+                known = many(number + 1, "key of a post is", "keys of posts are")
+                self.assertIn(f"{known} known until this Agent ends; make room", str(self.keys.write_problem))
             self.assertEqual(tries, [1])
             self.keys.tick(100.0 + RETRY_SECONDS)
             self.keys.tick(100.0 + RETRY_SECONDS)

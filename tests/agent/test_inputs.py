@@ -231,7 +231,7 @@ class AnInput(SynchronousTestCase):
         inputs = Inputs([one], noting)
         inputs.tick()
         self.reactor.advance(PATIENCE_SECONDS)
-        self.assertIn("1 notes of inputs wait", inputs.look(self.reactor.seconds())["notes"])
+        self.assertIn("notes of inputs wait (1)", inputs.look(self.reactor.seconds())["notes"])
         stopped = defer.ensureDeferred(inputs.stop())
         one.processEnded(DONE)
         self.successResultOf(stopped)

@@ -77,7 +77,7 @@ class ManifestTests(SynchronousTestCase):
             damage(self.path)
             spool = self.open()
             self.assertEqual(spool.lost, LEFT)
-            self.assertIn("6 batches with 60 events that were in the spool", str(spool.problem))
+            self.assertIn("6 batches with 60 events went with the spool", str(spool.problem))
             salvage = spool.salvage
             spool.close()
             spool = self.open()  # an Agent that was killed before it had counted them

@@ -77,7 +77,7 @@ class Posting(SynchronousTestCase):
         self.assertTrue(1 < tries < PATIENCE_SECONDS, tries)
         self.assertEqual(
             self.noting.look(3),
-            {"notes": "3 notes of inputs wait, for no Server takes them (RuntimeError); mend that: they are tried again"},
+            {"notes": "notes of inputs wait (3), for no Server takes them (RuntimeError); mend that: they are tried again"},
         )
         self.clock.advance(PATIENCE_SECONDS)
         self.noting.tick()

@@ -169,7 +169,7 @@ class OnATerminal(SynchronousTestCase):
         until(r"hits .*misses .*dropped or dead: unknown_type 1")
         shown = b""
         os.write(main, b"\r")
-        until("hits.*1h.count: 1 Clients.*web/1 .*100.0%")
+        until("hits.*1h.count: 1 Client,.*web/1 .*100.0%")
         shown = b""
         os.write(main, b"\x1b")
         until("NAME")

@@ -192,7 +192,7 @@ class Forgetting(ClockCase):
         self.assertEqual((self.value("fresh"), self.value("gauge")), ("up", "kept"))
         self.clock.offset = 0.0
         self.pass_days(valkey, 2)
-        until(lambda: "1 States deleted, 0 merged" in self.prune(), "what has expired goes once the clocks agree")
+        until(lambda: "1 State deleted, 0 merged" in self.prune(), "what has expired goes once the clocks agree")
         self.assertNotIn("old", self.services.query.names())
         self.record(1)
         until(lambda: self.total() == number + 1, "after")

@@ -234,7 +234,7 @@ class Damaged(ShortJob):
         self.assertEqual(shown["good/1"]["count"], 2)
         self.assertIn("error", shown["later/1"])  # never "none" of what is there
         self.assertIn("error", self.services.query.aggregates(name="hits")["hits"])
-        self.assertIn("1 events are dead letters", self.problems("Server"))
+        self.assertIn("1 event is a dead letter", self.problems("Server"))
 
 
 @pytest.mark.real

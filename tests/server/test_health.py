@@ -86,7 +86,7 @@ class Stores(ServerCase):
         while not server.ingest.postponed:  # once the Router's patience is at its end
             await deferLater(reactor, 0.1)
         status = await self.get(server, "/v1/status")
-        self.assertIn("1 batches were turned away", str(status["problems"]))
+        self.assertIn("1 batch was turned away", str(status["problems"]))
         self.valkey.ask(*setting, "0")
         await self.until(lambda status: status["problems"] == [], server)
 
@@ -131,7 +131,7 @@ class Others(ServerCase):
         self.assertIn("Handler of Type Words failed 2 times", second)
         [verdict] = await self.send(server, encoded(1, 3, 7, [column(B, "Sum", [1.0])]))
         self.assertEqual(verdict.word, "gap")
-        self.assertIn("the store went back in time: 1 batches", str((await self.get(server, "/v1/status"))["problems"]))
+        self.assertIn("the store went back in time: 1 batch", str((await self.get(server, "/v1/status"))["problems"]))
 
     def test_what_is_late_is_said_beyond_the_promise(self) -> None:
         self.assertEqual((late({"p99": problems.LATE_SECONDS}), late({"p99": None})), ([], []))

@@ -189,7 +189,7 @@ class SlowHandlers(ServerCase):
         self.assertEqual((await self.get(server, "/v1/status"))["dead_letters_by_reason"], {"handler_error": 1})
         self.assertIn("0 events folded, 1 still", (await self.done(server, "/v1/retry"))["message"])
         self.take_back("exit9")
-        self.assertIn("1 events folded, 0 still", (await self.done(server, "/v1/retry"))["message"])
+        self.assertIn("1 event folded, 0 still", (await self.done(server, "/v1/retry"))["message"])
         self.assertEqual(await self.total(server, MINE), 10.0)
 
     @pytest.mark.real

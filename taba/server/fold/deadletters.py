@@ -19,6 +19,7 @@ from taba.batch import AtEdge, Column
 from taba.bounds import MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB
 from taba.counting import BAD, is_nested_within
 from taba.nesting import is_deeper
+from taba.plural import many
 from taba.server import keys
 from taba.server.router import Command
 
@@ -197,7 +198,9 @@ def describe(bucket: int, letter: DeadLetter) -> Iterator[dict[str, Any]]:
     if state is not None:
         names = {"client": letter.client, "tab": letter.tab, "type": letter.type}
         [time] = struct.unpack("<d", letter.times)
-        says = f"{letter.events} events until {state.until:.3f}, folded by an Agent in version {state.edge}, {len(state.dump)} bytes"
+        says = (
+            f"{many(letter.events, 'event')} until {state.until:.3f}, folded by an Agent in version {state.edge}, {len(state.dump)} bytes"
+        )
         yield {**common, **names, "events": letter.events, "time": time, "content": says}
         return
     if letter.content or not letter.times:

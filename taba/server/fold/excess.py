@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from taba.plural import many
 from taba.server.fold.bounds import Bounds
 
 MAX_SENDERS = 1000  # pairs of base name and Client that are told apart; those of others count without a name
@@ -66,7 +67,7 @@ class Excess:
         named = [f"{one.base} by {one.client} ({events})" for one, events in of.most_common(MAX_NAMED) if one.client]
         most = f"most are of {', '.join(named)}: " if named else ""
         why, cure = why_of(what, self._bounds)
-        return f"{of.total()} events found no room, since {why}, and are dead letters; {most}{cure}; then taba retry"
+        return f"{many(of.total(), 'event')} found no room, since {why}, and went to the dead letters; {most}{cure}; then taba retry"
 
 
 def why_of(what: str, bounds: Bounds) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from taba.batch import (
     columns_of,
 )
 from taba.bounds import MAX_TIME
+from taba.plural import many
 from taba.server import keys
 from taba.server.work.faults import sentence
 from taba.server.work.folding import Folded
@@ -89,7 +90,7 @@ def miscounted(handler: Any, columns: Sequence[Column]) -> str | None:
     except Exception as error:  # these bytes are a stranger's: whatever a Handler makes of them, they are no State of its
         return f"no State that was folded at the edge: {sentence(error)}"
     found = next(((counted, column.weight) for counted, column in zip(counts, columns, strict=True) if counted != column.weight), None)
-    return None if found is None else f"a State of {found[0]} events that is said to be of {found[1]}"
+    return None if found is None else f"a State of {many(found[0], 'event')} that is said to be of {found[1]}"
 
 
 def are_good(groups: Sequence[TypeGroup]) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taba.plural import many
 from taba.server import keys
 from taba.server.ask.letters import place_of
 from taba.server.fold.deadletters import TOMBSTONE, LetterId, decode_dead_letter, letter_id
@@ -105,7 +106,7 @@ def _counted(counts: bytes, by_reason: Mapping[bytes, int]) -> list[Command]:
 
 def said(events: int, is_dry_run: bool) -> str:
     """What came of it."""
-    letters = "1 dead letter" if events == 1 else f"{events} dead letters"
+    letters = many(events, "dead letter")
     return f"{letters} would be given up" if is_dry_run else f"{letters} given up"
 
 

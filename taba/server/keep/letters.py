@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taba.calls import Answer, Call, HTTPError
+from taba.plural import many
 from taba.routes import Parameter, Route
 from taba.server.fold.deadletters import LetterId, read_letter_id
 from taba.server.keep.discarding import Discard
@@ -37,14 +38,14 @@ class Letters:
         if outcome is None:
             raise _gone(call)
         folded, left = outcome.folded, sum(outcome.dead.values())
-        return Answer({"folded": folded, "left": left}, text=lambda: f"{folded} events folded, {left} still cannot be\n")
+        return Answer({"folded": folded, "left": left}, text=lambda: f"{many(folded, 'event')} folded, {left} still cannot be\n")
 
     async def discard(self, call: Call) -> Answer:
         """Give one up."""
         events = await self._discard.one(self._id(call))
         if events is None:
             raise _gone(call)
-        return Answer({"events": events}, text=lambda: f"{events} events given up\n")
+        return Answer({"events": events}, text=lambda: f"{many(events, 'event')} given up\n")
 
     def _id(self, call: Call) -> LetterId:
         try:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from taba.bounds import DAY
 from taba.names import RETIRED_CLIENT
+from taba.plural import many
 from taba.server import keys
 from taba.server.aging import StoreAge, passed
 from taba.server.keep.changing import Change, Kept, change, framed, look, sweep, walk
@@ -60,7 +61,7 @@ class _Run:
     def tell(self) -> None:
         """How far the job is, in words."""
         would = "would be " if self._job.is_dry_run else ""
-        self._job.message = f"{self._deleted} States {would}deleted, {self._merged} {would}merged into {RETIRED_CLIENT}" + failures(
+        self._job.message = f"{many(self._deleted, 'State')} {would}deleted, {self._merged} {would}merged into {RETIRED_CLIENT}" + failures(
             self._failed
         )
         if self._age.disagreement is not None:

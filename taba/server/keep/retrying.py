@@ -15,6 +15,7 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from taba.batch import Batch
+from taba.plural import many
 from taba.server import keys
 from taba.server.ask.letters import place_of
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
@@ -79,10 +80,10 @@ class Retry:
                 left += sum(outcome.dead.values())
                 looked_at += count
                 kept += stayed
-                job.message = f"{folded} events folded, {left} still cannot be"
+                job.message = f"{many(folded, 'event')} folded, {left} still cannot be"
 
         await job.over_buckets(self._router.buckets, step)
-        job.message = f"{folded} events folded, {left} still cannot be"
+        job.message = f"{many(folded, 'event')} folded, {left} still cannot be"
 
     async def _patiently(self, job: Job, bucket: int, kept: int, count: int) -> tuple[Outcome, int]:
         """`_lot`, again and again where Handlers take their time: each finds what the last has done."""

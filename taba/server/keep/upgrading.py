@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from taba.plural import many
 from taba.server import keys
 from taba.server.keep.changing import Change, Kept, change, framed, walk
 from taba.server.keep.jobs import Job
@@ -29,10 +30,10 @@ class Upgrade:
                 job.check()
                 changes = await self._changes(lot, failed)
                 upgraded += sum(await change(self._router, bucket, changes))
-                job.message = f"{upgraded} States upgraded" + failures(failed)
+                job.message = f"{many(upgraded, 'State')} upgraded" + failures(failed)
 
         await job.over_buckets(self._router.buckets, step)
-        job.message = f"{upgraded} States upgraded" + failures(failed)
+        job.message = f"{many(upgraded, 'State')} upgraded" + failures(failed)
 
     async def _changes(self, lot: Sequence[Kept], failed: dict[str, tuple[int, str]]) -> list[Change]:
         older: dict[str, list[tuple[Kept, list[keys.Framed]]]] = {}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from taba.exposition import is_tabas
 from taba.names import OWN_TABS
+from taba.plural import many
 from taba.series import BUCKET, COUNT, FIGURES, HISTOGRAM, NET, OTHERWISE, SUM, TEXT, family_of, labels_shown, plain
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import labels_of
@@ -207,7 +208,10 @@ def _sentences(doubles: Sequence[tuple[str, str, str]]) -> list[str]:
         return []
     shown = "; ".join(f"{tab[:100]} as {name[:100]}, which {first[:100]} has" for tab, name, first in doubles[:MAX_PROBLEMS])
     more = f" and {len(doubles) - MAX_PROBLEMS} more" if len(doubles) > MAX_PROBLEMS else ""
-    return [f"{len(doubles)} series are not shown to Prometheus, since others have their names: {shown}{more}; rename one of each two"]
+    return [
+        f"{many(len(doubles), 'series is', 'series are')} not shown to Prometheus, for want of a name of its own: {shown}{more}; "
+        "rename one of each two"
+    ]
 
 
 def _are_same(one: Mapping[int, _Bucket], other: Mapping[int, _Bucket]) -> bool:

@@ -17,6 +17,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.logger import Logger
 
 from taba.errors import TabaError
+from taba.plural import many
 from taba.shard.atlas import Atlas
 from taba.shard.moving.move import undo, undo_anywhere
 from taba.shard.moving.mover import GROUP_BUCKETS, Factory, Mover
@@ -45,7 +46,9 @@ class Mender:
         standing = [why for times, why in self._failed.values() if times > FEW_LOOKS]
         if not standing:
             return []
-        return [f"{len(standing)} buckets are on their way, and nobody moves them: {standing[0]}; taba check says more"]
+        return [
+            f"{many(len(standing), 'bucket is', 'buckets are')} on the way, and nobody moves what is: {standing[0]}; taba check says more"
+        ]
 
     def stop(self) -> None:
         """Look no more."""

@@ -22,6 +22,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 from taba.errors import StoreUnavailable
+from taba.plural import many
 from taba.shard.buckets import MalformedMap, Owner, decode_owner, dirty_key, encode_owner, lots, owner_key, target_of
 from taba.shard.dirty import Command
 from taba.shard.moving.copying import Copy, Differs
@@ -200,7 +201,7 @@ def _converge(copy: Copy) -> Steps:
             break
     if left > SEALED_NOTES:
         raise Outpaced(
-            f"what is written while it is copied grows as fast as it is copied ({left} notes are left): "
+            f"what is written while it is copied grows as fast as it is copied ({many(left, 'note')} left): "
             "it was opened again where it was; move it when less is written"
         )
 

@@ -15,6 +15,7 @@ import attrs
 from twisted.internet.task import deferLater
 
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.plural import many
 from taba.shard.atlas import LEARN_SECONDS, Atlas
 from taba.shard.buckets import BucketMap, lots, make_token, target_of, with_draining, with_shard, without_shard
 from taba.shard.maps import add_shard, bring_map, change_map, newest_map, restore_records
@@ -154,7 +155,10 @@ class Reshard:
             await self._mover.stop()
         if odd := found.unsettled():
             shown = ", ".join(map(str, odd[:5])) + (" …" if len(odd) > 5 else "")
-            raise StoreUnavailable(f"{len(odd)} buckets ({shown}) are open nowhere, or twice, and nobody moves them: taba check --repair")
+            raise StoreUnavailable(
+                f"{many(len(odd), 'bucket is', 'buckets are')} open nowhere, or twice ({shown}), and nobody moves what is so: "
+                "taba check --repair"
+            )
         return self.moved
 
     async def give_up(self) -> None:

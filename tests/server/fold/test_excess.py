@@ -36,13 +36,13 @@ class Named(SynchronousTestCase):
         self.excess.note({Beyond("Tabs", "now", "web/2"): 1})
         clients, tabs = self.excess.problems
         self.assertTrue(clients.startswith("2 events found no room"), clients)
-        self.assertTrue(tabs.startswith("1 events found no room"), tabs)
+        self.assertTrue(tabs.startswith("1 event found no room"), tabs)
         self.assertIn("most are of now by web/2 (1): ", tabs)
 
     def test_where_nobody_is_told_apart_nobody_is_named(self) -> None:
         self.patch(excess, "MAX_SENDERS", 0)
         self.excess.note({Beyond("Tabs", "x", "web/1"): 1})
-        self.assertIn("are dead letters; take what differs", self.excess.problems[0])
+        self.assertIn("went to the dead letters; take what differs", self.excess.problems[0])
 
     def test_as_many_are_told_apart_as_the_bound_says_and_none_is_left_out_of_the_count(self) -> None:
         self.patch(excess, "MAX_SENDERS", 3)

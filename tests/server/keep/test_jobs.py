@@ -64,9 +64,9 @@ class Jobs(KeepingCase):
         await self.ask(server, "/v1/upgrade", "POST")
         while server.jobs._mine:
             await deferLater(reactor, 0.01)
-        problems = [problem for problem in (await self.get(server, "/v1/status"))["problems"] if "jobs of the kind" in problem]
+        problems = [problem for problem in (await self.get(server, "/v1/status"))["problems"] if " of the kind upgrade " in problem]
         self.assertEqual(len(problems), 1)
-        self.assertIn("1 jobs of the kind upgrade failed lately, the last one: the moon is full", problems[0])
+        self.assertIn("1 job of the kind upgrade failed lately, the last one: the moon is full", problems[0])
 
         async def wait(job: jobs.Job) -> None:
             while True:
@@ -100,7 +100,7 @@ class Jobs(KeepingCase):
         self.assertEqual((await self.get(before, "/v1/status"))["dead_letters_by_reason"], {"unknown_type": 2})
         self.patch(service, "find_safely", find_safely)
         after = await self.start()
-        self.assertIn("1 events folded, 1 still", (await self.done(after, "/v1/retry"))["message"])
+        self.assertIn("1 event folded, 1 still", (await self.done(after, "/v1/retry"))["message"])
         for _ in range(2):
             self.assertEqual((await self.get(after, "/v1/status"))["dead_letters_by_reason"], {"bad_value": 1})
             self.assertEqual((await self.get(after, f"/v1/aggregates?name={A}"))[A], {"value": 1.0})

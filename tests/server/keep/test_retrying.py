@@ -38,7 +38,7 @@ class Retrying(KeepingCase):
         for letter in left:
             self.assertEqual(letter["refused"], times[letter["tab"], letter["type"], str(letter["value"])])
         await self.ask(after, f"/v1/tabs?name={B}", "DELETE")
-        self.assertIn("1 events folded", (await self.done(after, "/v1/retry"))["message"])  # the newest of B's Types stands now
+        self.assertIn("1 event folded", (await self.done(after, "/v1/retry"))["message"])  # the newest of B's Types stands now
 
     @asynchronous
     async def test_every_letter_counts_once_while_more_come_and_two_servers_retry(self) -> None:

@@ -223,7 +223,7 @@ longest = Longest()
         self.assertEqual(longest(tab), {"longest": "longer word", "of": 1000})
         self.assertEqual(self.send(self.port, encoded(1, 3, 3, [column(tab, "Longest", ["a", "b"])]))[0].word, "applied")
         self.assertEqual((longest(tab), longest(other)), ({"longest": "longer word", "of": 1002}, {"longest": "longer word", "of": 1000}))
-        self.assertEqual(self.job("upgrade"), "1 States upgraded")
+        self.assertEqual(self.job("upgrade"), "1 State upgraded")
         # back to the older one: newer States are not touched, and what comes for them waits
         self.started(first)
         send(4, "the longest of all words")
