@@ -15,13 +15,13 @@ from typing import Any
 # The form of each, here and in its source: one more with each change of what it is given, or gives
 FORMS = {
     "taba.client._accelerator": 1,
-    "taba.agent._drain": 3,
+    "taba.agent._drain": 4,
     "taba.batch._entries": 1,
     "taba.batch._sections": 2,
     "taba.handlers._fresh": 1,
     "taba.handlers._latest": 1,
-    "taba.handlers._rows": 2,
-    "taba.handlers._spreads": 3,
+    "taba.handlers._rows": 3,
+    "taba.handlers._spreads": 4,
     "taba.server.ask._writing": 1,
     "taba.server.fold._plain": 2,
     "taba.shard.servers._wire": 2,

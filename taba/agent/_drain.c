@@ -7,16 +7,18 @@
    3. Nothing here keeps anything, reads a ring or gives up the GIL. */
 
 #include "../_part.h"
+#include "_columns.h"
 #include "_encoding.h"
 #include "_joining.h"
 #include "_records.h"
 
-#define FORM 3 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 4 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("leading", leading, leading_doc),
     FAST("count", count, count_doc),
     FAST("place", place, place_doc),
+    FAST("measure", measure, measure_doc),
     {"encode", encode, METH_VARARGS, encode_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from taba.agent.native import NATIVE
 from taba.batch import MAX_DUMP_BYTES
 from taba.codes import Floats, Ints
 from taba.handlers.lookup import EDGE_SECONDS, MAX_EDGE_TIME
@@ -49,11 +50,20 @@ class States(NamedTuple):
     lows: Floats | None  # where none is negative
 
 
-class Edge:
-    """The Handlers that fold here, by Type: columns of `fewest` events at least."""
+class _Figures(NamedTuple):
+    """Of each column of a lot that may be folded, as in States."""
 
-    def __init__(self, handlers: Mapping[str, Any], fewest: int = MIN_EVENTS):
-        self._fewest = fewest
+    least: Floats
+    greatest: Floats
+    totals: Floats
+    lows: Floats
+
+
+class Edge:
+    """The Handlers that fold here, by Type: columns of `fewest` events at least. `native`: what measures them, if anything."""
+
+    def __init__(self, handlers: Mapping[str, Any], fewest: int = MIN_EVENTS, native: Any = NATIVE):
+        self._fewest, self._native = fewest, native
         self._handlers = [handlers[type] for type in sorted(handlers)]
         self._kinds = {handler.type: kind for kind, handler in enumerate(self._handlers, start=1)}
         self._allowed = np.zeros(len(self._handlers) + 1, np.bool_)
@@ -99,12 +109,12 @@ class Edge:
         chosen = self._allowed[lot.kinds] & (lot.counts >= self._fewest)
         if not chosen.any():
             return []
-        chosen &= ~_odd(lot, chosen)
+        figures = _figures(lot, chosen) if self._native is None else _measured(lot, chosen, self._native)
         found = []
         for kind in np.unique(lot.kinds[chosen]).tolist():
             handler = self._handlers[kind - 1]
             try:
-                states = self._fold(handler, lot, np.flatnonzero(chosen & (lot.kinds == kind)), most)
+                states = self._fold(handler, lot, np.flatnonzero(chosen & (lot.kinds == kind)), figures, most)
             except Exception as error:  # its events go as they are, and a person is told
                 self.failed[handler.type] = f"{type(error).__name__}: {error}"[:200]
                 self._allow()
@@ -115,27 +125,21 @@ class Edge:
                 self._events += int(lot.counts[states.columns].sum())
         return found
 
-    def _fold(self, handler: Any, lot: EdgeLot, columns: Ints, most: int) -> States:
-        counts, starts = lot.counts[columns], lot.starts[columns]
-        times, values = lot.times, lot.values
+    def _fold(self, handler: Any, lot: EdgeLot, columns: Ints, figures: _Figures, most: int) -> States:
+        starts, times, values = lot.starts, lot.times, lot.values
+        counts = lot.counts
         if len(columns) < len(lot.counts):
             mine = np.repeat(_marked(columns, len(lot.counts)), lot.counts)
-            times, values = times[mine], values[mine]
-            starts = np.cumsum(counts) - counts
-        total = len(columns)
-        rows = np.repeat(np.arange(total), counts)
-        dumps: list[bytes] = handler.edge_array(rows, times, values, total)
-        lengths = np.fromiter(map(len, dumps), np.int64, total)
+            times, values, counts = times[mine], values[mine], counts[columns]
+            starts = np.concatenate(([0], np.cumsum(counts)))
+        dumps: list[bytes] = handler.edge_columns(starts, times, values)
+        lengths = np.fromiter(map(len, dumps), np.int64, len(columns))
         fits = (lengths * MAX_SHARE <= 16 * counts) & (lengths <= most)
-        least, greatest = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
-        lows: Floats | None = np.minimum.reduceat(values, starts) if values.min() < 0 else None
-        with np.errstate(over="ignore", invalid="ignore"):  # as the Handler's own sum
-            totals: Floats = np.bincount(rows, weights=values, minlength=total).astype(np.float64, copy=False)
         if not fits.all():
             dumps = [dump for dump, fit in zip(dumps, fits.tolist(), strict=True) if fit]
-            columns, least, greatest, totals = columns[fits], least[fits], greatest[fits], totals[fits]
-            lows = None if lows is None else lows[fits]
-        return States(handler.edge, columns, dumps, least, greatest, totals, lows)
+            columns = columns[fits]
+        least, greatest, totals, lows = (column[columns] for column in figures)
+        return States(handler.edge, columns, dumps, least, greatest, totals, lows if lows.min(initial=0.0) < 0 else None)
 
 
 def _marked(columns: Ints, total: int) -> NDArray[np.bool_]:
@@ -145,15 +149,23 @@ def _marked(columns: Ints, total: int) -> NDArray[np.bool_]:
     return marked
 
 
-def _odd(lot: EdgeLot, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the chosen columns have a time or a value that may not be folded, or times too far apart."""
-    odd = np.zeros(len(chosen), np.bool_)
-    first, last = lot.times.min(), lot.times.max()  # NaN where one is: no comparison with it is true
-    if not (lot.values.min() >= -MAX_EDGE_VALUE and lot.values.max() <= MAX_EDGE_VALUE):
-        odd |= np.logical_or.reduceat(~(np.abs(lot.values) <= MAX_EDGE_VALUE), lot.starts[:-1])
-    if first >= 0 and last <= MAX_EDGE_TIME and last - first <= EDGE_SECONDS:
-        return odd
-    least, greatest = np.minimum.reduceat(lot.times, lot.starts[:-1]), np.maximum.reduceat(lot.times, lot.starts[:-1])
-    with np.errstate(invalid="ignore"):
-        odd |= ~((least >= 0) & (greatest <= MAX_EDGE_TIME) & (greatest - least <= EDGE_SECONDS))
-    return odd
+def _measured(lot: EdgeLot, chosen: NDArray[np.bool_], native: Any) -> _Figures:
+    """As `_figures`, of the chosen columns, by the C part."""
+    figures = _Figures(*np.empty((4, len(chosen))))
+    native.measure(lot.starts, lot.times, lot.values, MAX_EDGE_TIME, EDGE_SECONDS, MAX_EDGE_VALUE, chosen, *figures)
+    return figures
+
+
+def _figures(lot: EdgeLot, chosen: NDArray[np.bool_]) -> _Figures:
+    """What the columns have in them; those with a time or a value that may not be folded, or times too far apart, are chosen no more."""
+    starts, times, values = lot.starts[:-1], lot.times, lot.values
+    least, greatest = (
+        np.minimum.reduceat(times, starts),
+        np.maximum.reduceat(times, starts),
+    )  # NaN where one is: no comparison with it is true
+    lows, highs = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    with np.errstate(over="ignore", invalid="ignore"):
+        chosen &= (least >= 0) & (greatest <= MAX_EDGE_TIME) & (greatest - least <= EDGE_SECONDS)
+        chosen &= (lows >= -MAX_EDGE_VALUE) & (highs <= MAX_EDGE_VALUE)
+        totals = np.bincount(np.repeat(np.arange(len(starts)), lot.counts), weights=values, minlength=len(starts))
+    return _Figures(least, greatest, totals.astype(np.float64, copy=False), lows)

@@ -5,6 +5,7 @@
 #ifndef TABA_HANDLERS_FOLDS_H
 #define TABA_HANDLERS_FOLDS_H
 
+#include "_codes.h"
 #include "_dumps.h"
 
 #define FRAME_BYTES 6    /* before what the store keeps: the version and the age */
@@ -114,6 +115,74 @@ done:
     PyBuffer_Release(&times);
     PyBuffer_Release(&values);
     PyBuffer_Release(&frame);
+    return result;
+}
+
+#define EDGE_DOC                                                                                                                     \
+"edge(starts, times, values) -> [dump, \xe2\x80\xa6] | None\n\n"                                                                          \
+"Fresh States of columns that stand one after the other: the events of each from its one of `starts` (int64) to the next, of which the\n" \
+"last is the end. As of the greatest of its own times each; none of them span a day. None, where something is out of the ordinary."
+
+/* As EDGE_DOC says. */
+static inline PyObject *edge_all(PyObject *const *args, Py_ssize_t nargs, const Kind *kind) {
+    Py_buffer views[3];
+    int had = 0;
+    void *room = NULL;
+    int64_t *codes = NULL;
+    PyObject *made = NULL, *result = NULL;
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "edge(starts, times, values)");
+        return NULL;
+    }
+    for (; had < 3; had++) {
+        if (PyObject_GetBuffer(args[had], &views[had], PyBUF_SIMPLE) < 0) goto done;
+        if (views[had].len % 8 || (uintptr_t)views[had].buf % 8) {
+            had++;
+            goto none;
+        }
+    }
+    const int64_t *starts = views[0].buf;
+    const double *times = views[1].buf, *values = views[2].buf;
+    Py_ssize_t total = views[0].len / 8 - 1, count = views[1].len / 8, most = 0;
+    if (total < 0 || views[2].len != views[1].len) goto none;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        if (starts[at] < 0 || starts[at + 1] <= starts[at] || starts[at + 1] > count) goto none;
+        if (starts[at + 1] - starts[at] > most) most = (Py_ssize_t)(starts[at + 1] - starts[at]);
+    }
+    room = kind->make(most);
+    codes = PyMem_Malloc((size_t)most * sizeof *codes + 1);
+    if (room == NULL || codes == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    made = PyList_New(total);
+    if (made == NULL) goto done;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        Py_ssize_t begin = (Py_ssize_t)starts[at], its = (Py_ssize_t)(starts[at + 1] - starts[at]);
+        double now = times[begin];
+        for (Py_ssize_t place = 0; place < its; place++) {
+            double value = values[begin + place], time = times[begin + place];
+            if (!isfinite(value)) goto none;
+            int32_t code = code_of(value);
+            if (code == UNSURE) goto none;
+            codes[place] = code;
+            now = time > now ? time : now;
+        }
+        const Events events = {.times = times + begin, .values = values + begin, .codes = codes, .count = its, .now = now};
+        if (!is_a_time(now) || !kind->add(room, (const uint8_t *)"", 0, &events)) goto none;
+        PyObject *one = kind->write(room, &(const Frame){.bytes = (const uint8_t *)"", .length = 0});
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made, at, one);
+    }
+    result = Py_NewRef(made);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(made);
+    PyMem_Free(codes);
+    PyMem_Free(room);
+    while (had > 0) PyBuffer_Release(&views[--had]);
     return result;
 }
 

@@ -10,7 +10,7 @@
 #include "../_part.h"
 #include "_folds.h"
 
-#define FORM 2                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */
@@ -385,6 +385,16 @@ static PyObject *fold(PyObject *module, PyObject *arguments) {
     return fold_all(arguments, &COUNTERS);
 }
 
+static PyObject *edge(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    return edge_all(args, nargs, &COUNTERS);
+}
+
+static int begin(void) {
+    begin_codes();
+    return check_byte_order();
+}
+
 /* The slots of each level of an archive; False for what is none of the ordinary. */
 static int read_archive(const uint8_t *dump, Py_ssize_t length, Slot (*levels)[MOST_SLOTS], int *counts) {
     counts[0] = counts[1] = counts[2] = 0;
@@ -510,8 +520,9 @@ done:
 
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
+    FAST("edge", edge, EDGE_DOC),
     {"spill", spill, METH_VARARGS, spill_doc},
     {NULL, NULL, 0, NULL},
 };
 
-MAKE_PART(_rows, "taba.handlers._rows", check_byte_order, OF_ONE_INTERPRETER, "CounterGroup's States, from bytes to bytes.")
+MAKE_PART(_rows, "taba.handlers._rows", begin, OF_ONE_INTERPRETER, "CounterGroup's States, from bytes to bytes.")

@@ -9,7 +9,7 @@
 #include "../_part.h"
 #include "_spread_spills.h"
 
-#define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 4                               /* of what Python gives it and gets: see taba/parts.py */
 
 /* One State, and its events in the order of slots. */
 typedef struct {
@@ -49,6 +49,16 @@ PyDoc_STRVAR(fold_doc,
 static PyObject *fold(PyObject *module, PyObject *arguments) {
     (void)module;
     return fold_all(arguments, &PERCENTILES);
+}
+
+static PyObject *edge(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
+    (void)module;
+    return edge_all(args, nargs, &PERCENTILES);
+}
+
+static int begin(void) {
+    begin_codes();
+    return check_byte_order();
 }
 
 PyDoc_STRVAR(spill_doc,
@@ -107,8 +117,9 @@ done:
 
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
+    FAST("edge", edge, EDGE_DOC),
     {"spill", spill, METH_VARARGS, spill_doc},
     {NULL, NULL, 0, NULL},
 };
 
-MAKE_PART(_spreads, "taba.handlers._spreads", check_byte_order, OF_ONE_INTERPRETER, "PercentileGroup's States, from bytes to bytes.")
+MAKE_PART(_spreads, "taba.handlers._spreads", begin, OF_ONE_INTERPRETER, "PercentileGroup's States, from bytes to bytes.")

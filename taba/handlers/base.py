@@ -182,6 +182,14 @@ class ArrayHandler(Handler):
         states = self.fold_array(self.load_array([b""] * total), rows, times, values, float(times.max(initial=0.0)))
         return self.dump_array(states)
 
+    def edge_columns(self, starts: Any, times: Any, values: Any) -> list[bytes]:
+        """The same of columns that stand one after the other: each from its one of `starts` (int64) to the next, of which the last is the
+        end. None of them is empty."""
+        import numpy
+
+        total = len(starts) - 1
+        return self.edge_array(numpy.repeat(numpy.arange(total), numpy.diff(starts)), times, values, total)
+
     def upgrade_parts(self, parts: Sequence[bytes], version: int) -> list[bytes]:
         """The parts of one State (the main part first), as this version dumps them, from those of an older `version`."""
         raise ValueError(f"{self.type} version {self.version} cannot read version {version}")

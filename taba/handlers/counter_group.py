@@ -181,6 +181,10 @@ class CounterGroup(ArrayHandler):
         totals = head["total"] if slots is rows else sums_of(slots, values, len(of))
         return self.dump_array(CounterStates(head, *bins, slot_keys(of, starts), count_rows(slots, len(of)), totals))
 
+    def edge_columns(self, starts: Ints, times: Floats, values: Floats) -> list[bytes]:
+        dumps: list[bytes] | None = None if _rows is None else _rows.edge(starts, times, values)
+        return super().edge_columns(starts, times, values) if dumps is None else dumps
+
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         return self._edge(dumps)[1]
 

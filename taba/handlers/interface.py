@@ -103,7 +103,8 @@ class IOptional(Interface):
     edge = Attribute(
         """None, or, of an array Handler, the version of States that are folded at the edge, before they travel.
 
-        Then it has `edge_array(rows, times, values, total)`, which gives a dump for each column; `merge_array(states, rows, dumps, now)`,
+        Then it has `edge_array(rows, times, values, total)`, which gives a dump for each column, and `edge_columns(starts, times, values)`,
+        which does where columns stand one after the other; `merge_array(states, rows, dumps, now)`,
         which adds them to the States of `rows` and returns the states, as if their Events had been folded there; and `count_array(dumps)`,
         how many Events are in each (int64). The last two raise as `load_array` does for what is no such dump.
         """

@@ -164,6 +164,10 @@ class PercentileGroup(ArrayHandler):
         counted = {name: np.zeros(total, np.int64) for name in ("refused", "held", "old")}
         return self.dump_array(PercentileStates(counted, count_rows(rows, total), sums_of(of, figures["total"], total), journal))
 
+    def edge_columns(self, starts: Ints, times: Floats, values: Floats) -> list[bytes]:
+        dumps: list[bytes] | None = None if _spreads is None else _spreads.edge(starts, times, values)
+        return super().edge_columns(starts, times, values) if dumps is None else dumps
+
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
         return self._edge(dumps)[0].count
 

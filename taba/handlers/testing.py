@@ -472,10 +472,10 @@ class HandlerContract:
         self._each(st.tuples(pairs, st.integers(0, 2000), st.integers(1, 255)), check)
 
     def _at_the_edge(self, columns: Sequence[tuple[int, Sequence[tuple[float, float]]]]) -> list[bytes]:
-        rows = np.array([place for place, (_, pairs) in enumerate(columns) for _ in pairs], dtype=np.int64)
+        starts = np.cumsum([0, *(len(pairs) for _, pairs in columns)])
         stamps = np.array([time for _, pairs in columns for time, _ in pairs])
         values = np.array([value for _, pairs in columns for _, value in pairs])
-        dumps: list[bytes] = self.handler.edge_array(rows, stamps, values, len(columns))
+        dumps: list[bytes] = self.handler.edge_columns(starts, stamps, values)
         return dumps
 
     def _merged(self, states: list[Any], columns: Sequence[tuple[int, Sequence[tuple[float, float]]]]) -> list[Any]:

@@ -15,11 +15,12 @@ from unittest import mock
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from taba.agent import edge, pump
 from taba.agent.edge import MIN_EVENTS, Edge, EdgeLot
 from taba.agent.encoding import encode, unpack
+from taba.agent.native import NATIVE
 from taba.batch import AtEdge, Column, decode_batch, sections_of
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME
 from taba.handlers.lookup import MAX_EDGE_TIME, find_edges, find_handlers
@@ -112,7 +113,7 @@ class Rules(SynchronousTestCase):
 
     def test_a_handler_that_raises_is_asked_no_more_and_the_others_are(self) -> None:
         class Raising(type(HANDLERS["CounterGroup"])):  # type: ignore[misc]
-            def edge_array(self, *given: Any) -> Any:
+            def edge_columns(self, *given: Any) -> Any:
                 raise ZeroDivisionError("no")
 
         made = Edge({**HANDLERS, "CounterGroup": Raising()})
@@ -125,6 +126,43 @@ class Rules(SynchronousTestCase):
         self.assertEqual(made.failed, {"CounterGroup": "ZeroDivisionError: no"})
         made.allow(made.edges)
         self.assertEqual(len(made.fold(lot)), 1)
+
+
+class Figures(SynchronousTestCase):
+    """What the C part finds of columns is what numpy finds."""
+
+    def setUp(self) -> None:
+        if NATIVE is None:
+            raise SkipTest("needs the C part of the drain: gcc when Taba is installed")
+
+    NUMBERS = st.floats() | st.sampled_from((0.0, -0.0, 1000.0, 1060.0, MAX_EDGE_TIME, edge.MAX_EDGE_VALUE))
+
+    @given(
+        st.lists(st.lists(st.tuples(NUMBERS, NUMBERS | st.floats(1.0, 2.0)), min_size=1, max_size=12), min_size=1, max_size=6),
+        st.integers(0, 63),
+    )
+    @examples(100)
+    def test_what_is_chosen_and_its_figures_are_those_of_numpy(self, columns: list[list[tuple[float, float]]], asked: int) -> None:
+        counts = np.array([len(column) for column in columns])
+        times, values = np.array([pair for column in columns for pair in column]).T.copy()
+        lot = EdgeLot(np.concatenate(([0], np.cumsum(counts))), times, values, counts, np.ones(len(counts), np.int8))
+        found: list[Any] = []
+        for native in (None, NATIVE):
+            chosen = np.array([bool(asked >> place & 1) for place in range(len(columns))])
+            figures = edge._figures(lot, chosen) if native is None else edge._measured(lot, chosen, native)
+            found.append((chosen.tolist(), [(column[chosen] + 0.0).tobytes() for column in figures]))  # of zeros either may be the least
+        self.assertEqual(*found)
+
+    def test_every_size_and_every_start_is_checked(self) -> None:
+        ones, chosen, starts = np.ones(2), np.ones(2, np.bool_), np.arange(3)
+        bounds = (MAX_EDGE_TIME, 60.0, 1e290)
+        NATIVE.measure(starts, ones, ones, *bounds, chosen, *np.empty((4, 2)))
+        for wrong in (starts - 1, starts + 1, starts[::-1].copy(), starts[:2].copy(), np.zeros(3, np.int64)):
+            self.assertRaises(ValueError, NATIVE.measure, wrong, ones, ones, *bounds, chosen, *np.empty((4, 2)))
+        self.assertRaises(ValueError, NATIVE.measure, starts, ones, ones[:1], *bounds, chosen, *np.empty((4, 2)))
+        self.assertRaises(ValueError, NATIVE.measure, starts, ones, ones, *bounds, chosen, *np.empty((3, 2)), np.empty(1))
+        self.assertRaises(BufferError, NATIVE.measure, starts, ones, ones, *bounds, bytes(2), *np.empty((4, 2)))
+        self.assertRaises(TypeError, NATIVE.measure, starts, ones, ones, *bounds, chosen)
 
 
 class Draining(SynchronousTestCase):

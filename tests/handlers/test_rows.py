@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from taba.codes import codes_of
 from taba.handlers import Events, counter_group, percentile_group
 from taba.handlers.counter_group import JOURNAL_SLOTS, CounterGroup
 from taba.handlers.folded import FoldedDumps
 from taba.handlers.percentile_group import PercentileGroup
+from taba.handlers.sketch import codes_in
 from taba.server.keys import Framed, frame
 from taba.server.work.folding import Folded, Work, fold_type
 
@@ -146,6 +148,61 @@ class RowsTests(SynchronousTestCase):
         self.assertIsNone(rows.fold([b""], none, odd, one, NOW, 0, b"", none))
         self.assertIsNone(rows.spill([b""], [], NOW, 0))
         self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW, 0))
+
+
+class FreshTests(SynchronousTestCase):
+    """What is folded at the edge."""
+
+    def setUp(self) -> None:
+        if counter_group._rows is None or percentile_group._spreads is None:
+            raise SkipTest("not built: needs a compiler")
+
+    def both(self, columns: Sequence[Sequence[tuple[float, float]]]) -> tuple[list[Any], list[Any]]:
+        """The dumps that C gives, and those of arrays; None where it left them alone."""
+        starts = np.cumsum([0, *map(len, columns)])
+        times, values = (np.array(column) for column in zip(*[pair for column in columns for pair in column], strict=True))
+        in_c = [counter_group._rows.edge(starts, times, values), percentile_group._spreads.edge(starts, times, values)]
+        with mock.patch.object(counter_group, "_rows", None), mock.patch.object(percentile_group, "_spreads", None):
+            return in_c, [handler.edge_columns(starts, times, values) for handler in (COUNTERS, PERCENTILES)]
+
+    @settings(deadline=None)
+    @given(st.lists(st.lists(st.tuples(st.integers(0, 240), VALUES), min_size=1, max_size=60), min_size=1, max_size=6))
+    def test_columns_give_the_bytes_that_arrays_give(self, columns: list[list[tuple[int, float]]]) -> None:
+        # with pieces of slots, in any order; 1e30 and its like are no multiple of an eighth, and sums of them no sums
+        near = [[(NOW + quarters / 4, value if abs(value) < 1e20 else 2.0**60) for quarters, value in column] for column in columns]
+        ours, theirs = self.both(near)
+        self.assertEqual(ours, theirs)
+
+    def test_of_a_value_that_lies_where_a_bin_ends_numpy_decides(self) -> None:
+        [edge] = np.flatnonzero([codes_of(np.array([1.0 + step / 10**4]))[0] for step in range(400)] == codes_of(np.array([1.01])) + 1)[:1]
+        low, high = 1.0 + (edge - 1) / 10**4, 1.0 + edge / 10**4
+        for _ in range(60):  # halves, until nothing is between them
+            middle = (low + high) / 2
+            low, high = (middle, high) if codes_of(np.array([middle]))[0] == codes_of(np.array([low]))[0] else (low, middle)
+        for value in (low, high):
+            self.assertEqual(self.both([[(NOW, value)]])[0], [None, None])
+        self.assertIsNot(self.both([[(NOW, 1.0)]])[0][0], None)
+
+    @settings(deadline=None)
+    @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
+    def test_every_value_has_the_code_that_numpy_gives(self, values: list[float]) -> None:
+        for value in values:
+            [dump] = counter_group._rows.edge(np.arange(2), np.array([NOW]), np.array([value])) or [None]
+            if dump is not None:
+                self.assertEqual(codes_in(COUNTERS.load_array([dump]).bin_keys).tolist(), codes_of(np.array([value])).tolist(), value)
+
+    def test_what_is_no_number_and_starts_that_are_none_are_left_alone(self) -> None:
+        one = np.ones(1)
+        for edge in (counter_group._rows.edge, percentile_group._spreads.edge):
+            self.assertEqual(len(edge(np.arange(2), one, one)), 1)
+            for odd in (np.nan, np.inf, -np.inf):
+                self.assertIsNone(edge(np.arange(2), one, one * odd))
+                self.assertIsNone(edge(np.arange(2), one * odd, one))
+            for starts in ([], [0, 2], [0, 0], [-1, 1], [1, 0], [2**62, 2**63 - 1]):
+                self.assertIsNone(edge(np.array(starts, np.int64), one, one), starts)
+            self.assertIsNone(edge(np.arange(2), one, one[:0]))
+            self.assertIsNone(edge(bytes(9), one, one))
+            self.assertRaises(TypeError, edge, np.arange(2), one)
 
 
 class SpreadsTests(SynchronousTestCase):
