@@ -26,6 +26,7 @@ from taba.agent.tallies import Sorted, Tally
 from taba.batch import MAX_DUMP_BYTES, Section, field_of, pack_bin, pack_values
 from taba.bounds import MAX_BATCH_BYTES, MiB
 from taba.ring import MalformedRing
+from taba.steps import finish
 
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
@@ -105,12 +106,7 @@ class Drain:
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
         which a State that was folded at the edge takes no more than a part.
         """
-        steps = self.steps(rings, events, waiting, spent, batch_bytes)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return cast(Drained, done.value)
+        return finish(self.steps(rings, events, waiting, spent, batch_bytes))
 
     def steps(
         self,

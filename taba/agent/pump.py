@@ -22,6 +22,7 @@ from taba.agent.sums import Pending, Sums
 from taba.agent.tallies import Sorted, Tallies, Tally
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
+from taba.steps import finish
 from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
@@ -59,9 +60,7 @@ class _UnderWay:
 
     def finish(self) -> Drained:
         """Go on to the end."""
-        while (drained := self.step()) is None:
-            pass
-        return drained
+        return finish(self._steps)
 
 
 class RingPump:
