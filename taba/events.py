@@ -82,7 +82,7 @@ class Rejection(NamedTuple):
 
 class Posted(NamedTuple):
     """What a request holds: its Client; for each bucket the columns of its batches 1, 2, …; how many events were accepted; the rejections
-    in order; and the digest of it all, however it was written."""
+    in order; and the digest of it all, however it was written, and of what its token did not cover."""
 
     client: str
     lots: dict[int, list[list[Column]]]
@@ -236,6 +236,9 @@ class _Events:
         except ValueError as error:
             self.rejected.append(Rejection(self._places, str(error)))
             objects = 0
+            if isinstance(error, NotCovered):
+                # asked again with a token that covers more, the same events make other batches under numbers that are applied
+                self.digest.update(b"!")
         else:
             self.accepted.append(found)
             self.places.append(self._places)

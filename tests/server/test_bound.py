@@ -41,9 +41,10 @@ class Bound(ServerCase):
     async def ask_as(self, who: str, server: Server, path: str, method: str = "GET", body: Any = None) -> Answered:
         return await self.ask(server, path, method, body, {"Authorization": [f"Bearer {self.tokens[who]}"]})
 
-    async def post_as(self, who: str, server: Server, client: str, names: list[str]) -> Answered:
+    async def post_as(self, who: str, server: Server, client: str, names: list[str], key: str | None = None) -> Answered:
         events = [{"tab": name, "type": "TotalsCounter", "value": 1} for name in names]
-        return await self.ask_as(who, server, "/v1/events", "POST", json.dumps({"client": client, "events": events}).encode())
+        headers = {"Authorization": [f"Bearer {self.tokens[who]}"]} | ({} if key is None else {"Idempotency-Key": [key]})
+        return await self.ask(server, "/v1/events", "POST", json.dumps({"client": client, "events": events}).encode(), headers)
 
     async def fill(self, server: Server) -> None:
         for client in CLIENTS:
@@ -123,6 +124,24 @@ class Bound(ServerCase):
         self.assertEqual((answered.status, answered.json["error"]), (403, "other_token"))
         self.assertEqual((await self.post_as(f"hosts {WRITE}", server, "web/9", NAMES)).json["accepted"], len(NAMES))
         self.assertEqual((await self.ask_as(READ, server, "/v1/clients")).json, ["anybody", "web/9"])
+
+    @asynchronous
+    async def test_a_post_of_which_a_token_covered_a_part_is_another_than_the_same_with_one_that_covers_more(self) -> None:
+        server = await self.begin()
+        bucket = bucket_of("team_a.x", BUCKETS)
+        theirs = next(name for n in range(10_000) if bucket_of(name := f"team_b.{n}", BUCKETS) == bucket)
+        first = await self.post_as(f"team {WRITE}", server, "web/1", ["team_a.x", theirs], "k")
+        self.assertEqual((first.status, first.json["accepted"]), (200, 1))
+        again = await self.post_as(f"team {WRITE}", server, "web/1", ["team_a.x", theirs], "k")
+        self.assertEqual(again.json, first.json)  # it counts once
+        # its batch in this bucket was applied without theirs: it would be taken for folded
+        more = await self.post_as(WRITE, server, "web/1", ["team_a.x", theirs], "k")
+        self.assertEqual((more.status, more.json["error"]), (422, "other_request"))
+        for who in (f"both {WRITE}", WRITE):  # tokens that cover all of it are as good as each other
+            whole = await self.post_as(who, server, "web/1", ["team_a.x"], "whole")
+            self.assertEqual((whole.status, whole.json["accepted"]), (200, 1))
+        found = (await self.ask_as(READ, server, "/v1/aggregates")).json
+        self.assertEqual({name: one["count"] for name, one in found.items()}, {"team_a.x": 2})
 
     @asynchronous
     async def test_columns_beyond_become_dead_letters_and_those_beside_them_are_folded(self) -> None:
