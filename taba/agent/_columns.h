@@ -85,4 +85,54 @@ done:
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(sum_up_doc,
+             "sum_up(starts, values, totals, lows)\n--\n\n"
+             "What the values of each column sum up to, one after the other, and the least of them. False where a value or a sum is not\n"
+             "finite: then the others mean nothing. `starts` (int64) as in `measure`.");
+
+static PyObject *
+sum_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    Py_buffer views[4];
+    int had = 0;
+    bool is_finite = true;
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError, "sum_up(starts, values, totals, lows)");
+        return NULL;
+    }
+    for (; had < 4; had++)
+        if (get_array(args[had], &views[had], 8, 8, had < 2 ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)
+            goto done;
+    const int64_t *starts = views[0].buf;
+    const double *values = views[1].buf;
+    double *totals = views[2].buf, *lows = views[3].buf;
+    Py_ssize_t columns = views[0].len / 8 - 1, events = views[1].len / 8;
+    if (columns < 0 || views[2].len / 8 != columns || views[3].len / 8 != columns) {
+        PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
+        goto done;
+    }
+    for (Py_ssize_t column = 0; column < columns; column++) {
+        int64_t at = starts[column], end = starts[column + 1];
+        if (at < 0 || end <= at || end > events) {
+            PyErr_SetString(PyExc_ValueError, "a column beyond the events, or without any");
+            goto done;
+        }
+        double total = 0.0, low = values[at], odd = 0.0;
+        for (; at < end; at++) {
+            double value = values[at];
+            total += value;
+            low = value < low ? value : low;
+            odd += value - value;
+        }
+        is_finite = is_finite && odd == 0.0 && total - total == 0.0;
+        totals[column] = total;
+        lows[column] = low;
+    }
+done:
+    while (had > 0)
+        PyBuffer_Release(&views[--had]);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(is_finite);
+}
+
 #endif

@@ -12,13 +12,14 @@
 #include "_joining.h"
 #include "_records.h"
 
-#define FORM 4 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 5 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("leading", leading, leading_doc),
     FAST("count", count, count_doc),
     FAST("place", place, place_doc),
     FAST("measure", measure, measure_doc),
+    FAST("sum_up", sum_up, sum_up_doc),
     {"encode", encode, METH_VARARGS, encode_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from taba.agent.arenas import zeros
+from taba.agent.native import NATIVE
 from taba.agent.reader import Ring
 from taba.codes import Floats, Ints
 from taba.exposition import Exposed, Point, gauge, is_tabas
@@ -104,9 +105,11 @@ class _Ended(NamedTuple):
     places: Ints
 
 
-def tally_of(found: Sorted) -> Tally:
-    """What these values come to."""
+def tally_of(found: Sorted, native: Any = NATIVE) -> Tally:
+    """What these values come to. `native`: what sums up plain ones, if anything."""
     rings, of, places, counts, values, boxed, is_boxed = found
+    if is_boxed is None and native is not None and (summed := _summed(counts, values, native)) is not None:
+        return Tally(rings, of, places, counts, *summed)
     starts = np.cumsum(counts) - counts
     good = None if is_boxed is None else ~is_boxed
     with np.errstate(over="ignore", invalid="ignore"):
@@ -137,6 +140,14 @@ def tally_of(found: Sorted) -> Tally:
                 totals[at] = total
                 least[at] = min(least[at], amount)
     return Tally(rings, of, places, counted, totals, least, beyond)
+
+
+def _summed(counts: Ints, values: Floats, native: Any) -> tuple[Floats, Floats | None] | None:
+    """What the values of each Tab sum up to, and the least of them where one is negative; None where a value or a sum is not finite."""
+    totals, least = np.empty((2, len(counts)))
+    if not native.sum_up(np.concatenate(([0], np.cumsum(counts))), values, totals, least):
+        return None
+    return totals, least if least.min() < 0 else None
 
 
 def _amount(value: Any) -> tuple[int, float]:

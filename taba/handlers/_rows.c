@@ -233,30 +233,49 @@ static void collapse(State *state) {
     state->bins = kept;
 }
 
+/* Add what was counted of the codes from `least` to `most`, of which there are `there`, a bit each by code + 32,768. False where there are
+   more bins than are handled here. */
+static int add_counted(State *state, int64_t least, int64_t most, uint64_t *there) {
+    int is_new = 0, is_done = 1, was_empty = state->bins == 0;
+    for (int64_t word = (least + 32768) / 64; word <= (most + 32768) / 64; word++) {
+        for (uint64_t left = there[word]; left; left &= left - 1) {
+            int64_t place = word * 64 + __builtin_ctzll(left);
+            uint32_t weight = counted[place];
+            counted[place] = 0;  /* also of those for which there is no room */
+            if (was_empty && state->bins < MOST_BINS) {  /* they come in order */
+                state->codes[state->bins] = (int32_t)(place - 32768);
+                state->weights[state->bins++] = weight;
+                is_new = 1;
+            } else {
+                is_done = is_done && add_bin(state, (int32_t)(place - 32768), weight, &is_new);
+            }
+        }
+        there[word] = 0;
+    }
+    if (is_done && is_new) collapse(state);
+    return is_done;
+}
+
 static int add_codes(State *state, const int64_t *codes, Py_ssize_t count) {
-    int is_new = 0, is_done = 1;
+    int is_new = 0;
     for (Py_ssize_t place = 0; place < count; place++)
         if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
     if (count < COUNTED_FROM || count > UINT32_MAX) {
         for (Py_ssize_t place = 0; place < count; place++)
             if (!add_bin(state, (int32_t)codes[place], 1, &is_new)) return 0;
-    } else {
-        int64_t least = codes[0], most = codes[0];
-        for (Py_ssize_t place = 0; place < count; place++) {
-            counted[codes[place] + 32768]++;
-            if (codes[place] < least) least = codes[place];
-            if (codes[place] > most) most = codes[place];
-        }
-        for (int64_t code = least; code <= most; code++) {
-            uint32_t weight = counted[code + 32768];
-            if (weight == 0) continue;
-            counted[code + 32768] = 0;  /* also of those for which there is no room */
-            is_done = is_done && add_bin(state, (int32_t)code, weight, &is_new);
-        }
-        if (!is_done) return 0;
+        if (is_new) collapse(state);
+        return 1;
     }
-    if (is_new) collapse(state);
-    return 1;
+    static uint64_t there[ALL_CODES / 64];  /* all 0 between two uses */
+    int64_t least = codes[0], most = codes[0];
+    for (Py_ssize_t place = 0; place < count; place++) {
+        size_t code = (size_t)(codes[place] + 32768);
+        counted[code]++;
+        there[code / 64] |= UINT64_C(1) << code % 64;
+        least = codes[place] < least ? codes[place] : least;
+        most = codes[place] > most ? codes[place] : most;
+    }
+    return add_counted(state, least, most, there);
 }
 
 /* Add runs, which are sorted and one of each slot, to slots. */
@@ -317,17 +336,21 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     Py_ssize_t begin = 0;
     const double width = (double)WIDTHS[0];
     const double last = floor((now > 0.0 ? now : 0.0) / width) * width;
-    double low = values[0], high = values[0];
+    const double end = last + width;
+    double low = values[0], high = values[0], from = 1.0, until = 0.0;
     for (Py_ssize_t place = 0; place < count; place++) {
         double time = times[place], value = values[place];
         if (!isfinite(value)) return 0;
-        if (value < low) low = value;
-        if (value > high) high = value;
-        if (!(time < last + width)) {
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+        if (time >= from && time < until) continue;  /* of the run's slot, as nearly always, without dividing: a quotient is rounded to no other */
+        if (!(time < end)) {
             time = last;
             state->held++;
         }
         int64_t start = (int64_t)floor((time > 0.0 ? time : 0.0) / width) * WIDTHS[0];
+        from = (double)start;
+        until = from + width < end ? from + width : end;
         if (found && runs[found - 1].start == start) continue;
         if (start > MAX_START || found == MOST_RUNS) return 0;
         if (found) {

@@ -21,6 +21,7 @@ from taba.agent import edge, pump
 from taba.agent.edge import MIN_EVENTS, Edge, EdgeLot
 from taba.agent.encoding import encode, unpack
 from taba.agent.native import NATIVE
+from taba.agent.tallies import Sorted, tally_of
 from taba.batch import AtEdge, Column, decode_batch, sections_of
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_TIME
 from taba.handlers.lookup import MAX_EDGE_TIME, find_edges, find_handlers
@@ -153,6 +154,18 @@ class Figures(SynchronousTestCase):
             found.append((chosen.tolist(), [(column[chosen] + 0.0).tobytes() for column in figures]))  # of zeros either may be the least
         self.assertEqual(*found)
 
+    @given(st.lists(st.lists(NUMBERS | st.floats(-2.0, 2.0), min_size=1, max_size=12), min_size=1, max_size=6))
+    @examples(100)
+    def test_what_a_drain_comes_to_is_what_numpy_sums_up(self, columns: list[list[float]]) -> None:
+        counts, values = np.array([len(column) for column in columns]), np.array([value for column in columns for value in column])
+        found, wanted = [tally_of(Sorted([], counts, counts, counts, values), native) for native in (NATIVE, None)]
+        self.assertEqual(found.counts.tolist(), wanted.counts.tolist())
+        most = math.fsum(abs(value) for value in values if math.isfinite(value) and abs(value) < 1e300)
+        np.testing.assert_allclose(found.totals, wanted.totals, rtol=1e-12, atol=1e-12 * most)
+        self.assertEqual(found.least is None, wanted.least is None)
+        if found.least is not None and wanted.least is not None:
+            self.assertEqual(found.least.tolist(), wanted.least.tolist())
+
     def test_every_size_and_every_start_is_checked(self) -> None:
         ones, chosen, starts = np.ones(2), np.ones(2, np.bool_), np.arange(3)
         bounds = (MAX_EDGE_TIME, 60.0, 1e290)
@@ -163,6 +176,10 @@ class Figures(SynchronousTestCase):
         self.assertRaises(ValueError, NATIVE.measure, starts, ones, ones, *bounds, chosen, *np.empty((3, 2)), np.empty(1))
         self.assertRaises(BufferError, NATIVE.measure, starts, ones, ones, *bounds, bytes(2), *np.empty((4, 2)))
         self.assertRaises(TypeError, NATIVE.measure, starts, ones, ones, *bounds, chosen)
+        self.assertTrue(NATIVE.sum_up(starts, ones, *np.empty((2, 2))))
+        for wrong in (starts - 1, starts + 1, np.zeros(3, np.int64), starts[:2].copy(), starts[:0].copy()):
+            self.assertRaises(ValueError, NATIVE.sum_up, wrong, ones, *np.empty((2, 2)))
+        self.assertRaises(TypeError, NATIVE.sum_up, starts, ones)
 
 
 class Draining(SynchronousTestCase):
