@@ -206,8 +206,9 @@ def _upgrade(server: str, timeout: float, store: str | None) -> None:
     async def raise_version(router: Router, reactor: Any) -> tuple[int, int]:
         from taba.shard.maps import newest_map
         from taba.shard.maps import raise_version as write
+        from taba.shard.moving.reshard import current_shards
 
-        pools = router.atlas.by_name
+        pools = await current_shards(router.atlas)
         now = (await newest_map(list(pools.values()))).version
         try:
             wanted = versions.raised(versions.HERE, reads, now)

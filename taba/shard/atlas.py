@@ -102,7 +102,7 @@ class Atlas:
         self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
-        self.told: BucketMap | None = None  # the map, as a server told it when it was last learned; not what we alone remember
+        self._told: BucketMap | None = None  # the newest map that a server told when it was last learned; what we remember may be newer
         self._settings: dict[Pool, tuple[float, list[str]]] = {}  # when each server was asked, and what is wrong with its settings
         self._wanted_buckets = buckets
         self._option = option
@@ -300,6 +300,25 @@ class Atlas:
         except StoreUnavailable:
             self.counts["retries"] += 1  # the old map stands; the next try will tell
 
+    async def newest_told(self, seconds: float) -> BucketMap:
+        """The newest map that servers tell, after a look: for who changes it, as what we alone remember is none of the store's.
+
+        A shard that took itself out may be the only one that says so: who learned the map from it has forgotten it by the next look,
+        and the others name it still. It is asked again.
+        """
+        await self.learn(seconds)
+        told = self._told
+        assert told is not None
+        while True:
+            left = [self._mapped_pool(shard) for shard in told.shards if shard.name not in self.by_name]
+            try:
+                newer = await newer_map(left, told, min(seconds, ASK_SECONDS))
+            finally:
+                self._dismiss(left)
+            if newer is told:
+                return told
+            told = newer
+
     async def learn(self, seconds: float) -> None:
         """Ask the shards; many callers at once share one look."""
         if self._learning is not None:
@@ -350,9 +369,9 @@ class Atlas:
             raise StoreUnavailable(self._mistaken) from None
         self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
-        map, is_told = learned.map, True
+        told = map = learned.map
         if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
-            map, is_told = self._map, False
+            map = self._map
         before = self.by_name
         while True:
             by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
@@ -361,13 +380,13 @@ class Atlas:
             newer = await newer_map([pool for pool in by_name.values() if pool not in self.pools], map, min(seconds, ASK_SECONDS))
             if newer is map:
                 break
-            map, is_told = newer, True
+            told = map = newer
         problems = list(learned.problems)
         problems += await self._settings_problems(by_name, seconds)
         passed, self.by_name = {**before, **self.by_name}, by_name
         self._dismiss(passed.values())
         self._map, self._has_news = self._corrected(map), False
-        self.told = map if is_told else None
+        self._told = told
         self._good_owners.clear()
         self.hands.clear()
         self._problems = problems

@@ -2,8 +2,10 @@
 
 1. A map is total and disjoint: every bucket has exactly one owner, a shard of the map.
 2. A map only says where to look; the owner key, on the shard itself, decides.
-3. A map with a higher epoch is newer; the epoch of an owner key grows with each move of its bucket, and with each that
-   is undone or begun again. The map keeps it: what is said late, with a lower one, changes nothing.
+3. A map with a higher epoch is newer. Two of one epoch there are only where a server lost what it had acknowledged; all who meet
+   them take the same one for the newer, and the next that is made is over both.
+4. The epoch of an owner key grows with each move of its bucket, and with each that is undone or begun again. The map keeps it:
+   what is said late, with a lower one, changes nothing.
 """
 
 from __future__ import annotations
@@ -192,6 +194,11 @@ class BucketMap:
         """The buckets of the shard `name`, in order."""
         indices = {index for index, shard in enumerate(self.shards) if shard.name == name}
         return [bucket for bucket, owner in enumerate(self.owners) if owner in indices]
+
+
+def rank(map: BucketMap) -> tuple[Any, ...]:
+    """What orders maps of one store: the newer has more. Of one epoch the one that knows of more moves, and then any, for all the same."""
+    return (map.epoch, sum(map.epochs), map.epochs, map.owners, map.shards, map.draining, map.named, map.version)
 
 
 def first_map(store: str, urls: Sequence[str], buckets: int) -> BucketMap:

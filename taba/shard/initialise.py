@@ -33,6 +33,7 @@ from taba.shard.buckets import (
     encode_record,
     first_map,
     owner_key,
+    rank,
 )
 from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.connection import Command, ErrorReply, Reply, raise_for
@@ -152,7 +153,7 @@ def _compare(pools: Sequence[ShardPool], heard: dict[int, Testimony], buckets: i
     maps = [testimony.map for testimony in heard.values() if testimony.map is not None and testimony.map.store in ids]
     if not maps:
         raise StoreUnavailable(f"{shown}: the store was initialised, and its map is gone")
-    map = max(maps, key=lambda one: one.epoch)
+    map = max(maps, key=rank)
     if buckets is not None and map.buckets != buckets:
         raise ConfigurationError("--buckets", buckets, f"takes {map.buckets}, the number that this store was first used with")
     names: dict[int, str] = {}

@@ -2,12 +2,15 @@
 
 The first shard of the newest map decides between two that change the map at once; the others follow it. A shard that is
 away keeps an old map, which harms nobody: owner keys decide, and the newest map that anybody has is the one that counts.
+Where the first shard took itself out, the map is made when one that stays has it, too: the first may be gone at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+
+import attrs
 
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.shard.buckets import (
@@ -22,6 +25,7 @@ from taba.shard.buckets import (
     decode_record,
     encode_map,
     encode_record,
+    rank,
     with_shard,
     with_version,
 )
@@ -37,6 +41,10 @@ ASK_SECONDS = 5.0
 
 async def newest_map(pools: Sequence[ShardPool]) -> BucketMap:
     """The newest map that any of `pools` has. Raises StoreUnavailable when none has one."""
+    return max(await _told(pools), key=rank)
+
+
+async def _told(pools: Sequence[ShardPool]) -> list[BucketMap]:
     answers = await gather([pool.execute([(b"GET", MAP_KEY)], ASK_SECONDS) for pool in pools])
     maps = []
     for answer in answers:
@@ -45,7 +53,7 @@ async def newest_map(pools: Sequence[ShardPool]) -> BucketMap:
                 maps.append(decode_map(answer[0]))
     if not maps:
         raise StoreUnavailable("no shard tells the map")
-    return max(maps, key=lambda map: map.epoch)
+    return maps
 
 
 async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) -> BucketMap:
@@ -57,7 +65,7 @@ async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) 
                 told = decode_map(answer[0])
             except MalformedMap:
                 continue  # `taba check` reports it
-            if told.store == map.store and told.epoch > map.epoch:
+            if told.store == map.store and rank(told) > rank(map):
                 map = told
     return map
 
@@ -65,19 +73,22 @@ async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) 
 async def change_map(pools: Mapping[str, ShardPool], change: Callable[[BucketMap], BucketMap]) -> BucketMap:
     """Make `change(newest map)` the map on all shards; where it gives the same map, see that all shards have it.
 
-    Raises StoreUnavailable when the first shard of the map does not answer, or all tries were lost.
+    Raises StoreUnavailable when the first shard of the map, or of the one that it becomes, does not answer, or all tries were lost.
     """
     for _ in range(MOST_CHANGES):
-        map = await newest_map(list(pools.values()))
+        told = await _told(list(pools.values()))
+        map = max(told, key=rank)
         wanted = change(map)
+        if wanted is map and any(one.epoch == map.epoch and one != map for one in told):
+            wanted = attrs.evolve(map, epoch=map.epoch + 1)  # none takes a map for another of the same epoch
         first = pools.get(map.shards[0].name)
         if first is None:
             raise StoreUnavailable(f"shard {map.shards[0].name} is not known")
         if wanted is not map and not await _set_map(first, wanted, map.epoch):
             continue
         others = await gather([_set_map(pool, wanted, wanted.epoch - 1) for pool in pools.values()])
-        for other in others:
-            if isinstance(other, Exception) and not isinstance(other, StoreUnavailable):
+        for name, other in zip(pools, others, strict=True):
+            if isinstance(other, Exception) and (name == wanted.shards[0].name or not isinstance(other, StoreUnavailable)):
                 raise other
         return wanted
     raise StoreUnavailable("the map is changed by others all the time")

@@ -108,11 +108,21 @@ class _MemoryPool(Pool):
 
 
 class MemoryRouter(Router):
-    """A Router over `servers`, which may be shared with other MemoryRouters: then it is the same store."""
+    """A Router over `servers`, which may be shared with other MemoryRouters: then it is the same store.
 
-    def __init__(self, servers: Sequence[MemoryServer], buckets: int | None = None, reactor: Any = None, random: Random | None = None):
+    Its URL names the first `named` of them, or all; the others it finds as the map names them.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[MemoryServer],
+        buckets: int | None = None,
+        reactor: Any = None,
+        random: Random | None = None,
+        named: int | None = None,
+    ):
         self.servers = {f"memory-{number}": server for number, server in enumerate(servers, 1)}
-        store = StoreURL(tuple(Address(host=name, port=6379) for name in self.servers))
+        store = StoreURL(tuple(Address(host=name, port=6379) for name in self.servers)[:named])
         if reactor is None:
             from twisted.internet import reactor
 

@@ -337,23 +337,18 @@ def _undrained(map: BucketMap) -> BucketMap:
 
 async def current_pools(atlas: Atlas) -> dict[str, Pool]:
     """`pools_of`, after a look at the newest map: whoever has nothing to do with a bucket does not notice that it moves."""
-    await atlas.learn(LEARN_SECONDS)
+    told = await atlas.newest_told(LEARN_SECONDS)
     pools = pools_of(atlas)
-    await _bring_map(atlas, pools)
+    await bring_map(pools, told)
     return pools
 
 
 async def current_shards(atlas: Atlas) -> dict[str, ShardPool]:
     """`current_pools`, also where the shard is a cluster: for those who only look."""
-    await atlas.learn(LEARN_SECONDS)
+    told = await atlas.newest_told(LEARN_SECONDS)
     pools = {shard.name: atlas.pool_of(shard.name) for shard in atlas.map.shards}
-    await _bring_map(atlas, pools)
+    await bring_map(pools, told)
     return pools
-
-
-async def _bring_map(atlas: Atlas, pools: Mapping[str, ShardPool]) -> None:
-    if atlas.told is not None:
-        await bring_map(pools, atlas.told)
 
 
 def pools_of(atlas: Atlas) -> dict[str, Pool]:

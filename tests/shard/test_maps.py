@@ -1,0 +1,137 @@
+"""Maps that some shards have and others have not: what was decided and told to few, and what was decided twice."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from taba.errors import StoreUnavailable
+from taba.shard.buckets import MAP_KEY, BucketMap, Shard, decode_map, encode_map, rank, with_draining, with_owner, with_shard, without_shard
+from taba.shard.maps import change_map, newest_map
+from taba.shard.memory.router import MemoryRouter
+from taba.shard.memory.server import MemoryServer
+from taba.shard.moving.check import check
+from taba.shard.moving.reshard import current_shards
+
+BUCKETS = 4
+
+
+class MapCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.servers = [MemoryServer(self.clock) for _ in range(3)]
+
+    def now(self, work: Any) -> Any:
+        done = ensureDeferred(work)
+        self.clock.pump([0.5] * 60)
+        return self.successResultOf(done)
+
+    def router(self, named: int | None = None) -> MemoryRouter:
+        """A new process's, whose --store names so many of the servers, or all."""
+        router = MemoryRouter(self.servers, BUCKETS, self.clock, named=named)
+        self.now(router.connect())
+        return router
+
+    def pools(self, router: MemoryRouter) -> dict[str, Any]:
+        return {shard.name: router.atlas.pool_of(shard.name) for shard in router.map.shards}
+
+    def put(self, map: BucketMap, *servers: int) -> None:
+        for server in servers:
+            self.servers[server].run((b"SET", MAP_KEY, encode_map(map)))
+
+    def told(self) -> list[BucketMap]:
+        contents: list[Any] = [server.run((b"GET", MAP_KEY)) for server in self.servers]
+        return [decode_map(content) for content in contents if content is not None]
+
+
+class LeftTests(MapCase):
+    """A shard that is the first of the map takes itself out: that is decided at it."""
+
+    def store(self) -> tuple[BucketMap, BucketMap]:
+        """Two servers, the second of which is not in --store, has no bucket and comes first in the map; and the map without it."""
+        map = with_shard(self.router(1).map, "redis://memory-2:6379")
+        map = attrs.evolve(map, shards=map.shards[::-1], owners=(1,) * BUCKETS)
+        record: Any = self.servers[0].run((b"GET", b"taba:store"))
+        self.servers[1].run((b"SET", b"taba:store", record.replace(b'"s1"', b'"s2"')))
+        self.servers[1].run((b"SET", b"taba:initialised", map.store.encode()))
+        self.put(map, 0, 1)
+        return map, without_shard(map, "s2")
+
+    def test_what_it_alone_was_told_is_brought_to_the_others_by_whoever_looks_next_however_often_that_one_looked_before(self) -> None:
+        _, left = self.store()
+        self.put(left, 1)
+        router = self.router(1)
+        self.assertEqual(list(self.pools(router)), ["s1"])
+        for _ in range(2):  # a Server looks at its map again and again, and has forgotten who told it
+            self.now(router.atlas.learn(1.0))
+        self.assertEqual(self.now(check(self.now(current_shards(router.atlas)), self.clock)), [])
+        self.assertEqual([map.shards for map in self.told()], [left.shards] * 2)
+
+    def test_what_is_remembered_and_nobody_tells_is_not_brought(self) -> None:
+        map, left = self.store()
+        self.put(left, 1)
+        router = self.router(1)
+        self.put(map, 1)  # it went back in time
+        self.assertEqual(self.now(router.atlas.newest_told(1.0)), map)
+        self.now(current_shards(router.atlas))
+        self.assertEqual(self.told(), [map, map])
+
+    def test_the_map_is_not_made_while_nobody_else_has_it(self) -> None:
+        map, left = self.store()
+        pools = self.pools(self.router(1))
+        self.servers[0].is_away = True
+        changing = ensureDeferred(change_map(pools, partial(without_shard, name="s2")))
+        self.assertIn("memory-1", self.failureResultOf(changing, StoreUnavailable).getErrorMessage())
+        self.servers[0].is_away = False
+        self.assertEqual(self.told(), [map, left])
+        self.assertEqual(self.now(change_map(pools, partial(without_shard, name="s2"))), left)
+        self.assertEqual(self.told(), [left, left])
+
+
+class TwiceTests(MapCase):
+    """Two maps of one epoch: where the first shard lost what it had told a shard that was away when the next was decided."""
+
+    def maps(self) -> tuple[MemoryRouter, BucketMap, BucketMap]:
+        router = self.router()
+        map = router.map
+        one, two = with_owner(map, 0, "s2", 2), with_owner(map, 3, "s1", 3)
+        self.assertEqual(one.epoch, two.epoch)
+        return router, one, two
+
+    def test_all_take_the_same_for_the_newer_whomever_they_ask_first(self) -> None:
+        router, one, two = self.maps()
+        self.put(one, 0, 2)
+        self.put(two, 1)
+        pools = list(self.pools(router).values())
+        self.assertEqual(self.now(newest_map(pools)), self.now(newest_map(pools[::-1])))
+        self.assertEqual(self.now(newest_map(pools)), two)
+        for servers in (self.servers, self.servers[::-1]):
+            self.servers = servers
+            self.assertEqual(self.router().map.epochs, two.epochs)
+
+    def test_the_one_that_knows_of_more_moves_is_the_newer_and_the_order_is_of_any_two(self) -> None:
+        _, one, two = self.maps()
+        other = attrs.evolve(two, shards=(*two.shards[:2], Shard("s3", "redis://elsewhere:1")))
+        self.assertEqual(sorted([two, other, one], key=rank)[0], one)
+        self.assertEqual(sorted([two, other], key=rank), sorted([other, two], key=rank))
+
+    def test_a_repair_makes_one_of_them_on_all_shards(self) -> None:
+        router = self.router()
+        for name, servers in (("s2", (0, 2)), ("s3", (1,))):  # no bucket is where another says, so that no mending of one brings a new map
+            self.put(with_draining(router.map, name, True), *servers)
+        pools = self.pools(router)
+        self.assertIn("epoch", " ".join(one.text for one in self.now(check(pools, self.clock, repair=True))))
+        self.assertEqual(self.now(check(pools, self.clock)), [])
+        self.assertEqual(len(set(map(encode_map, self.told()))), 1)
+
+    def test_a_change_is_over_both(self) -> None:
+        router, one, two = self.maps()
+        self.put(one, 0, 2)
+        self.put(two, 1)
+        made = self.now(change_map(self.pools(router), partial(with_owner, bucket=1, name="s3", epoch=5)))
+        self.assertEqual(self.told(), [made] * 3)
