@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import attrs
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.errors import StoreUnavailable
+from taba.shard import maps
 from taba.shard.buckets import MAP_KEY, BucketMap, Shard, decode_map, encode_map, rank, with_draining, with_owner, with_shard, without_shard
 from taba.shard.maps import change_map, newest_map
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.moving.check import check
-from taba.shard.moving.reshard import current_shards
+from taba.shard.moving.reshard import Reshard, current_shards
 
 BUCKETS = 4
 
@@ -91,6 +93,30 @@ class LeftTests(MapCase):
         self.assertEqual(self.told(), [map, left])
         self.assertEqual(self.now(change_map(pools, partial(without_shard, name="s2"))), left)
         self.assertEqual(self.told(), [left, left])
+
+
+class InterruptedTests(MapCase):
+    def test_what_was_decided_and_told_to_one_when_its_mover_was_interrupted_is_told_to_all_as_it_gives_up(self) -> None:
+        router = self.router()
+        work = Reshard(router.atlas, self.clock)
+        draining: Any = None
+        tell, told = maps._set_map, []
+
+        async def tell_one(pool: Any, map: BucketMap, most: int) -> bool:
+            if told:
+                await Deferred()  # for ever, or until it is cancelled
+            told.append(pool)
+            return await tell(pool, map, most)
+
+        with mock.patch.object(maps, "_set_map", tell_one):
+            draining = ensureDeferred(work.drain("s2"))
+        self.assertNoResult(draining)
+        draining.cancel()
+        self.failureResultOf(draining, CancelledError)
+        self.assertEqual([map.draining for map in self.told()], [("s2",), (), ()])
+        self.now(work.give_up())
+        self.assertEqual([map.draining for map in self.told()], [("s2",)] * 3)
+        self.assertEqual(self.now(check(self.now(current_shards(router.atlas)), self.clock)), [])
 
 
 class TwiceTests(MapCase):

@@ -162,7 +162,10 @@ class Reshard:
         return self.moved
 
     async def give_up(self) -> None:
-        """Undo what this very object has under way, after its work was cancelled; finish where a target is open, and what has left."""
+        """Undo what this very object has under way, after its work was cancelled; finish where a target is open, and what has left.
+
+        All shards know the newest map then.
+        """
         map = await self._map()
         found = await survey(self._mover.pools, map.buckets)
         own: dict[int, Factory] = {
@@ -179,6 +182,8 @@ class Reshard:
             if owner is not None and mover_of(owner.token) == self._mover.id:
                 own.setdefault(bucket, partial(forget, bucket, shard))
         await self._mover.run(own)
+        # interrupted between the first shard of the map and the others: whoever looks would be told that they disagree
+        await change_map(self._mover.pools, lambda map: map)
 
     async def close(self) -> None:
         """Close the connections that were opened here."""
