@@ -100,7 +100,8 @@ class InterruptedTests(MapCase):
         router = self.router()
         work = Reshard(router.atlas, self.clock)
         draining: Any = None
-        tell, told = maps._set_map, []
+        tell = maps._set_map
+        told: list[Any] = []
 
         async def tell_one(pool: Any, map: BucketMap, most: int) -> bool:
             if told:
