@@ -107,7 +107,8 @@ class Ingest:
         self.in_all = InAll(bounds, clock.seconds)
         self._lines: dict[int, Line] = {}
         self._gates: dict[str, Gate] = {}
-        self._failed: dict[int, float] = {}  # buckets whose cycle this Server failed to do, and when: they hold up no others again soon
+        # buckets whose cycle this Server failed to do, and when, the oldest first: they hold up no others again soon
+        self._failed: dict[int, float] = {}
         self._held: list[Line] = []  # ready, but for a foreign cycle
         self._running = self._foreign = 0
         self._is_closed = False
@@ -227,7 +228,7 @@ class Ingest:
                 del self._lines[line.bucket]
                 continue
             line.is_busy = True
-            plainly = not was_alone and line.bucket not in self._failed  # of one; of several all are such as may join
+            plainly = not was_alone and not self._failed_lately(line.bucket)  # of one; of several all are such as may join
             taken.append(Taken(line, entries, [entry.waiting for entry in entries]))
             if not joins:
                 break
@@ -244,9 +245,15 @@ class Ingest:
         """Whether what is first in `line` may be in a transaction with other buckets."""
         if line.is_alone or not line.entries or line.entries[0].is_foreign:
             return False
-        if self._failed and line.bucket in self._failed and self._clock.seconds() - self._failed[line.bucket] < FAILED_SECONDS:
+        if self._failed_lately(line.bucket):
             return False
         return self._router.may_join(line.bucket)
+
+    def _failed_lately(self, bucket: int) -> bool:
+        """Whether this Server failed to do a cycle of it within FAILED_SECONDS; what was before is forgotten."""
+        while self._failed and self._clock.seconds() - next(iter(self._failed.values())) >= FAILED_SECONDS:
+            del self._failed[next(iter(self._failed))]
+        return bucket in self._failed
 
     def _turn_away(self, gate: Gate) -> None:
         """Have everything for a server that is away sent later, and see now and then whether it is back."""
@@ -422,6 +429,7 @@ class Ingest:
                 self.errors[PLAIN_FAILED] += 1
                 return await self._decide(gate, bucket, items)
             self.errors[CYCLE_FAILED] += 1
+            self._failed.pop(bucket, None)  # the oldest stands first
             self._failed[bucket] = self._clock.seconds()
             if len(items) == 1:
                 return [Verdict(LATER, ERROR_SECONDS)]

@@ -22,6 +22,7 @@ from taba.server.fold.errands import Errands
 from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
+from taba.server.fold.together import Alone
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.folding import Folded
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
@@ -323,6 +324,28 @@ class Lines(SynchronousTestCase):
         self.assertEqual(self.words(submitted), ["later", "applied"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual(self.ingest.errors[module.CYCLE_FAILED], 2)
+
+    def test_a_bucket_whose_cycle_failed_is_folded_as_all_others_after_a_while_and_forgotten(self) -> None:
+        plainly: list[bool] = []
+
+        class Noting(Alone):
+            def __init__(self, *arguments: Any) -> None:
+                plainly.append(arguments[-1])
+                super().__init__(*arguments)
+
+        self.patch(module, "Alone", Noting)
+        for bucket, passed in ((0, 0.0), (1, 10.0), (0, 10.0)):
+            self.clock.advance(passed)
+            self.submit(self.one(1, bucket=bucket))
+            self.router.fail(ZeroDivisionError("oops"))
+        self.assertEqual(list(self.ingest._failed), [1, 0])
+        for passed, bucket, is_plain in ((49.9, 1, False), (0.1, 1, True), (0.0, 0, False), (10.0, 0, True)):
+            self.clock.advance(passed)
+            self.submit(self.one(2, bucket=bucket))
+            self.assertEqual(plainly.pop(), is_plain, (passed, bucket))
+            self.router.fail(BucketBusy("busy"))
+        self.assertEqual(self.ingest._failed, {})
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 3)
 
     def test_the_same_batch_sent_twice_at_once_is_folded_once(self) -> None:
         submitted = [self.submit(self.one(1)) for _ in range(3)]
