@@ -10,8 +10,10 @@ Standard library only: applications import this module.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections.abc import Mapping
+from itertools import islice
 
 MAX_LABELS = 16  # a Tab is one series; more labels than this are a sign of data in the name
 MAX_LABEL_KEY = 64  # characters; keys are written by programmers
@@ -38,6 +40,10 @@ _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _CLIENT = re.compile(r"[A-Za-z0-9_./:@+-]{1,200}")
 _AGENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\\n]|\\[\\"n])*)"')
+_PLAIN_KEY = "(?!__|le=|quantile=)[A-Za-z_][A-Za-z0-9_]{0,63}"
+_PLAIN_LABEL = rf'{_PLAIN_KEY}="[^"\\\n\0\ud800-\udfff]{{0,200}}"'
+_PLAIN = re.compile(rf"(?!taba\.|_)[A-Za-z0-9_./:@+~%-]{{1,200}}(?:\{{({_PLAIN_LABEL}(?:,{_PLAIN_LABEL}){{0,15}})\}})?")
+_PLAIN_KEYS = re.compile('([A-Za-z0-9_]+)="[^"]*"')
 _TAKEN_KEYS = ("le", "quantile")  # Prometheus gives these a meaning of its own, as it does all keys that begin with __
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 _UNESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
@@ -138,6 +144,19 @@ def parse_name(text: str) -> tuple[str, dict[str, str]]:
     if canonical != text:
         raise ValueError(f"Tab name {text!r:.210}: its canonical text is {canonical!r}")
     return base, labels
+
+
+def is_plain(text: str) -> bool:
+    """Whether this is a canonical text in which nothing is escaped, as nearly all are: a look that takes a tenth of `parse_name`, which
+    decides of all others."""
+    match = _PLAIN.fullmatch(text)
+    if match is None:
+        return False
+    labels = match[1]
+    if labels is None:
+        return True
+    keys = _PLAIN_KEYS.findall(labels)
+    return len(keys) == 1 or all(map(operator.lt, keys, islice(keys, 1, None)))
 
 
 def check_tab(text: str) -> str:

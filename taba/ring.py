@@ -45,12 +45,11 @@ from __future__ import annotations
 
 import re
 import struct
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from taba.bounds import MAX_RING_BYTES, MAX_VALUE_BYTES, MIN_RING_BYTES
 from taba.errors import TabaError
-from taba.names import check_client, check_description, check_type, check_unit, parse_name
+from taba.names import check_client, check_description, check_type, check_unit, is_plain, parse_name
 
 MAGIC = int.from_bytes(b"TABARING", "little")
 VERSION = 3
@@ -424,15 +423,18 @@ def split_directory(content: bytes, count: int, is_part: bool = False) -> tuple[
 
 def parse_entry(entry: bytes, cell: int | None = None) -> TabEntry | BadEntry:
     """What an entry says that `split_directory` gave."""
-    type_length, _, *lengths = _ENTRY.unpack_from(entry)
-    ends = accumulate([_ENTRY.size, type_length, *lengths])
-    return _entry([entry[low:high] for low, high in pairwise(ends)], cell)
-
-
-def _entry(texts: list[bytes], cell: int | None) -> TabEntry | BadEntry:
+    type_length, _, name_length, unit_length, _ = _ENTRY.unpack_from(entry)
+    name_at = _ENTRY.size + type_length
+    unit_at = name_at + name_length
+    description_at = unit_at + unit_length
     try:
-        type, name, unit, description = (text.decode() for text in texts)
-        parse_name(name)
-        return TabEntry(check_type(type), name, check_unit(unit), check_description(description), cell)
+        type, name = entry[_ENTRY.size : name_at].decode(), entry[name_at:unit_at].decode()
+        if not is_plain(name):
+            parse_name(name)
+        check_type(type)
+        if unit_at == len(entry):
+            return TabEntry(type, name, "", "", cell)
+        unit, description = entry[unit_at:description_at].decode(), entry[description_at:].decode()
+        return TabEntry(type, name, check_unit(unit), check_description(description), cell)
     except ValueError as error:
         return BadEntry(f"{error}"[:200])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -98,3 +99,57 @@ class Buckets(SynchronousTestCase):
     def test_the_published_vectors_hold(self) -> None:
         self.assertEqual(names.bucket_of("bids_won", 512), 483)
         self.assertEqual(names.bucket_of('winning_bid_price{exchange="adx"}', 512), 229)
+
+
+_PARTS = (
+    "x",
+    "taba.",
+    "_",
+    "{",
+    "}",
+    "a",
+    "b",
+    "__c",
+    "le",
+    "quantile",
+    "=",
+    '"',
+    ",",
+    "1",
+    "\\\\",
+    "\\",
+    "\n",
+    "\0",
+    "é",
+    "\ud800",
+    "v" * 201,
+)
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=14).map("".join) | st.text(max_size=20))
+def test_what_looks_plain_is_a_canonical_text(text: str) -> None:
+    if names.is_plain(text):
+        base, labels = names.parse_name(text)
+        assert names.canonical_name(base, labels) == text
+
+
+def test_what_is_plain_is_seen_at_every_bound_and_what_breaks_a_rule_there_is_not() -> None:
+    full = {f"k{number:02}": "v" * 200 for number in range(16)}
+    for plain in ("x", "x" * 200, 'x{a="1"}', 'x{a=""}', 'x{a="1",b="{,=}"}', names.canonical_name("x", full), f'x{{{"k" * 64}="é\t"}}'):
+        names.parse_name(plain)
+        assert names.is_plain(plain), plain
+    none = ["", "x" * 201, "_x", "taba.x", "x{}", 'x{a="1"', 'x{a="1",}', 'x{b="1",a="2"}', 'x{a="1",a="2"}', 'x{le="1"}', 'x{__a="1"}']
+    none += [
+        f'x{{a="{"v" * 201}"}}',
+        f'x{{{"k" * 65}="1"}}',
+        'x{a="\0"}',
+        'x{a="\ud800"}',
+        names.canonical_name("x", full)[:-1] + ',z="1"}',
+    ]
+    for bad in none:
+        assert not names.is_plain(bad), bad
+        with pytest.raises(ValueError):
+            names.parse_name(bad)
+    for escaped in ('x{a="\\\\"}', 'x{a="\\n"}'):  # which it leaves to the other
+        names.parse_name(escaped)
+        assert not names.is_plain(escaped)

@@ -14,9 +14,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from taba.agent.entries import Known
@@ -25,6 +26,7 @@ from taba.names import OVERFLOW_CLIENT, canonical_name
 
 OVERFLOW = {"overflow": "true"}
 MAX_OVERFLOWS = 1000  # overflow Tabs of a Client: base names and Types; more base names are data themselves
+MAX_ENDED = 16_384  # names of closed rings that are let go of in one turn, some 5 ms
 MAX_HEALING = 1000  # Tabs of one ring that heal and keep their names
 LOOK = "look for ids, times or paths in names and labels, or "
 RAISE = LOOK + "raise that option of the Servers and, once this Agent's status shows it, restart this Agent"
@@ -69,6 +71,8 @@ class Admission:
         self.caps = caps
         self.known = Known()
         self._now = 0.0
+        self._ends = MAX_ENDED  # names of closed rings that this turn may still let go of
+        self._leaving: deque[tuple[str, _Client, Iterator[str | None]]] = deque()  # those that wait for it
         self._clients: dict[str, _Client] = {}
         self._resting: dict[str, None] = {}  # Clients without a ring, the one that went first first
         self._beyond: dict[tuple[str, str], str] = {}  # the overflow Tabs of all Clients that are too many
@@ -80,6 +84,8 @@ class Admission:
     def tick(self, now: float) -> None:
         """What is decided from now on is decided at `now`."""
         self._now = now
+        self._ends = MAX_ENDED
+        self._let_go()
 
     def change(self, caps: Caps) -> None:
         """From now on these are the caps. Who has named some already may name as many more as the cap is higher, or fewer."""
@@ -103,14 +109,12 @@ class Admission:
         """Under which id its events go, but for what heals. It has an open ring."""
         return client if self._clients[client].is_own else OVERFLOW_CLIENT
 
-    def end(self, client: str, names: list[str], summed: Counter[str]) -> None:
-        """A ring is closed that named these under their own names; of those that it did not, so many by base name."""
+    def end(self, client: str, names: Iterable[str | None], summed: Counter[str]) -> None:
+        """A ring is closed that named these under their own names, None being none; of those that it did not, so many by base name."""
         of = self._clients[client]
         of.rings -= 1
-        for name in names:
-            held = of.names[name] = of.names[name] - 1
-            if not held:
-                of.idle[name] = None
+        self._leaving.append((client, of, iter(names)))
+        self._let_go()
         of.bases -= summed
         of.summed -= sum(summed.values())
         if not of.rings and not of.is_own:
@@ -118,6 +122,22 @@ class Admission:
         elif not of.rings:
             of.overflows.clear()
             self._resting[client] = None
+
+    def _let_go(self) -> None:
+        """Of what rings named that are closed, as much as is left of this turn's part: they are as many as somebody named."""
+        while self._leaving and self._ends > 0:
+            client, of, names = self._leaving[0]
+            here = list(islice(names, self._ends))
+            if len(here) < self._ends:
+                self._leaving.popleft()
+            self._ends -= len(here)
+            if self._clients.get(client) is of:  # it was not forgotten meanwhile
+                for name in here:
+                    if name is None:
+                        continue
+                    held = of.names[name] = of.names[name] - 1
+                    if not held:
+                        of.idle[name] = None
 
     def sentence(self, client: str) -> str:
         """Why not all that this Client names goes under its own name, and the cure. It has an open ring, or a post."""
@@ -167,23 +187,20 @@ class Admission:
             return True
         return False
 
-    def overflow(self, client: str, name: str, type: str, heals: bool = False) -> str | None:
-        """The Tab to which this one's events go; None where they are dropped."""
+    def overflow(self, client: str, base: str, type: str, heals: bool = False) -> str | None:
+        """The Tab to which events go of one of this base name; None where they are dropped."""
         of = self._clients[client]
         known = of.overflows if of.is_own or heals else self._beyond
-        base = name.partition("{")[0]
         found = known.get((base, type))
         if found is None and len(known) < MAX_OVERFLOWS:
             found = known[base, type] = canonical_name(base, OVERFLOW)
         return found
 
-    def count(self, client: str, name: str, is_summed: bool) -> str:
-        """One Tab more of a ring does not go under its own name. Returns what it is to be counted under when the ring ends."""
+    def count(self, client: str, base: str) -> None:
+        """One Tab more of a ring does not go under its own name, but is summed up with those of `base`, or with none: then that is ""."""
         of = self._clients[client]
-        base = name.partition("{")[0] if is_summed else ""
         of.bases[base] += 1
         of.summed += 1
-        return base
 
     def heals_under_its_name(self, client: str, place: int) -> bool:
         """Whether the Tab that is the `place`th of those that heal in its ring, from 0, goes under its own name."""

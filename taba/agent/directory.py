@@ -41,7 +41,7 @@ class Directory:
         self._bytes = 0  # that the entries take
         self._is_admitted = self._is_closed = False  # its Client knows of it; it is let go of
         self._summed: Counter[str] = Counter()  # how many do not go under their own names, by base name
-        self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # name and Type → its first place, and the Tab
+        self._overflows: dict[tuple[str, str], tuple[int, Tab]] = {}  # base name and Type → its first place, and the Tab
         self._sent_as = client
         self.leads: NDArray[np.uint32] | None = None  # by place, which one's column its events go to; None while each has its own
         self._healing = 0
@@ -58,7 +58,8 @@ class Directory:
         return sum(self._summed.values())
 
     def read(self, most: int = MAX_FRESH_TABS) -> int:
-        """Take up what is new, at most so many names and MAX_FRESH_TABS; returns how many. Raises MalformedRing."""
+        """Take up what is new, at most so many names and MAX_FRESH_TABS; of those that take longer, fewer. Returns how many they were, or
+        what they took of `most`. Raises MalformedRing."""
         words = os.pread(self._fd, 16, layouts.DIRECTORY_COUNT_OFFSET)
         if len(words) != 16:
             raise MalformedRing("truncated")
@@ -70,11 +71,18 @@ class Directory:
             return 0
         length, begin = min(unread, FRESH_BYTES), self._where.directory_offset + self._bytes
         content = os.pread(self._fd, length, begin)
-        found, taken = layouts.split_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
+        split, taken = layouts.split_directory(content, min(fresh, most, MAX_FRESH_TABS), length < unread)
         self._admit()
         entries, admission, known = self.entries, self._admission, self._admission.known
         admit = admission.admitter(self._client)
-        for entry, cell in found:
+        known.spent = at = read = 0
+        for entry, cell in split:
+            if read + known.spent >= most and read:  # names that took longer than others
+                taken = at
+                break
+            read += 1
+            at += len(entry) if cell is None else len(entry) + layouts.CELL_BYTES
+            at += -at % 8
             tab = known.tab(entry) if cell is None else tab_of(entry, begin + cell)
             if tab is None:
                 entries.append(None)
@@ -87,13 +95,13 @@ class Directory:
         if self.leads is not None:
             self._fit(len(self.entries) - 1)
         self._bytes += taken
-        self.is_behind = len(found) < fresh
-        return len(found)
+        self.is_behind = read < fresh
+        return read + known.spent
 
     def close(self) -> None:
         """The ring is let go of."""
         if self._is_admitted and not self._is_closed:
-            own = [tab.name for tab in self.entries if tab is not None and tab.cell is None and not tab.is_overflow]
+            own = (None if tab is None or tab.cell is not None or tab.is_overflow else tab.name for tab in self.entries)
             self._admission.end(self._client, own, self._summed)
         self._is_closed = True
 
@@ -110,19 +118,28 @@ class Directory:
 
     def _sum_up(self, place: int, named: Tab) -> None:
         """Give a Tab that is one too many the one that stands for it."""
+        base = named.name.partition("{")[0]
+        if named.cell is None and (known := self._overflows.get((base, named.type))) is not None:  # nearly all, of very many
+            first, tab = known
+            self._summed[base] += 1
+            self._admission.count(self._client, base)
+            self.entries.append(tab)
+            self._fit(place)[place] = first
+            return
         name = None
         if named.cell is None or self._healing <= MAX_RING_SUMS:
-            name = self._admission.overflow(self._client, named.name, named.type, heals=named.cell is not None)
-        self._summed[self._admission.count(self._client, named.name, name is not None)] += 1
+            name = self._admission.overflow(self._client, base, named.type, heals=named.cell is not None)
+        self._summed[base if name is not None else ""] += 1
+        self._admission.count(self._client, base if name is not None else "")
         if name is None:
             self.entries.append(None)
             self._fit(place)[place] = NO_TAB
-        elif named.cell is not None:  # each has a sum of its own in the ring
-            self.entries.append(Tab(name, named.type, named.cell, None, True))
-        else:
-            first, tab = self._overflows.setdefault((name, named.type), (place, Tab(name, named.type, None, None, True)))
-            self.entries.append(tab)
-            self._fit(place)[place] = first
+            return
+        tab = Tab(name, named.type, named.cell, None, True)
+        self.entries.append(tab)
+        if named.cell is None:  # of those that heal each has a sum of its own in the ring
+            self._overflows[base, named.type] = place, tab
+            self._fit(place)[place] = place
 
     def _fit(self, place: int) -> NDArray[np.uint32]:
         """`leads`, with this place in it."""

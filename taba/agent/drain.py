@@ -21,7 +21,7 @@ from taba.agent.gathering import LOT_EVENTS, Counted, Folded, Gathered, InOrder,
 from taba.agent.meanings import Telling
 from taba.agent.native import NATIVE
 from taba.agent.numbering import HEALS, HELD_BACK, NO_TAB, SUMMED, UNKNOWN, Numbers, Places
-from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.reader import FINDS, TURN_VALUES, Reading, Ring, Scratch
 from taba.agent.tallies import Sorted, Tally
 from taba.batch import MAX_DUMP_BYTES, Section, field_of, pack_bin, pack_values
 from taba.bounds import MAX_BATCH_BYTES, MiB
@@ -30,11 +30,14 @@ from taba.steps import finish
 
 MAX_DRAIN_EVENTS = 524_288  # all records of 16 rings of 1 MiB: 12 MiB to read, a tenth of a second to group
 MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
+MAX_DRAIN_VALUES = 4 * TURN_VALUES  # likewise
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
 TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
+TURN_TABS = 2 * MAX_FRESH_TABS  # names of them that are read in one turn, likewise
 MIN_SHARE = 8192  # events of one ring in a drain that cannot take all: most rings whole, as each part of one costs by its Tabs
 DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
+MAX_DRAIN_COLUMNS = 131_072  # of one drain: each takes as long as some dozen events
 _NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
 
 
@@ -138,10 +141,11 @@ class Drain:
         taken: Counter[str] = Counter()
         is_cut = False
         value_bytes = MAX_DRAIN_VALUE_BYTES
-        self._scratch.fresh_tabs = DRAIN_TABS
+        scratch, columns = self._scratch, MAX_DRAIN_COLUMNS
+        scratch.fresh_tabs, scratch.finds, scratch.values, values = DRAIN_TABS, FINDS, 0, MAX_DRAIN_VALUES
         self._edge.begin()
         share = fair_share(waiting, events)
-        turn_rings, turn_events, is_long = 0, 0, False
+        turn_rings, turn_events, turn_tabs, is_long = 0, 0, DRAIN_TABS, False
         begin = self._turn % len(rings) if rings else 0
         in_turn = (*rings[begin:], *rings[:begin])
         is_rest = 0 < self._rest < len(rings)
@@ -149,21 +153,28 @@ class Drain:
             in_turn = in_turn[: self._rest]
         done = 0
         for ring, dead in in_turn:
-            if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0:
+            if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0 or values + scratch.values <= 0 or columns <= 0:
                 break
-            if turn_rings >= TURN_RINGS or total - turn_events >= TURN_EVENTS:
-                turn_rings, turn_events, is_long = 0, total, True
+            is_spent = scratch.values <= 0
+            if is_spent:
+                scratch.values = min(values, TURN_VALUES)
+                values -= scratch.values
+            is_spent = (is_spent and turn_rings > 0) or turn_tabs - scratch.fresh_tabs >= TURN_TABS
+            if is_spent or turn_rings >= TURN_RINGS or total - turn_events >= TURN_EVENTS:
+                turn_rings, turn_events, turn_tabs, is_long = 0, total, scratch.fresh_tabs, True
                 yield
             turn_rings += 1
             self._turn += 1
             done += 1
             most = min(share, events - total)
-            if ring.is_blocked and self._scratch.fresh_tabs <= 0:
+            if len(ring.directory) > columns:  # each event may be of another Tab
+                most = min(most, max(columns, MIN_SHARE))
+            if (ring.is_blocked and scratch.fresh_tabs <= 0) or (dead and scratch.finds <= 0):
                 is_cut = True  # the next drain begins with another one
                 continue
             try:
                 self._scratch.begin = gathered.begin
-                reading = ring.read(self._scratch, most, value_bytes, dead)
+                reading = ring.read(scratch, most, value_bytes, dead)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 continue
@@ -184,6 +195,7 @@ class Drain:
                 turn_rings = TURN_RINGS  # that was a turn's work
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
+            columns -= min(len(reading.tabs), len(ring.directory)) if reading.counted is None else len(reading.counted[0])
             unread += reading.malformed + reading.refused
             malformed += reading.malformed
             refused += reading.refused

@@ -10,6 +10,8 @@ from taba.ring import BadEntry
 
 MAX_KNOWN_ENTRIES, MAX_KNOWN_BYTES = 16_384, 256  # of each of two generations, and of an entry: 10 MiB of short names, 40 of the longest
 
+LONG_BYTES = 256  # of an entry take as long to look at as all else of it
+
 
 class Tab(NamedTuple):
     """One entry of a ring's directory that may be forwarded."""
@@ -28,6 +30,8 @@ class Known:
     """
 
     def __init__(self) -> None:
+        self.spent = 0
+        """For how many short names those stand, beside themselves, that were looked at since whoever asks set it to 0."""
         self._fresh: dict[bytes, Tab | None] = {}
         self._older: dict[bytes, Tab | None] = {}
 
@@ -39,10 +43,19 @@ class Known:
             pass
         if len(self._fresh) >= MAX_KNOWN_ENTRIES:
             self._older, self._fresh = self._fresh, {}
-        found = self._older[entry] if entry in self._older else tab_of(entry, None)
+        if entry in self._older:
+            found = self._older[entry]
+        else:
+            found = tab_of(entry, None)
+            self.spent += costs(entry, found)
         if len(entry) <= MAX_KNOWN_BYTES:
             self._fresh[entry] = found
         return found
+
+
+def costs(entry: bytes, tab: Tab | None) -> int:
+    """As long as how many more short names it took to look at this one: a long one by its length, an escaped or bad one by its labels."""
+    return len(entry) // LONG_BYTES + (entry.count(b'="') if tab is None or b"\\" in entry else 0)
 
 
 def tab_of(entry: bytes, cell: int | None) -> Tab | None:

@@ -47,6 +47,7 @@ from taba.bounds import DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
 MOVE_BATCHES = 512  # at once, likewise: of 300 bytes each, so many take as long as a megabyte of large ones
 MOVE_BYTES = 1 * MiB  # of batches that move to the spool in one transaction: for so long the loop waits for the disk, 20 to 50 ms
+SPARE_SHARE = 64  # of the outbox this part is left by drains for posts: 1 MiB of the default
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
 
@@ -100,15 +101,31 @@ class Keeper:
         return max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, self.outbox.limit // BATCH_SHARE))
 
     @property
+    def spare_bytes(self) -> int:
+        """What drains leave of the room for what is posted, which nobody waits for in turns."""
+        return self.outbox.limit // SPARE_SHARE
+
+    @property
     def group_bytes(self) -> int:
         """How large a group should be at the most, as full as the memory is now."""
         half = self.outbox.limit // 2
         return half if half >= 2 * MIN_BATCH_BYTES else MOVE_BYTES  # for the spool
 
+    def is_ready(self, needed: int, now: float, moment: Moment) -> bool:
+        """Whether `make_room` for so many bytes has nothing left to move; else a little moves, which is enough for one turn.
+
+        Others may publish before the next turn: what is to be published is encoded anew then.
+        """
+        if self.is_homeless:
+            return True  # what lies where nobody finds it is not left there for others' turns
+        if needed > self.outbox.free:
+            self._release(needed)
+        return needed <= self.outbox.free or not self._move_some(now, moment)
+
     def make_room(self, batches: Sequence[EncodedBatch], now: float, moment: Moment) -> bool:
         """Make room for these batches; False when there is none to be had: the events are the caller's to drop.
 
-        Where the stream is another one afterwards, they are to be encoded anew.
+        Where the stream is another one afterwards, they are to be encoded anew. It takes long where `is_ready` was not true before.
         """
         if self.is_homeless:
             self.spool_all(now, moment)

@@ -13,11 +13,13 @@ from taba.agent.ages import Moment
 from taba.agent.encoding import encode_lots
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
-from taba.agent.outbox import TableFull
+from taba.agent.outbox import TableFull, group_bytes
 from taba.agent.spool import SpoolFull
 from taba.batch import KeyPart
 from taba.errors import TabaError
 from taba.events import Posted
+
+POST_MOVES = 2  # pieces of the outbox that move to the spool for one post; drains leave room for most, and another try finds more
 
 
 class OtherRequest(TabaError):
@@ -46,8 +48,11 @@ class PostNaming:
         if is_own:
             return client, tab
         if (tab, type) not in self._sums:
-            name = None if self._has_key else admission.overflow(client, tab, type)
-            self._summed[admission.count(client, tab, name is not None)] += 1
+            base = tab.partition("{")[0]
+            name = None if self._has_key else admission.overflow(client, base, type)
+            summed = base if name is not None else ""
+            admission.count(client, summed)
+            self._summed[summed] += 1
             self._sums[tab, type] = None if name is None else (admission.client_of(client), name)
         if self._has_key:
             raise TooManyNames(f"none of it was taken: {admission.sentence(client)}")
@@ -77,7 +82,8 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
     for _ in range(2):
         batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
         before = keeper.stream
-        if not keeper.make_room(batches, now, moment):
+        needed = group_bytes(batches)
+        if not any(keeper.is_ready(needed, now, moment) for _ in range(POST_MOVES)) or not keeper.make_room(batches, now, moment):
             return False
         if keeper.stream == before:
             break  # else all before moved to the spool, and fresh batches are of a new stream

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterator
-from typing import cast
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias, cast
 
 from taba.agent.ages import Moment
 from taba.agent.discover import Rings, is_dead
@@ -13,16 +13,15 @@ from taba.agent.edge import Edge
 from taba.agent.encoding import SectionsByBucket, WritingRoom, encode
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
-from taba.agent.meanings import Meanings
-from taba.agent.outbox import Covered, TableFull, group_bytes
-from taba.agent.reader import Fill, Reading, Ring, Scratch
+from taba.agent.meanings import Meanings, Telling
+from taba.agent.outbox import Covered, EncodedBatch, TableFull, group_bytes
+from taba.agent.reader import LOOKS, Fill, Reading, Ring, Scratch
 from taba.agent.register import ENDED, GONE, Register
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
 from taba.agent.tallies import Sorted, Tallies, Tally
 from taba.batch import RING_ENDED, RING_GONE
 from taba.ring import MalformedRing
-from taba.steps import finish
 from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
@@ -38,19 +37,29 @@ FULL_TICK_SECONDS = 0.01  # while rings fill
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
+RETIRED_NAMES = 32_768  # of rings that one turn lets go of, but always one
 MAX_DEATHS = 10_000  # rings whose process's death waits to be told
+
+_Publishing: TypeAlias = Generator[None, tuple[float, Moment], bool]  # it is sent each turn's time, the first one's, too
 
 
 class _UnderWay:
-    """A drain that goes on turn by turn: of these rings, of which each may be dead."""
+    """A drain that goes on turn by turn: of these rings, of which each may be dead. `steps` reads, and what `publish` gives publishes."""
 
-    def __init__(self, drain: Drain, pairs: list[tuple[Ring, bool]], steps: Generator[None, None, Drained]):
+    def __init__(
+        self,
+        drain: Drain,
+        pairs: list[tuple[Ring, bool]],
+        steps: Generator[None, None, Drained],
+        publish: Callable[[_UnderWay, Drained], _Publishing],
+    ):
         self.drain, self.pairs = drain, pairs
         self.is_long = False  # it took more than one turn
-        self._steps = steps
+        self._steps, self._publish = steps, publish
+        self._publishing: _Publishing | None = None
 
-    def step(self) -> Drained | None:
-        """Go on for a turn; returns what it gives, once all is read."""
+    def read(self) -> Drained | None:
+        """Go on reading for a turn; returns what it gives, once all is read."""
         try:
             next(self._steps)
         except StopIteration as done:
@@ -58,9 +67,20 @@ class _UnderWay:
         self.is_long = True
         return None
 
-    def finish(self) -> Drained:
-        """Go on to the end."""
-        return finish(self._steps)
+    def step(self, now: float, moment: Moment) -> bool | None:
+        """Go on for a turn; returns whether there is more at once, once all is published."""
+        try:
+            if self._publishing is None:
+                drained = self.read()
+                if drained is None:
+                    return None
+                self._publishing = self._publish(self, drained)
+                next(self._publishing)
+            self._publishing.send((now, moment))
+        except StopIteration as done:
+            return cast(bool, done.value)
+        self.is_long = True
+        return None
 
 
 class RingPump:
@@ -153,11 +173,10 @@ class RingPump:
         """Drain for a turn; returns the seconds until the next tick."""
         under_way, self._under_way = self._under_way, None
         assert under_way is not None
-        drained = under_way.step()
-        if drained is None:
+        is_cut = under_way.step(now, moment)
+        if is_cut is None:
             self._under_way = under_way
             return 0.0
-        is_cut = self._finish(under_way, drained, now, moment)
         is_filling = self._is_hot
         self._behind = [ring for ring in self.rings.open.values() if ring.names.is_behind]
         if is_cut and not self._behind:
@@ -202,7 +221,9 @@ class RingPump:
         if self._drain is None:
             return False
         under_way = self._begin(self._drain)
-        return self._finish(under_way, under_way.finish(), now, moment)
+        while (is_cut := under_way.step(now, moment)) is None:
+            pass
+        return is_cut
 
     def _tally(self) -> None:
         """Sum up what the last drain gave, while that holds."""
@@ -212,6 +233,8 @@ class RingPump:
     def give_up_drain(self) -> None:
         """What a drain that is under way has read so far does not count: it is read again. For whoever changes what a drain is made of, or
         closes a ring."""
+        if self._under_way is not None:
+            self._under_way.drain.begin_anew()
         self._under_way = None
 
     def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None) -> _UnderWay:
@@ -223,16 +246,19 @@ class RingPump:
             self._tally()
         self.meanings.begin(self.keeper.stream, self.rings.open.values())
         spent = self._reserve.spent(self.keeper.rest, {ring.client for ring, _ in pairs})
-        waiting = [fill.records for fill in self._fills.values()]
-        return _UnderWay(drain, pairs, drain.steps(pairs, self._events, waiting, spent, self.keeper.batch_bytes))
+        waiting = [fill.waiting for fill in self._fills.values()]
+        return _UnderWay(drain, pairs, drain.steps(pairs, self._events, waiting, spent, self.keeper.batch_bytes), self._publish_drained)
 
-    def _finish(self, under_way: _UnderWay, drained: Drained, now: float, moment: Moment) -> bool:
-        """Publish what was read, and go on as `drain` does."""
+    def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
+        """Publish what was read, and go on as `drain` does; in turns, where there is no room yet or it is read anew."""
+        now, moment = yield
         drain, pairs, keeper, is_first = under_way.drain, under_way.pairs, self.keeper, True
-        self.meanings.begin(keeper.stream, self.rings.open.values())  # others may have begun a stream meanwhile
         while True:
             if not is_first:
-                drained = self._begin(drain, pairs).finish()
+                again = self._begin(drain, pairs)
+                while (read := again.read()) is None:
+                    now, moment = yield
+                drained = read
             is_first = False
             for ring, reason in drained.broken:
                 self._isolate(ring, reason)
@@ -249,12 +275,19 @@ class RingPump:
                 break
             columns = sum([section.columns for its in drained.packed.values() for section in its])
             found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
-            most = keeper.batch_bytes
-            meanings, told = self.meanings.pending(drained.tellings)
-            batches = encode(
-                drained.packed, keeper.stream, keeper.numbers, moment, most, sums.weights, meanings, keeper.version, room=self._room
-            )
-            if group_bytes(batches) > keeper.group_bytes and self._events > FEWEST_EVENTS:
+            while True:
+                self.meanings.begin(keeper.stream, self.rings.open.values())  # a stream may have begun since it was read
+                batches, told = self._encode(drained, sums, moment)
+                needed = group_bytes(batches)
+                if needed > keeper.group_bytes and self._events > FEWEST_EVENTS:
+                    break
+                is_first_try = True
+                while not keeper.is_ready(needed + keeper.spare_bytes, now, moment):
+                    is_first_try = False
+                    now, moment = yield
+                if is_first_try:
+                    break
+            if needed > keeper.group_bytes and self._events > FEWEST_EVENTS:
                 self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
                 drain.begin_anew()
                 continue
@@ -270,18 +303,7 @@ class RingPump:
                 batches = []
             elif keeper.stream != stream:  # all before moves to the spool
                 self.meanings.begin(keeper.stream, self.rings.open.values())
-                meanings, told = self.meanings.pending(drained.tellings)
-                batches = encode(
-                    drained.packed,
-                    keeper.stream,
-                    keeper.numbers,
-                    moment,
-                    most,
-                    sums.weights,
-                    meanings,
-                    version=keeper.version,
-                    room=self._room,
-                )
+                batches, told = self._encode(drained, sums, moment)
             covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
             if sums.changes:
                 self.sums.sending(batches)
@@ -314,8 +336,19 @@ class RingPump:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
         self._is_cut = drained.is_cut
         self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
-        self._retire(dict(pairs), drained, now, moment)
+        dead = dict(pairs)
+        if under_way.is_long and any(map(dead.get, drained.empty)):
+            now, moment = yield  # who gives it up has them found empty by the next drain again
+        self._retire(dead, drained, now, moment)
         return drained.is_cut
+
+    def _encode(self, drained: Drained, sums: Pending, moment: Moment) -> tuple[list[EncodedBatch], list[Telling]]:
+        """The batches of what was read, as the keeper's numbers are now, and what they tell of Tabs. They hold until the next."""
+        keeper = self.keeper
+        meanings, told = self.meanings.pending(drained.tellings)
+        most, weights = keeper.batch_bytes, sums.weights
+        batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, weights, meanings, keeper.version, room=self._room)
+        return batches, told
 
     def _tell_clients(self, drained: Drained, sums: Pending, is_taken: bool) -> None:
         """Whose events were dropped by this drain, and who took how much of what is left."""
@@ -422,6 +455,7 @@ class RingPump:
         ahead = min(max(elapsed, TICK_SECONDS), MAX_AHEAD_SECONDS)  # a loop that was late may be so again
         share = ahead / elapsed if elapsed > 0 else 0.0
         before, self._fills = self._fills, {}
+        self._scratch.looks = LOOKS
         is_filling = False
         for ring in list(self.rings.open.values()):
             try:
@@ -434,6 +468,7 @@ class RingPump:
             value_bytes = fill.bytes + (fill.byte_head - last.byte_head) * share
             is_filling = (
                 is_filling
+                or fill.is_cut
                 or fill.records * part >= fill.record_room > 0
                 or fill.bytes * part >= fill.byte_room > 0
                 or (fill.records > 0 and (records > HOLDS * fill.record_room or value_bytes > HOLDS * fill.byte_room))
@@ -477,7 +512,7 @@ class RingPump:
         keeper = self.keeper
         batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
         stream = keeper.stream
-        if not keeper.make_room(batches, now, moment):
+        if not keeper.is_ready(group_bytes(batches), now, moment) or not keeper.make_room(batches, now, moment):
             return False
         if keeper.stream != stream:
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
@@ -491,9 +526,14 @@ class RingPump:
     def _retire(self, dead: dict[Ring, bool], drained: Drained, now: float, moment: Moment) -> None:
         drain = self._drain
         assert drain is not None
+        names = 0
         for ring in drained.empty:
             if not dead.get(ring) or ring.name not in self.rings.open:
                 continue
+            if names >= RETIRED_NAMES:
+                self._is_ending = True  # the others with the next turns
+                break
+            names += len(ring.directory)
             packed: SectionsByBucket = defaultdict(list)
             try:
                 if not ring.where.records:
@@ -514,7 +554,7 @@ class RingPump:
             keeper = self.keeper
             batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)
             stream = keeper.stream
-            if batches and not keeper.make_room(batches, now, moment):
+            if batches and not (keeper.is_ready(group_bytes(batches), now, moment) and keeper.make_room(batches, now, moment)):
                 continue  # its contribution must go: it waits for room
             if keeper.stream != stream:
                 batches = encode(packed, keeper.stream, keeper.numbers, moment, keeper.batch_bytes, weights, version=keeper.version)

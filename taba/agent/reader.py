@@ -40,6 +40,11 @@ FIRST_LOOK = 256  # records that a look reads first
 FIRST_CHUNK = 256  # records; an idle ring costs one read of 6 KiB
 MAX_CHUNK = 4096  # records whose commit words are looked at by one read: fits a second-level cache, and most of it is there
 LAP_OFFSET = layouts.COMMIT_OFFSET + 4  # in a record: its own half of the commit word
+LOOKED_RECORDS = 2**17  # of one ring, by one look: of how much more there is is looked at when these were read
+LOOKS = 2**19  # of all rings together: 12 MiB, as many as a drain takes, some 5 ms
+FINDS = 2**18  # records of dead rings, by one drain, in which there is nothing: 6 MiB
+RUN_FINDS = 64  # of these a run behind a hole stands for, which takes a read of its own
+TURN_VALUES = 16_384  # values that are no floats, in one turn: each is made by itself
 MAX_POSITION = 2**62  # a tail beyond this is no tail: at 100 million records a second it takes 1,400 years
 
 Words: TypeAlias = NDArray[np.uint64]
@@ -80,6 +85,12 @@ class Fill(NamedTuple):
     byte_room: int
     head: int
     byte_head: int
+    is_cut: bool = False  # there was more than one look looks at
+
+    @property
+    def waiting(self) -> int:
+        """How many records there may be to read."""
+        return self.record_room if self.is_cut else self.records
 
 
 class Scratch:
@@ -93,6 +104,7 @@ class Scratch:
         self.begin = 0
         self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
+        self.looks, self.finds, self.values = LOOKS, FINDS, TURN_VALUES  # what is left of each
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
         self._arena = Arena(MAX_CHUNK * RECORD_BYTES)
 
@@ -158,6 +170,8 @@ class Ring:
         self.owes = -1  # events owed, as last seen; not yet
         self._looked = self._head = self._byte_head = 0
         self._dead_end: int | None = None  # of a dead ring that was looked through to its end: nothing is committed from there on
+        self._found = 0  # how far the last search came, where it was cut short
+        self._barren = 0  # of a dead ring: before this there is nothing beyond what is covered
         self._still: tuple[int, int, bytes, Fill] | None = None  # a look that found nothing: the tail, where it read what, and what it said
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         if mine:
@@ -191,7 +205,7 @@ class Ring:
         byte_frontier = max(self.byte_tail, self.covered[-1].byte_end) if self.covered else self.byte_tail
         position = self._looked = max(self._looked, frontier)
         self._head, self._byte_head = max(self._head, frontier), max(self._byte_head, byte_frontier)
-        chunk = FIRST_LOOK
+        chunk, most, is_cut = FIRST_LOOK, position + LOOKED_RECORDS, False
         if position < end:  # most looks at most rings end here
             stop = min(position + FEW_RECORDS, end, position + self._to_wrap(position))
             view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
@@ -201,7 +215,11 @@ class Ring:
             elif few := self._few_floats(scratch, position, end):
                 self._head, self._looked, end = max(self._head, position + few), position + few, position
         while position < end:
+            if position >= most or scratch.looks <= 0:
+                is_cut = True
+                break
             stop = min(position + chunk, end, position + self._to_wrap(position))
+            scratch.looks -= stop - position
             chunk = min(chunk * 8, MAX_CHUNK)
             view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
             self._pread_into(view, self._record_offset(position))
@@ -231,7 +249,8 @@ class Ring:
             position = stop
         byte_end = self.byte_tail + self.where.byte_ring_bytes
         room = self.tail + self.where.records - frontier
-        fill = Fill(self._head - frontier, room, self._byte_head - byte_frontier, byte_end - byte_frontier, self._head, self._byte_head)
+        records, value_bytes = self._head - frontier, self._byte_head - byte_frontier
+        fill = Fill(records, room, value_bytes, byte_end - byte_frontier, self._head, self._byte_head, is_cut)
         if seen is not None and position == self.tail:
             self._still = self.tail, self._record_offset(position), seen, fill
         return fill
@@ -257,6 +276,9 @@ class Ring:
         """
         runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.names.is_behind else limit, dead)
         if not runs:
+            if dead and is_cut:  # nothing yet: it is looked through further by the next
+                self.is_blocked = False
+                return Reading(np.zeros(0, np.uint32), np.zeros(0), np.zeros(0, np.uint64), None, None, [], 0, True)
             return None
         total = sum(end - start for start, end in runs)
         scratch.fit(total)
@@ -303,7 +325,9 @@ class Ring:
             ranges = [Covered(self.key, start, end, 0) for start, end in runs]
             reading = self._known(tabs, times, words[:, 1], None, None, ranges, 0, is_cut)
         else:
-            reading = self._read_flagged(runs, tabs, flags, times, words[:, 1], byte_limit, is_cut)
+            reading = self._read_flagged(runs, tabs, flags, times, words[:, 1], byte_limit, is_cut, scratch.values)
+            if reading.is_boxed is not None:
+                scratch.values -= int(reading.is_boxed.sum())
         return self._whole(reading) if dead else reading
 
     def _whole(self, reading: Reading) -> Reading:
@@ -370,20 +394,25 @@ class Ring:
     def _find_runs(self, scratch: Scratch, limit: int, dead: bool) -> tuple[list[tuple[int, int]], bool]:
         """Runs of committed records, holes first; and whether the limit ended the search."""
         runs: list[tuple[int, int]] = []
-        position, taken = self.tail, 0
+        position, taken, self._found = self.tail, 0, MAX_POSITION
         most = self.where.records if dead else MAX_COVERED - len(self.covered)
         for found in self.covered:
-            taken = self._look(scratch, position, found.start, limit, taken, runs, most, True)
+            taken = self._look(scratch, max(position, self._barren), found.start, limit, taken, runs, most, True)
             position = found.end
         seen = min(self._looked, position + limit - taken)
         if seen > position and self._add_run(runs, position, seen, most):  # the last look found no hole before this
             taken, position = taken + seen - position, seen
         if not dead:
-            self._dead_end = None
+            self._dead_end, self._barren = None, 0
+        position = max(position, self._barren)
         stop = self.tail + self.where.records if self._dead_end is None else self._dead_end
         taken = self._look(scratch, position, stop, limit, taken, runs, most, dead)
         is_cut = taken >= limit > 0
-        if dead and taken < limit and len(runs) < most and self._dead_end is None:
+        if dead and self._found < MAX_POSITION:
+            is_cut = True
+            if not runs:
+                self._barren = self._found
+        elif dead and taken < limit and len(runs) < most and self._dead_end is None:
             # nobody writes there any more: it is not looked through again with each turn that its names take
             self._dead_end = runs[-1][1] if runs else self.tail
         return runs, is_cut
@@ -391,8 +420,15 @@ class Ring:
     def _look(
         self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], most: int, dead: bool
     ) -> int:
-        chunk, may_leap = FIRST_CHUNK, self.is_ordered and not dead
+        chunk, may_leap, before, known = FIRST_CHUNK, self.is_ordered and not dead, taken, len(runs)
         while position < stop and taken < limit:
+            if dead:  # a hole of any length, and any number of them
+                scratch.finds += taken - before - RUN_FINDS * (len(runs) - known)
+                before, known = taken, len(runs)
+                if scratch.finds <= 0:
+                    self._found = min(self._found, position)
+                    break
+                scratch.finds -= min(chunk, stop - position)
             if may_leap and chunk > FIRST_CHUNK:  # the first chunk was full
                 may_leap, chunk = False, FIRST_CHUNK
                 ahead = self._leap(position, min(stop, position + limit - taken))
@@ -493,6 +529,7 @@ class Ring:
         values: Words,
         byte_limit: int,
         is_cut: bool,
+        value_limit: int,
     ) -> Reading:
         keep = (flags & np.uint32(FLAG_SKIP)) == 0
         is_boxed = keep & ((flags & np.uint32(FLAG_BYTES)) != 0)
@@ -502,12 +539,13 @@ class Ring:
         bad = is_boxed & ((lengths > self.where.max_value_bytes) | (ends > self.where.byte_ring_bytes))
         good = np.flatnonzero(is_boxed & ~bad)
         if len(good):
-            # no more bytes at once than the limit; always one value
+            # no more bytes at once than the limit, and no more values; always one
             beyond = np.flatnonzero(ends[good] > ahead[good].min() + np.uint64(byte_limit))
-            if len(beyond) and beyond[0] > 0:
-                cut = int(good[beyond[0]])
+            most = min(len(good), max(1, value_limit), int(beyond[0]) if len(beyond) and beyond[0] > 0 else len(good))
+            if most < len(good):
+                cut = int(good[most])
                 runs = _cut_runs(runs, cut)
-                return self._read_flagged(runs, tabs[:cut], flags[:cut], times[:cut], values[:cut], 2**40, True)
+                return self._read_flagged(runs, tabs[:cut], flags[:cut], times[:cut], values[:cut], 2**40, True, most)
         boxed = np.empty(len(tabs), np.object_)
         malformed = int(bad.sum())
         keep &= ~bad
@@ -521,12 +559,11 @@ class Ring:
                 except ValueError:
                     malformed += 1
                     keep[index] = False
-        ranges, at = [], 0
-        for start, end in runs:
-            inside = good[(good >= at) & (good < at + end - start)]
-            byte_end = self.byte_tail + int(ends[inside].max()) if len(inside) else 0
+        ranges = []
+        cuts = np.searchsorted(good, np.cumsum([0, *(end - start for start, end in runs)])).tolist()
+        for (start, end), low, high in zip(runs, cuts, cuts[1:], strict=False):
+            byte_end = self.byte_tail + int(ends[good[low:high]].max()) if low < high else 0
             ranges.append(Covered(self.key, start, end, byte_end))
-            at += end - start
         if keep.all():
             return self._known(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
         return self._known(tabs[keep], times[keep], values[keep], boxed[keep], is_boxed[keep], ranges, malformed, is_cut)

@@ -51,7 +51,8 @@ MAX_CUT = 200_000  # Tabs that are known to lack a part, some 15 MB; with more, 
 SLICE_TABS = 500  # looked at between two looks at the time, some 2 ms
 LOT_POINTS = 1000  # of one family, written between two looks at the time, some 10 ms
 SORTED_TABS = 2000  # put in order between two looks at the time, some 2 ms
-MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE_TABS at least: however many rings end at once
+MOVED_PART = 64  # of what waits to be kept this part is at each tick, and SLICE_TABS at least: however many rings end at once …
+MOST_MOVED = 8 * SLICE_TABS  # … and so many at the most, some 8 ms
 SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
 FEW_PLACES = 1 << 16  # room for which columns are copied as they grow …
 MANY_PLACES = 1 << 22  # … and so much is reserved beyond: 96 MiB, of which the host gives what is used; a copy of half would take 0.1 s
@@ -259,7 +260,7 @@ class Tallies:
 
     def move_some(self) -> None:
         """Keep by Tab some of what waits for that: to be called at each tick."""
-        most = max(SLICE_TABS, self._waiting // MOVED_PART)
+        most = min(MOST_MOVED, max(SLICE_TABS, self._waiting // MOVED_PART))
         while self._ended and most:
             ended = self._ended.popleft()
             here, rest = ended.places[:most], ended.places[most:]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 from unittest import mock
 
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import admission, books, directory
+from taba.agent import admission, books, directory, pump
 from taba.agent import drain as draining
 from taba.agent import keeper as keeping
 from taba.agent.admission import MAX_OVERFLOWS, Admission
@@ -22,8 +25,9 @@ from taba.agent.drain import DRAIN_TABS, MIN_SHARE, fair_share
 from taba.agent.fairness import MAX_DROPPERS, OTHERS, Drops, Reserve, Rest
 from taba.agent.fairness import MAX_SHOWN as MAX_DROPPERS_SHOWN
 from taba.agent.problems import LOSS_SHOWN_SECONDS, Problems, Space
+from taba.agent.reader import Ring
 from taba.caps import DEFAULT_AGENT_CLIENTS, DEFAULT_CLIENT_TABS, MAX_CAP, Caps, read_caps
-from taba.names import OVERFLOW_CLIENT
+from taba.names import OVERFLOW_CLIENT, canonical_name
 
 from ..examples import examples
 from .moments import at
@@ -50,7 +54,7 @@ class Deciding(SynchronousTestCase):
         made = self.make(3, 100, 100)
         self.assertEqual([made.admit("web/0", label(number)) for number in range(4)], [True] * 3 + [False])
         self.assertTrue(made.admit("web/0", label(0)))  # in another of its rings
-        self.assertEqual(made.overflow("web/0", label(3), "CounterGroup"), OVER)
+        self.assertEqual(made.overflow("web/0", "bids", "CounterGroup"), OVER)
 
     def test_as_many_as_an_agent_may_have_of_all_clients_and_one_more(self) -> None:
         made = self.make(3, 5, 100, clients=2)
@@ -140,10 +144,10 @@ class Deciding(SynchronousTestCase):
 
     def test_a_base_name_too_many_has_no_overflow_tab(self) -> None:
         made = self.make()
-        found = [made.overflow("web/0", label(1, f"base{number}"), "CounterGroup") for number in range(MAX_OVERFLOWS + 1)]
+        found = [made.overflow("web/0", f"base{number}", "CounterGroup") for number in range(MAX_OVERFLOWS + 1)]
         self.assertEqual((found[-2], found[-1]), (f'base{MAX_OVERFLOWS - 1}{{overflow="true"}}', None))
-        self.assertIsNotNone(made.overflow("web/0", label(2, "base0"), "CounterGroup"))
-        self.assertIsNone(made.overflow("web/0", label(2, "base0"), "Gauge"))  # of another Type it is another one
+        self.assertIsNotNone(made.overflow("web/0", "base0", "CounterGroup"))
+        self.assertIsNone(made.overflow("web/0", "base0", "Gauge"))  # of another Type it is another one
 
     def test_clients_that_come_and_go_are_forgotten_in_their_turn(self) -> None:
         made = self.make()
@@ -180,7 +184,8 @@ class Deciding(SynchronousTestCase):
                 if made.admit(client, label(number)):
                     own[-1][1].append(label(number))
                 else:
-                    own[-1][2][made.count(client, label(number), True)] += 1
+                    own[-1][2]["bids"] += 1
+                    made.count(client, "bids")
             elif step == "wait":
                 now += number
                 made.tick(now)
@@ -383,6 +388,52 @@ class Flooding(Hosted):
         self.assertTrue(8 <= passes <= 10, passes)
         self.assertEqual((self.sums()[OVER], world.keeper.books.totals()), (900.0, {}))
         self.assertEqual(world.store.folded, world.recorded + 950)
+
+    def test_of_names_that_take_longer_to_look_at_fewer_are_read_at_once(self) -> None:
+        labels = {f"k{number:02}": "\\" for number in range(16)}
+        shapes: list[tuple[Callable[[int], str], int]] = [
+            (label, 1),
+            (lambda number: canonical_name(f"t{number}", labels), 17),  # escaped, by their labels
+            (lambda number: canonical_name(f"t{number}", {key: "v" * 200 for key in labels}), 14),  # long, by their length
+            (lambda number: f't{number}{{b="1",a="2"}}', 3),  # none that is one
+        ]
+        for place, (name, cost) in enumerate(shapes):
+            producer = self.client(1 << 22, f"web/{place}")
+            for number in range(120):
+                producer.tab(name(number))
+            with closing(Ring(os.open(producer.path, os.O_RDWR), producer.name)) as ring:
+                took = ring.names.read(100)
+                self.assertTrue(100 <= took < 100 + cost, (place, took))
+                self.assertEqual(len(ring.directory), -(-100 // cost), place)
+                self.assertTrue(ring.names.is_behind)
+                while ring.names.read(100):
+                    pass
+                self.assertEqual((len(ring.directory), ring.names.is_behind), (120, False))
+                there = {tab.name for tab in ring.directory if tab is not None}
+                self.assertEqual(there, set() if place == 3 else {name(number) for number in range(120)})
+
+    def test_of_rings_that_end_at_once_a_turn_lets_go_of_a_part_and_in_the_end_all_is_let_go_of(self) -> None:
+        self.patch(pump, "RETIRED_NAMES", 50)
+        self.patch(admission, "MAX_ENDED", 30)
+        world = self.world
+        self.cap(1000, 1000, 1)
+        ending = [self.client(65_536, f"web/{number}") for number in range(3)]
+        for producer in ending:
+            for number in range(40):
+                producer.record(producer.tab(label(number)), 1.0)
+        world.tick()
+        for producer in ending:
+            producer.die()
+        made, found = world.rings.admission, []
+        for _ in range(12):
+            world.tick()
+            idle = sum(len(of.idle) for of in made._clients.values())
+            found.append((sum(len(ring.directory) == 40 for ring in world.rings.open.values()), idle))
+            world.send()
+        self.assertEqual(found[-1], (0, 120))
+        steps = [after[1] - before[1] for before, after in itertools.pairwise(found)]
+        self.assertLessEqual(max(steps), 60, found)  # of the tick before what was left, and its own
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (120, {}))
 
     def test_however_many_name_very_many_each_has_its_turn(self) -> None:
         self.patch(directory, "MAX_FRESH_TABS", 10)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
-from taba.agent import discover
+from taba.agent import discover, reader
+from taba.agent import drain as draining
 from taba.agent.discover import Rings
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import unpack
@@ -254,6 +255,123 @@ class ReadingTests(Case):
             self.assertEqual(sorted(map(str, found)), sorted(map(str, expected)))
             self.assertEqual((producer.tail, producer.byte_tail), (producer.head, producer.byte_head))
             self.assertEqual((ring.covered, ranges), ([], 1))
+
+    @given(
+        runs=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 60)), max_size=12),
+        lived=st.integers(0, 8),
+        finds=st.integers(1, 900),
+        is_native=st.booleans(),
+    )
+    @examples(15)
+    def test_of_a_dead_ring_one_drain_looks_through_a_part_and_all_of_it_is_read_in_the_end(
+        self, runs: list[tuple[int, int]], lived: int, finds: int, is_native: bool
+    ) -> None:
+        self.patch(draining, "FINDS", finds)
+        producer = self.producer()
+        ring = self.open(producer)
+        drain = Drain(8) if is_native else Drain(8, native=None)
+        tab, expected, found, looked = producer.tab("a"), list[float](), list[float](), 0
+        for number, (hole, records) in enumerate(runs):
+            if number == lived:  # until now it was read while its process lived: ranges behind holes are covered
+                drained = drain.run([(ring, False)])
+                for _, reading in drained.readings:
+                    ring.settle(reading)
+                found += values(drained).get("a", [])
+            hole, records = (min(count, ring.where.records - producer.head) for count in (hole, records))
+            producer.head += hole
+            records = min(records, ring.where.records - producer.head)
+            for _ in range(records):
+                expected.append(float(len(expected)))
+                producer.record(tab, expected[-1])
+        pread, steps = ring._pread_into, [0]
+
+        def counted(view: memoryview, offset: int) -> None:
+            steps[0] += len(view) // layouts.RECORD_BYTES
+            pread(view, offset)
+
+        self.patch(ring, "_pread_into", counted)
+        while True:
+            steps[0], looked = 0, looked + 1
+            self.assertLess(looked, 100)
+            drained = drain.run([(ring, True)])
+            for _, reading in drained.readings:
+                ring.settle(reading)
+            now = values(drained).get("a", [])
+            found += now
+            # what is read is read twice, and of the last chunk, which is no larger than the fifth, it does not know before
+            self.assertLess(steps[0], finds + 2 * len(now) + reader.MAX_CHUNK)
+            if drained.empty:
+                break
+            self.assertTrue(drained.readings)  # it is not to be taken for one that is empty
+        self.assertEqual(sorted(found), expected)
+        self.assertFalse(drained.is_cut)
+
+    def test_a_look_looks_at_so_many_records_and_says_that_there_are_more(self) -> None:
+        self.patch(reader, "LOOKED_RECORDS", 300)
+        producer = self.producer(size=1 << 20)
+        ring, scratch = self.open(producer), Scratch()
+        tab = producer.tab("a")
+        for number in range(4000):
+            producer.record(tab, float(number))
+        found = []
+        for _ in range(4):
+            fill = ring.look(scratch)
+            found.append((fill.records, fill.waiting, fill.is_cut))
+        room = ring.where.records
+        self.assertEqual(found[0], (found[0][0], room, True))
+        self.assertTrue(300 <= found[0][0] < 4000, found)
+        self.assertEqual(found[-1], (4000, 4000, False))
+        scratch.looks = 0  # others have had all
+        other = self.open(producer)
+        self.assertEqual((other.look(scratch).records, other.look(scratch).is_cut), (0, True))
+
+    def test_one_drain_takes_so_many_values_that_are_no_floats(self) -> None:
+        self.patch(draining, "MAX_DRAIN_VALUES", 10)
+        producers = [self.producer(), self.producer()]
+        rings = [self.open(producer) for producer in producers]
+        for producer in producers:
+            tab = producer.tab("a")
+            for number in range(15):
+                producer.record(tab, f"text {number}")
+                producer.record(tab, float(number))
+        drain, found = Drain(8), []
+        while True:
+            drained = drain.run([(ring, False) for ring in rings])
+            for ring, reading in drained.readings:
+                ring.settle(reading)
+            texts = sum(isinstance(value, str) for its in values(drained).values() for value in its)
+            if not drained.readings:
+                break
+            found.append((texts, drained.is_cut))
+        self.assertTrue(all(texts <= 10 for texts, _ in found), found)
+        self.assertEqual(sum(texts for texts, _ in found), 30)
+        self.assertEqual([is_cut for _, is_cut in found], [True] * (len(found) - 1) + [False])
+        self.assertTrue(all(producer.tail == producer.head for producer in producers))
+
+    def test_one_drain_takes_so_many_columns(self) -> None:
+        self.patch(draining, "MAX_DRAIN_COLUMNS", 100)
+        self.patch(draining, "MIN_SHARE", 10)
+        producers = [self.producer(f"web/{number}", 1 << 20) for number in range(3)]
+        rings = [self.open(producer) for producer in producers]
+        for producer in producers:
+            for number in range(250):
+                producer.record(producer.tab(f"tab{number}"), 1.0)
+            for _ in range(500):  # of one Tab there may be more
+                producer.record(0, 1.0)
+        for is_native in (True, False):
+            drain, most = Drain(8) if is_native else Drain(8, native=None), 0
+            for ring in rings:
+                ring.names.read()
+            while not all(producer.tail == producer.head for producer in producers):
+                drained = drain.run([(ring, False) for ring in rings])
+                for ring, reading in drained.readings:
+                    ring.settle(reading)
+                most = max(most, sum(len(tally.counts) for tally in drained.tallies))
+            if is_native:
+                self.assertTrue(100 <= most < 120, most)
+                for producer in producers:
+                    for number in range(250):
+                        producer.record(producer.tab(f"tab{number}"), 1.0)
 
     def test_ranges_of_an_earlier_agents_table_are_never_read_again(self) -> None:
         producer = self.producer()

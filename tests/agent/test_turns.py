@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -9,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taba.agent import drain
+from taba.agent import keeper as keeping
 from taba.agent.edge import Edge
+from taba.agent.keys import Keys
+from taba.agent.posting import post
+from taba.events import read_events
 from taba.handlers.lookup import find_edges
 from tests.agent.moments import at
 from tests.agent.producers import Producer
@@ -111,6 +116,47 @@ class Turns(WorldCase):
         world.born()
         self.all_of_it(world)
         self.assertEqual(world.store.folded, 30)
+
+    def _full(self) -> World:
+        """A host whose outbox has no room for what is in its rings, but for what moves to the spool."""
+        world = self.world(outbox_bytes=256 * 1024)
+        while world.keeper.outbox.free > 40_000:
+            world.record(200)
+            self.turn(world, 2.0)
+        world.record(3000)
+        return world
+
+    def test_room_is_made_a_piece_in_each_turn_and_what_comes_meanwhile_is_published_first(self) -> None:
+        self.patch(keeping, "MOVE_BATCHES", 1)
+        world = self._full()
+        before = world.keeper.books.recorded
+        turns, moved, posted = 0, [0], 0
+        while world.keeper.books.recorded < before + posted + 3000:
+            self.turn(world, 2.0 if not turns else 0.0)
+            turns += 1
+            moved.append(int(world.spool.batches))
+            if turns == 5:
+                self.assertIsNotNone(world.pump._under_way)
+                body = b'{"client": "web/posts", "events": [{"tab": "posted", "type": "CounterGroup", "value": 1.0}]}'
+                keys = Keys(os.path.join(world.directory, "keys"))
+                self.addCleanup(keys.close)
+                posted += post(world.keeper, keys, read_events(body, 1.0, BUCKETS), None, world.now, at(world.now))
+        self.assertEqual(posted, 1)
+        self.assertEqual(max(after - there for there, after in itertools.pairwise(moved)), 1)
+        self.assertGreater(moved[-1], 4)
+        self.all_of_it(world)
+        self.assertEqual((world.store.folded, +world.keeper.books.dropped), (world.recorded + 1, {}))
+
+    def test_a_kill_while_room_is_made_loses_and_doubles_nothing(self) -> None:
+        self.patch(keeping, "MOVE_BATCHES", 1)
+        for turns in (1, 4, 9):
+            world = self._full()
+            for turn in range(turns):
+                self.turn(world, 0.0 if turn else 2.0)
+            world.die()
+            world.born()
+            self.all_of_it(world)
+            self.assertEqual((world.store.folded, +world.keeper.books.dropped), (world.recorded, {}))
 
     @given(st.lists(st.sampled_from(STEPS), max_size=40), st.booleans())
     @examples(25)
