@@ -1,4 +1,4 @@
-"""The parts in C under those who find what tests alone do not: the address and undefined-behaviour sanitizers, and gcc's analyzer."""
+"""The parts in C under those who find what tests alone do not: sanitizers of addresses, behaviour and threads, and gcc's analyzer."""
 
 from __future__ import annotations
 
@@ -87,6 +87,28 @@ class Analyzer(SynchronousTestCase):
         for part in FORMS:
             for level in ("-O1", "-O3"):
                 run_all(self, [gcc(), *STRICT, "-fanalyzer", level, "-c", str(source_of(part)), "-o", os.devnull])
+
+
+@pytest.mark.real
+class Ordering(SynchronousTestCase):
+    """The ring's producer and whoever drains it, as two threads: which order each line relies on, whatever processor this is."""
+
+    def build(self, *flags: str) -> str:
+        program = Path(self.mktemp()).absolute()
+        source = ROOT / "tests" / "client" / "ordering.c"
+        run_all(self, [gcc(), *STRICT, "-Wno-unused-function", *flags, "-pthread", str(source), "-o", str(program)])
+        return str(program)
+
+    def test_all_that_is_read_was_released_before_and_nothing_is_written_over_before_it_was_read(self) -> None:
+        for flags in (["-O1", "-fsanitize=thread"], ["-O3"]):
+            self.assertEqual(run_all(self, [self.build(*flags)]), "in order\n", flags)
+
+    def test_without_one_of_the_producers_orders_something_is_found(self) -> None:
+        for order in ("RELEASES", "ACQUIRES"):
+            program = self.build("-O1", "-fsanitize=thread", f"-DWITHOUT_{order}")
+            done = subprocess.run([program], capture_output=True, text=True, timeout=600, check=False)
+            self.assertNotEqual(done.returncode, 0, order)
+            self.assertIn("data race", done.stderr, order)
 
 
 @pytest.mark.real

@@ -3,7 +3,9 @@
    1. One thread at a time is here: the caller holds the GIL, and nothing here gives it up.
    2. A record is there when its commit word is; everything else of it is stored before, and the word with release order.
    3. The tails are the Agent's. They are read with acquire order: what it released it has read, before it is written over.
-   4. `head` and `byte_head` are the producer's alone, and lie in its own memory. */
+   4. `head` and `byte_head` are the producer's alone, and lie in its own memory.
+
+   tests/client/ordering.c holds 2 and 3 against whoever reads, as threads, also where an order is left out. */
 
 #ifndef TABA_PRODUCER_H
 #define TABA_PRODUCER_H
