@@ -146,7 +146,7 @@ def of_machine(machine: Machine) -> Iterator[Held]:
         else:
             yield Held("MAX_COUNTING_BYTES", size, MAX_COUNTING_BYTES)
     yield Held("TABA_SHM_BYTES", rings, int(ENVIRONMENT["TABA_SHM_BYTES"]))
-    for name in os.listdir(machine.disk):
+    for name in os.listdir(machine.disk) if os.path.isdir(machine.disk) else ():
         size = os.stat(os.path.join(machine.disk, name)).st_size
         if name.startswith(f"{AGENT}.history"):
             yield Held("MAX_HISTORY_BYTES", size, history.MAX_HISTORY_BYTES)

@@ -29,7 +29,8 @@ class Process:
     """One process of the world: it has a clock and chance of its own, and may be killed at any step.
 
     `drift`: its monotonic clock's seconds in one of the world's; `skew`: what its host's wall clock says too much; `pace`: how long its
-    host is busy with others before it has its turn again: what it is to do sooner, but not at once, is done then.
+    host is busy with others before it has its turn again: what it is to do sooner, but not at once, is done then. `turn`: how long what it
+    is to do at once waits for others' turns.
     """
 
     def __init__(self, world: Clockwork, name: str):
@@ -43,7 +44,7 @@ class Process:
         self.descriptors: dict[int, None] = {}
         self.drift = 1.0
         self.skew = 0.0
-        self.pace = 0.0
+        self.pace = self.turn = 0.0
         self._began = world.now
         self._base = world.random.uniform(100.0, 100_000.0)
         self.reactor = Reactor(self)
@@ -127,8 +128,10 @@ class Reactor:
 
     def callLater(self, delay: float, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Call:
         process = self._process
-        if 0.0 < delay < process.pace:
+        if delay < process.pace and delay:
             delay = process.pace
+        elif delay < process.turn:
+            delay = process.turn
         call = Call(process, process.seconds() + delay, function, arguments, keywords)
         if process.is_alive:
             process.world.later(max(0.0, delay) / process.drift, process, call.run)

@@ -114,6 +114,9 @@ def _burn(group: str) -> Callable[[World, Fault], None]:
         if part.process is not None and not (world.is_shielded and group == "agents"):
             world.fired[f"lit a fuse in {_one(part)}"] += 1
             part.process.fuse = fault.detail["steps"]
+        elif part.process is None and part.may_start:  # it may be killed while it starts
+            world.fired[f"lit a fuse in {_one(part)} that starts"] += 1
+            part.fuse = fault.detail["steps"]
 
     return happen
 

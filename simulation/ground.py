@@ -40,6 +40,7 @@ class Part:
         self.process: Process | None = None
         self.lives = 0
         self.may_start = True
+        self.fuse: int | None = None  # of its next life
 
     @property
     def is_alive(self) -> bool:
@@ -51,6 +52,7 @@ class Part:
             return
         self.lives += 1
         self.process = Process(self.world, f"{self.name}#{self.lives}")
+        self.process.fuse, self.fuse = self.fuse, None
         self.world.parts[self.process] = self
         self.world.dress(self.process, self)
         self.world.run(self.process, self.live)
@@ -86,6 +88,7 @@ class Ground(Clockwork):
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
         self.drifts: dict[str, float] = {}  # how fast that of a part runs
         self.paces: dict[str, float] = {}  # how long its host is busy with others between two turns of a part
+        self.turns: dict[str, float] = {}  # how long what a part is to do at once waits
         self.folds = 0  # of States
         self.goes_back = False  # what a store has acknowledged it may lose
         self.may_fill = False  # what is written may find no room
@@ -108,6 +111,7 @@ class Ground(Clockwork):
         process.drift = self.drifts.get(part.name, 1.0)
         process.skew = self.hosts.get(part.name, 0.0)
         process.pace = self.paces.get(part.name, 0.0)
+        process.turn = self.turns.get(part.name, 0.0)
 
     def _bury(self, process: Process) -> None:
         part = self.parts.pop(process, None)

@@ -18,6 +18,7 @@ import sqlite3
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from twisted.internet.interfaces import IReactorTime
@@ -67,7 +68,11 @@ refuse: Callable[[int], None] = _IN_TABA["refuse"]
 
 
 # what writes, too: a module that takes it up would write where nobody can be killed
-UNSEEN = frozenset(("writev", "truncate", "sendfile", "copy_file_range", "splice", "fdatasync", "sync", "mkdir", "rmdir", "symlink"))
+UNSEEN = frozenset(
+    ("writev", "sendfile", "copy_file_range", "splice", "sync", "symlink", "mkfifo", "mknod", "makedirs", "removedirs", "renames", "chown")
+)
+# modules that open files to write in them, by the builtin: their `open` is exchanged
+WITH_OPEN = ("taba.agent.pin", "taba.agent.register", "taba.agent.salvage")
 
 
 class FileSystem:
@@ -182,9 +187,21 @@ class FileSystem:
 
         return run
 
-    unlink, remove, rename, replace, link, ftruncate, fsync = map(
-        _whole, ("unlink", "remove", "rename", "replace", "link", "ftruncate", "fsync")
-    )
+    unlink, remove, rename, replace, link = map(_whole, ("unlink", "remove", "rename", "replace", "link"))
+    mkdir, rmdir, chmod, fchmod, fchown = map(_whole, ("mkdir", "rmdir", "chmod", "fchmod", "fchown"))
+    truncate, ftruncate, fsync, fdatasync = map(_whole, ("truncate", "ftruncate", "fsync", "fdatasync"))
+
+    def dup(self, descriptor: int) -> int:
+        """A process's own, and no step: nobody else can tell."""
+        return self._has(os.dup(descriptor))
+
+    def dup2(self, descriptor: int, other: int, inheritable: bool = True) -> int:
+        """The same."""
+        return self._has(os.dup2(descriptor, other, inheritable))
+
+    def _has(self, descriptor: int) -> int:
+        self._world.running.descriptors[descriptor] = None  # what goes with the process
+        return descriptor
 
 
 def _has_room(descriptor: int, length: int) -> bool:
@@ -220,6 +237,26 @@ class File:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ChangedFile(File):
+    """A file that is there, and changed in place, as `open` gives one for "r+b"."""
+
+    def __init__(self, files: FileSystem, path: str):
+        self._files, self._is_text = files, False
+        self._descriptor = files.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def read(self, size: int) -> bytes:
+        """As much as that, unless the file ends before."""
+        return os.read(self._descriptor, size)
+
+    def seek(self, offset: int) -> int:
+        """Go there."""
+        return os.lseek(self._descriptor, offset, os.SEEK_SET)
+
+    def truncate(self, size: int) -> None:
+        """Have it end there."""
+        self._files.ftruncate(self._descriptor, size)
 
 
 class _Entries(list[Any]):
@@ -336,8 +373,7 @@ class Machine:
         self.root = tempfile.mkdtemp(prefix="taba-simulation.", dir=directory or memory_directory())
         self.shm = os.path.join(self.root, "shm")
         self.disk = os.path.join(self.root, "disk")
-        os.mkdir(self.shm)
-        os.mkdir(self.disk)
+        os.mkdir(self.shm)  # the folder on the disk is the first Agent's to make
         self.is_memory_full = self.is_disk_full = False
         self.changed = 0  # ticks of the kernel's clock until the last change of a folder
         self.reads_other_version: Callable[[Process], bool] = lambda process: False
@@ -368,17 +404,19 @@ class Machine:
             module = importlib.import_module(name)
             if hasattr(module, "os"):
                 self.put(module, "os", files)
-        from taba.agent import keys, pin, register, segment, spool
+        from taba.agent import keys, segment, spool
         from taba.client import port, producer, pure
         from taba.client.own_ring import OwnRing
         from taba.server.fold import envelopes
         from taba.shard.moving import mover
 
         def open_file(path: str, mode: str, encoding: str | None = None, opener: Any = None) -> Any:
+            if "+" in mode:
+                return ChangedFile(files, path)
             return File(files, path, opener, "b" not in mode) if "w" in mode else open(path, mode, encoding=encoding)
 
-        for module in (register, pin):
-            self.put(module, "open", open_file)
+        for name in WITH_OPEN:
+            self.put(importlib.import_module(name), "open", open_file)
         self.put(spool, "sqlite3", databases)
         self.put(keys, "sqlite3", databases)
         self.put(ring, "SHM_DIRECTORY", self.shm)
@@ -428,6 +466,21 @@ class Machine:
                 await deferLater(cast(IReactorTime, process.reactor), 0.0)
 
         self.put(mover.Mover, "watched", with_sleep)
+
+    def folder(self, path: str) -> Path:
+        """The path of a folder, as pathlib has it: to make one, or to remove it, is a step."""
+        files = FileSystem(self)
+
+        class Folder(type(Path())):  # type: ignore[misc]
+            def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+                assert not parents, "a folder above it would be made unseen"
+                if not (exist_ok and os.path.isdir(self)):
+                    files.mkdir(self, mode)
+
+            def rmdir(self) -> None:
+                files.rmdir(self)
+
+        return cast(Path, Folder(path))
 
     def notes_change(self) -> None:
         """A file was made, or removed."""

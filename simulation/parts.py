@@ -268,7 +268,7 @@ class Agent(Part):
         self.loop = None
         new_id = lambda: process.random.randbytes(16)  # noqa: E731
         try:
-            home = Home(AGENT, Path(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, new_id)
+            home = Home(AGENT, machine.folder(machine.disk), SPOOL_BYTES, OUTBOX_BYTES, machine.shm, new_id)
         except CannotOpen as error:
             world.say(f"{process.name} cannot start: {f'{error}'.partition(':')[0]}")
             world.fired["a second Agent turned away" if "runs already" in f"{error}" else "an Agent could not start"] += 1

@@ -23,6 +23,7 @@ from taba.shard import transaction
 
 WAIT_SECONDS, WAIT_PACE_SECONDS = 8.0, 1.0  # between two looks for problems, and how long hosts are busy then
 ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
+FIRST_SHARE, FIRST_STEPS = 0.3, (0, 0, 1, 2, 3, 5, 8, 13)  # in so many worlds an Agent is killed while it starts on nothing
 RETRY_SECONDS = 3.0  # in which a Server folds its dead letters again
 
 
@@ -105,6 +106,9 @@ class Run(World):
                 store.remember()
             if kinds & {"store fails over", "replica lags"}:
                 store.follow()
+        first = Random(f"first {self.seed}")
+        if "agent's fuse" in kinds and first.random() < FIRST_SHARE:
+            self.agents[0].fuse = first.choice(FIRST_STEPS)
         for part in (*self.servers, *self.agents, *self.clients, *self.posters, *self.askers):
             self.later(self.random.uniform(0.0, 0.5), None, part.start)
         for fault in self.faults:
@@ -204,7 +208,7 @@ class Run(World):
                 self.kill(server.process)  # it starts again as it was before it was stepped back
             server.is_older = server.is_older and not self.may_bury
         for part in (*self.servers, self.agents[0], *self.clients, *self.posters):
-            part.may_start = True
+            part.may_start, part.fuse = True, None
             if part.process is not None:
                 part.process.fuse = None
             self.later(0.01, None, part.start)

@@ -14,7 +14,7 @@ from simulation.census import CENSUSES, RECORDED, Ledger, count, numbers
 from simulation.ground import Ground
 from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
 from simulation.store import Store
-from taba.agent import keeper, lanes
+from taba.agent import drain, keeper, lanes
 from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
@@ -53,6 +53,8 @@ ODD, ODD_SHARE = "odd", 0.2  # a Tab of a Type that no Server has, in so many wo
 RETAIN = (None, None, 6.0)  # seconds that Agents retain what is acknowledged, where no store goes back; None: as long as they do
 RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
+# In so many worlds an Agent reads a ring and some events in a turn, and others have long turns in between
+TURNS_SHARE, TURN_EVENTS, TURN_SECONDS = 0.3, 8, 0.02
 
 
 # What a status says of what has happened, and nobody can mend any more: for an hour. A clock is followed after an hour, where nobody sends
@@ -111,6 +113,9 @@ class World(Ground):
         self._newest_map = 0
         self._names_in_map: dict[str, str] = {}  # store → what the newest map calls it
         self.paces = dict.fromkeys((agent.name for agent in self.agents), shape.choice(PACES))
+        self.drains_in_turns = Random(f"turns {seed}").random() < TURNS_SHARE
+        if self.drains_in_turns:
+            self.turns = dict.fromkeys((agent.name for agent in self.agents), TURN_SECONDS)
         self.goes_back = bool(set(kinds) & BACK)
         if self.goes_back:
             # what a Server has folded of a post nobody retains: it is the poster's to know that a store went back
@@ -159,9 +164,27 @@ class World(Ground):
         """Where this world is narrow, have the bounds be small until it ends, and Agents retain as long as they do in it."""
         for bound in NARROW if self.is_narrow else ():
             self.machine.put(bound.module, bound.name, bound.most)
+        if self.drains_in_turns:
+            self.machine.put(drain, "TURN_RINGS", 1)
+            self.machine.put(drain, "TURN_EVENTS", TURN_EVENTS)
+            self.machine.put(drain.Drain, "steps", self._counted(drain.Drain.steps))
         if self.retain_seconds is not None:  # streams end soon then, and groups of the outbox outlive what was retained
             for module in (lanes, keeper):
                 self.machine.put(module, "RETAIN_SECONDS", self.retain_seconds)
+
+    def _counted(self, steps: Any) -> Any:
+        """Whether drains take several turns."""
+
+        def counted(*arguments: Any, **keywords: Any) -> Any:
+            under_way = steps(*arguments, **keywords)
+            while True:
+                try:
+                    yield next(under_way)
+                except StopIteration as done:
+                    return done.value
+                self.fired["a drain took one more turn"] += 1
+
+        return counted
 
     def look_at_bounds(self) -> None:
         """What Agents, Servers, shared memory and disk hold is within its bounds, and is looked at again."""
