@@ -31,33 +31,40 @@ static inline void begin_codes(void) {
     bins_in_e = 1.0 / log((1.0 + ALPHA) / (1.0 - ALPHA));
 }
 
-/* Of a finite value. */
+#if defined(__GNUC__)
+#define SELDOM(condition) __builtin_expect(!!(condition), 0)
+#else
+#define SELDOM(condition) (condition)
+#endif
+
+/* UNSURE also for what is not finite. */
 static inline int32_t code_of(double value) {
     uint64_t bits, mantissa;
     memcpy(&bits, &value, 8);
-    int is_negative = bits >> 63;
-    int32_t exponent = (int32_t)(bits >> 52 & 0x7ff), key;
-    if (exponent == 0) {  /* zero, or so little that it is in the least of bins */
-        key = -MAX_KEY;
+    int32_t key, sign = -(int32_t)(bits >> 63);
+    uint32_t exponent = (uint32_t)(bits >> 52) & 0x7ff;
+    if (SELDOM(exponent - 1 >= 0x7fe)) {
+        if (exponent != 0) return UNSURE;
         if (bits << 1 == 0) return 0;
-    } else if (bits << 1 == UINT64_C(0x3ff) << 53) {
-        key = 0;  /* of 1, whose logarithm is 0 everywhere */
+        key = -MAX_KEY;  /* so little that it is in the least of bins */
     } else {
         mantissa = (bits & (UINT64_MAX >> 12)) | UINT64_C(0x3ff) << 52;
         double of_one;
         memcpy(&of_one, &mantissa, 8);
         size_t step = (size_t)(mantissa >> 44) & (STEPS - 1);
         double off = of_one * middles[step].share - 1.0;
-        double natural = (exponent - 1023) * 0.69314718055994530942 + (middles[step].log + off * (1.0 - off * (0.5 - off * (1.0 / 3.0))));
+        double natural = ((int32_t)exponent - 1023) * 0.69314718055994530942 + (middles[step].log + off * (1.0 - off * (0.5 - off * (1.0 / 3.0))));
         double number = natural * bins_in_e;
         key = (int32_t)number;
         key += number > key;
-        double left = key - number;
-        if (left < SURE || left > 1.0 - SURE) return UNSURE;
-        if (key > MAX_KEY) key = MAX_KEY;
-        if (key < -MAX_KEY) key = -MAX_KEY;
+        if (SELDOM(fabs(key - number - 0.5) > 0.5 - SURE)) {
+            if (fabs(value) != 1.0) return UNSURE;
+            key = 0;  /* its logarithm is 0 everywhere */
+        }
+        if (SELDOM(key > MAX_KEY)) key = MAX_KEY;
+        if (SELDOM(key < -MAX_KEY)) key = -MAX_KEY;
     }
-    return is_negative ? -(key + BIAS) : key + BIAS;
+    return ((key + BIAS) ^ sign) - sign;
 }
 
 #endif

@@ -161,12 +161,10 @@ static inline PyObject *edge_all(PyObject *const *args, Py_ssize_t nargs, const 
         Py_ssize_t begin = (Py_ssize_t)starts[at], its = (Py_ssize_t)(starts[at + 1] - starts[at]);
         double now = times[begin];
         for (Py_ssize_t place = 0; place < its; place++) {
-            double value = values[begin + place], time = times[begin + place];
-            if (!isfinite(value)) goto none;
-            int32_t code = code_of(value);
-            if (code == UNSURE) goto none;
+            int32_t code = code_of(values[begin + place]);
+            if (SELDOM(code == UNSURE)) goto none;
             codes[place] = code;
-            now = time > now ? time : now;
+            now = times[begin + place] > now ? times[begin + place] : now;
         }
         const Events events = {.times = times + begin, .values = values + begin, .codes = codes, .count = its, .now = now};
         if (!is_a_time(now) || !kind->add(room, (const uint8_t *)"", 0, &events)) goto none;

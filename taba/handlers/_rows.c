@@ -258,17 +258,22 @@ static int add_counted(State *state, int64_t least, int64_t most, uint64_t *ther
 
 static int add_codes(State *state, const int64_t *codes, Py_ssize_t count) {
     int is_new = 0;
-    for (Py_ssize_t place = 0; place < count; place++)
-        if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
     if (count < COUNTED_FROM || count > UINT32_MAX) {
-        for (Py_ssize_t place = 0; place < count; place++)
+        for (Py_ssize_t place = 0; place < count; place++) {
+            if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
             if (!add_bin(state, (int32_t)codes[place], 1, &is_new)) return 0;
+        }
         if (is_new) collapse(state);
         return 1;
     }
     static uint64_t there[ALL_CODES / 64];  /* all 0 between two uses */
     int64_t least = codes[0], most = codes[0];
     for (Py_ssize_t place = 0; place < count; place++) {
+        if (SELDOM(codes[place] > MAX_CODE || codes[place] < -MAX_CODE)) {
+            memset(counted, 0, sizeof counted);
+            memset(there, 0, sizeof there);
+            return 0;
+        }
         size_t code = (size_t)(codes[place] + 32768);
         counted[code]++;
         there[code / 64] |= UINT64_C(1) << code % 64;
@@ -362,7 +367,7 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     }
     runs[found - 1].count = count - begin;
     runs[found - 1].total = summed(values + begin, count - begin);
-    state->total += summed(values, count);
+    state->total += found > 1 ? summed(values, count) : runs[0].total;
     if (low < state->low) state->low = low;
     if (high > state->high) state->high = high;
     if (!add_codes(state, codes, count)) return 0;
