@@ -4,17 +4,19 @@
    1. Records were read into this process's own memory: nobody changes them here. What is in them is hostile all the same: every size,
       every number of a Tab and every place is checked before it is used.
    2. What is not plain (flags, Tabs that nobody knows) is said to be so and left to Python.
-   3. Nothing here keeps anything, reads a ring or gives up the GIL. */
+   3. Nothing here keeps anything or gives up the GIL, and looks alone read rings: by `pread`, as Python does. */
 
 #include "../_part.h"
 #include "_columns.h"
 #include "_encoding.h"
 #include "_joining.h"
+#include "_looking.h"
 #include "_records.h"
 
-#define FORM 5 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 6 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
+    FAST("glance", glance, glance_doc),
     FAST("leading", leading, leading_doc),
     FAST("count", count, count_doc),
     FAST("place", place, place_doc),

@@ -13,9 +13,10 @@ from taba.agent.edge import Edge
 from taba.agent.encoding import SectionsByBucket, WritingRoom, encode
 from taba.agent.fairness import Drops, Reserve
 from taba.agent.keeper import Keeper
+from taba.agent.looks import Looks
 from taba.agent.meanings import Meanings, Telling
 from taba.agent.outbox import Covered, EncodedBatch, TableFull, group_bytes
-from taba.agent.reader import LOOKS, Fill, Reading, Ring, Scratch
+from taba.agent.reader import Reading, Ring, Scratch
 from taba.agent.register import ENDED, GONE, Register
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
@@ -34,7 +35,6 @@ IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a dra
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
-HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
 RETIRED_NAMES = 32_768  # of rings that one turn lets go of, but always one
@@ -111,8 +111,8 @@ class RingPump:
         self._is_cut = False  # a limit ended the last drain
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
-        self._fills: dict[Ring, Fill] = {}  # of the last look
         self._scratch, self._room = Scratch(), WritingRoom()
+        self.looks = Looks(self._scratch)
         self._events = MAX_DRAIN_EVENTS
         # ranges of rings that are not open: an earlier Agent's, or of rings that turned out to be none. Should they be read again …
         self._orphans: list[Covered] = list(keeper.books.covered)
@@ -186,7 +186,7 @@ class RingPump:
     @property
     def _pause(self) -> float:
         """Seconds from one drain to the next, while no ring fills and Servers keep up."""
-        if not self._has_records:
+        if not self.looks.has_records:
             return IDLE_DRAIN_SECONDS
         least = WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
         return max(least, min(FULL_DRAIN_SECONDS, self._columns / DRAIN_COLUMNS))
@@ -203,11 +203,6 @@ class RingPump:
         if not any(ring.names.is_behind for ring in behind):
             self._behind, self._last_drain = [], 0.0  # what waited for them goes now
         return True
-
-    @property
-    def _has_records(self) -> bool:
-        """Whether the last look found something in any ring, or looked at none."""
-        return not self._fills or any(fill.records for fill in self._fills.values())
 
     def drain_now(self, now: float, moment: Moment) -> bool:
         """Look for rings and drain them, whatever the pace. Returns whether there is more at once."""
@@ -246,8 +241,8 @@ class RingPump:
             self._tally()
         self.meanings.begin(self.keeper.stream, self.rings.open.values())
         spent = self._reserve.spent(self.keeper.rest, {ring.client for ring, _ in pairs})
-        waiting = [fill.waiting for fill in self._fills.values()]
-        return _UnderWay(drain, pairs, drain.steps(pairs, self._events, waiting, spent, self.keeper.batch_bytes), self._publish_drained)
+        steps = drain.steps(pairs, self._events, self.looks.waiting, spent, self.keeper.batch_bytes)
+        return _UnderWay(drain, pairs, steps, self._publish_drained)
 
     def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
         """Publish what was read, and go on as `drain` does; in turns, where there is no room yet or it is read anew."""
@@ -453,27 +448,9 @@ class RingPump:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
         elapsed, self._last_look = now - self._last_look, now
         ahead = min(max(elapsed, TICK_SECONDS), MAX_AHEAD_SECONDS)  # a loop that was late may be so again
-        share = ahead / elapsed if elapsed > 0 else 0.0
-        before, self._fills = self._fills, {}
-        self._scratch.looks = LOOKS
-        is_filling = False
-        for ring in list(self.rings.open.values()):
-            try:
-                fill = self._fills[ring] = ring.look(self._scratch)
-            except (MalformedRing, OSError) as error:
-                self._isolate(ring, str(error))
-                continue
-            last = before.get(ring, fill)
-            records = fill.records + (fill.head - last.head) * share
-            value_bytes = fill.bytes + (fill.byte_head - last.byte_head) * share
-            is_filling = (
-                is_filling
-                or fill.is_cut
-                or fill.records * part >= fill.record_room > 0
-                or fill.bytes * part >= fill.byte_room > 0
-                or (fill.records > 0 and (records > HOLDS * fill.record_room or value_bytes > HOLDS * fill.byte_room))
-            )
-        return is_filling
+        for ring, reason in self.looks.look(list(self.rings.open.values())):
+            self._isolate(ring, reason)
+        return self.looks.is_filling(part, ahead / elapsed if elapsed > 0 else 0.0)
 
     def _isolate(self, ring: Ring, reason: str) -> None:
         self.give_up_drain()

@@ -148,6 +148,8 @@ class Ring:
     `covered` are the ranges that an earlier Agent's table names for rings; those of this one are never read again.
     """
 
+    NO_PLACE, NO_FILL = (-1,) * 7, Fill(0, 0, 0, 0, 0, 0)  # of no ring, a `place_to_look` and how full it is
+
     def __init__(self, fd: int, name: str, covered: Iterable[Covered] = (), admission: Admission | None = None):
         self.fd, self.name = fd, name
         self.is_blocked = False  # the last read ended before an event of a Tab whose name was not read yet
@@ -192,6 +194,32 @@ class Ring:
     def frontier(self) -> int:
         """The first record beyond all that was read."""
         return self.covered[-1].end if self.covered else self.tail
+
+    @property
+    def place_to_look(self) -> tuple[int, ...]:
+        """What the C part needs to see whether anything is new: as `glance` of `_drain.c` has it."""
+        if self.covered:  # there are holes
+            return (self.fd, 0, -1, 0, 1, 0, 0)
+        where = self.where
+        position = max(self._looked, self.tail)
+        return (self.fd, where.record_offset, where.records, position, self.tail + where.records, self.byte_tail, where.byte_ring_bytes)
+
+    def sees(self, fresh: int, byte_end: int) -> Fill:
+        """How full the ring is, where `glance` saw so many records more from `place_to_look` on, and values that end so many bytes behind
+        the tail."""
+        self._looked = max(self._looked, self.tail) + fresh
+        self._head = max(self._head, self._looked)
+        self._byte_head = max(self._byte_head, self.byte_tail + byte_end)
+        if fresh:
+            self._still = None
+        return self._fill()
+
+    def _fill(self, is_cut: bool = False) -> Fill:
+        frontier, byte_frontier = self.frontier, self.byte_tail
+        if self.covered:
+            byte_frontier = max(byte_frontier, self.covered[-1].byte_end)
+        room, byte_room = self.tail + self.where.records - frontier, self.byte_tail + self.where.byte_ring_bytes - byte_frontier
+        return Fill(self._head - frontier, room, self._byte_head - byte_frontier, byte_room, self._head, self._byte_head, is_cut)
 
     def look(self, scratch: Scratch) -> Fill:
         """How full the ring is: looks at the records that were committed since the last look, each once."""
@@ -247,10 +275,7 @@ class Ring:
             elif position == self._looked:
                 self._looked = stop
             position = stop
-        byte_end = self.byte_tail + self.where.byte_ring_bytes
-        room = self.tail + self.where.records - frontier
-        records, value_bytes = self._head - frontier, self._byte_head - byte_frontier
-        fill = Fill(records, room, value_bytes, byte_end - byte_frontier, self._head, self._byte_head, is_cut)
+        fill = self._fill(is_cut)
         if seen is not None and position == self.tail:
             self._still = self.tail, self._record_offset(position), seen, fill
         return fill

@@ -1,0 +1,92 @@
+/* Whether anything is new in rings: many are looked at many times a second, and nearly always there is little to see. */
+
+#ifndef TABA_AGENT_LOOKING_H
+#define TABA_AGENT_LOOKING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include "../_arrays.h"
+#include "_records.h"
+
+enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, ASKED }; /* of a ring: a row of int64 */
+enum { FRESH, BYTE_END, SEEN };                                                  /* what is said of it: another */
+enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 };                                   /* see SMALL_LOOK and FEW_RECORDS in reader.py */
+enum { TAB_BITS = 24, FLAG_BYTES = 1, FLAG_SKIP = 2, BYTE_POSITION_BITS = 40 };  /* see ring.py */
+
+/* What is new in a ring from a position on. */
+static void
+glance_at(const int64_t *ring, int64_t *seen)
+{
+    int64_t records = ring[RECORDS], position = ring[POSITION];
+    seen[FRESH] = seen[BYTE_END] = 0;
+    if (ring[END] <= position)
+        return; /* it is full, or has no records */
+    seen[FRESH] = ODD;
+    if (records <= 0 || (records & (records - 1)) != 0 || position < 0)
+        return;
+    int64_t place = position & (records - 1), most = ring[END] - position;
+    most = most < GLANCE_RECORDS ? most : GLANCE_RECORDS;
+    most = most < records - place ? most : records - place;
+    Record here[GLANCE_RECORDS];
+    ssize_t length = (ssize_t)most * RECORD_BYTES;
+    if (pread((int)ring[FD], here, (size_t)length, (off_t)(ring[RECORD_OFFSET] + place * RECORD_BYTES)) != length)
+        return; /* whoever reads it in Python says why */
+    uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1);
+    uint64_t mask = ((uint64_t)1 << BYTE_POSITION_BITS) - 1, greatest = 0;
+    int64_t few = 0;
+    for (; few < most && here[few].lap == lap; few++)
+        if ((here[few].tab >> TAB_BITS & (FLAG_BYTES | FLAG_SKIP)) == FLAG_BYTES) {
+            uint64_t end = ((here[few].value - (uint64_t)ring[BYTE_TAIL]) & mask) + (here[few].value >> BYTE_POSITION_BITS);
+            if (end <= (uint64_t)ring[BYTE_RING] && end > greatest) /* others are hostile, and nobody's fill */
+                greatest = end;
+        }
+    if (few > 0 && most - few < FEW_RECORDS)
+        return; /* there may be more */
+    for (int64_t at = few; at < most; at++)
+        if (here[at].lap == lap)
+            return; /* a hole */
+    seen[FRESH] = few;
+    seen[BYTE_END] = (int64_t)greatest;
+}
+
+PyDoc_STRVAR(glance_doc,
+             "glance(asked, seen)\n--\n\n"
+             "Look at the next records of rings. `asked` has seven int64 of each: its descriptor, where its records are and how many (a power\n"
+             "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen` gets two of each:\n"
+             "how many records are new there, and where the values that are no floats end behind that tail. -1 where it is not so plain:\n"
+             "holes, more than few, what cannot be read.");
+
+static PyObject *
+glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "glance(asked, seen)");
+        return NULL;
+    }
+    Py_buffer asked, seen;
+    if (get_array(args[0], &asked, 8 * ASKED, 8, PyBUF_SIMPLE) < 0)
+        return NULL;
+    if (get_array(args[1], &seen, 8 * SEEN, 8, PyBUF_WRITABLE) < 0) {
+        PyBuffer_Release(&asked);
+        return NULL;
+    }
+    Py_ssize_t rings = asked.len / (8 * ASKED);
+    bool fits = seen.len / (8 * SEEN) == rings;
+    for (Py_ssize_t ring = 0; fits && ring < rings; ring++)
+        glance_at((const int64_t *)asked.buf + ring * ASKED, (int64_t *)seen.buf + ring * SEEN);
+    PyBuffer_Release(&seen);
+    PyBuffer_Release(&asked);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+#endif

@@ -1,0 +1,89 @@
+"""How full the rings of an Agent are: a look at all of them, many times a second.
+
+Nearly always in nearly all of them is nothing new, or a few records: the C part sees that, ring by ring, in one go. What is not so
+plain each ring looks at itself. What follows from it is decided for all at once, in arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from taba.agent.native import NATIVE
+from taba.agent.reader import LOOKS, Ring, Scratch
+from taba.ring import MalformedRing
+
+HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
+_RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
+_ODD = -1  # what the C part says of a ring that is to look itself
+
+
+class Looks:
+    """What the last look saw. `native` is the C part, or None."""
+
+    def __init__(self, scratch: Scratch, native: Any = NATIVE):
+        self._scratch, self._native = scratch, native
+        self._rings: list[Ring] = []
+        self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
+        self._fills = np.zeros((0, _FILL), np.int64)
+        self._heads = np.zeros((0, 2), np.int64)  # of records and of bytes, before the last look
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the last look found something in any ring, or looked at none."""
+        return not self._rings or bool(self._fills[:, _RECORDS].any())
+
+    @property
+    def waiting(self) -> list[int]:
+        """How many records there may be to read in each ring."""
+        fills = self._fills
+        found: list[int] = np.where(fills[:, _IS_CUT], fills[:, _RECORD_ROOM], fills[:, _RECORDS]).tolist()
+        return found
+
+    def look(self, rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
+        """Look at these. Returns those that turned out to be none."""
+        places = [ring.place_to_look for ring in rings]
+        asked = np.array(places, np.int64).reshape(len(places), self._asked.shape[1])
+        if rings != self._rings:
+            self._take(list(rings))
+        self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()
+        seen = np.full((len(rings), 2), _ODD, np.int64)
+        if self._native is not None:
+            self._native.glance(asked, seen)
+        broken = []
+        self._scratch.looks = LOOKS
+        changed = (seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != self._asked).any(axis=1)
+        for row in np.flatnonzero(changed).tolist():
+            ring, (fresh, byte_end) = rings[row], seen[row].tolist()
+            try:
+                fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end)
+            except (MalformedRing, OSError) as error:
+                broken.append((ring, str(error)))
+                fill, asked[row] = Ring.NO_FILL, Ring.NO_PLACE
+            else:
+                asked[row] = ring.place_to_look
+            if self._asked[row, -1] < 0:  # of a ring that was not there before, nothing is known of how fast it fills
+                self._heads[row] = fill[_HEAD:_IS_CUT]
+            self._fills[row] = fill
+        self._asked = asked
+        return broken
+
+    def is_filling(self, part: int, share: float) -> bool:
+        """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look: it goes on
+        as it did since the look before the last, for `share` times as long."""
+        records, room, value_bytes, byte_room = self._fills[:, :_HEAD].T
+        grown = (self._fills[:, _HEAD:_IS_CUT] - self._heads) * share
+        has_part = ((records * part >= room) & (room > 0)) | ((value_bytes * part >= byte_room) & (byte_room > 0))
+        overflows = (records + grown[:, 0] > HOLDS * room) | (value_bytes + grown[:, 1] > HOLDS * byte_room)
+        return bool((has_part | (overflows & (records > 0)) | (self._fills[:, _IS_CUT] != 0)).any())
+
+    def _take(self, rings: list[Ring]) -> None:
+        """From now on these: what was seen of those that stay is kept."""
+        rows = {ring: row for row, ring in enumerate(self._rings)}
+        before = np.array([rows.get(ring, -1) for ring in rings], np.intp)
+        asked, fills = np.full((len(rings), self._asked.shape[1]), -1, np.int64), np.zeros((len(rings), _FILL), np.int64)
+        stay = np.flatnonzero(before >= 0)
+        asked[stay], fills[stay] = self._asked[before[stay]], self._fills[before[stay]]
+        self._rings, self._asked, self._fills = rings, asked, fills

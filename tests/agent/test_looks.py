@@ -1,0 +1,127 @@
+"""How full all rings are, seen in one go: the same as each ring sees itself, whatever is in it."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from taba.agent.looks import HOLDS, Looks
+from taba.agent.native import NATIVE
+from taba.agent.reader import Ring, Scratch
+from tests.agent.producers import Producer
+from tests.agent.test_reader import Case
+
+WAYS = (None, NATIVE) if NATIVE is not None else (None,)
+
+
+class LookingTests(Case):
+    def seen(self, looks: Looks, rings: list[Ring]) -> list[list[int]]:
+        self.assertEqual(looks.look(rings), [])
+        found: list[list[int]] = looks._fills.tolist()
+        return found
+
+    def fill_of(self, producer: Producer) -> list[int]:
+        where = producer.where
+        waiting = producer.head - producer.tail, where.records, producer.byte_head - producer.byte_tail, where.byte_ring_bytes
+        return [*waiting, producer.head, producer.byte_head, 0]
+
+    def test_all_rings_are_seen_as_they_are_over_many_laps(self) -> None:
+        for native in WAYS:
+            looks, chance = Looks(Scratch(), native), Random(1)
+            producers = [self.producer(f"web/{number}") for number in range(5)]
+            rings = [self.open(producer) for producer in producers]
+            tabs = [(producer.tab("a"), producer.tab("b", "Buffer")) for producer in producers]
+            for _ in range(1500):
+                place = chance.randrange(5)
+                producer, (plain, boxed) = producers[place], tabs[place]
+                if chance.random() < 0.02:
+                    self.drain(*chance.sample(rings, 3))
+                elif producer.head - producer.tail < producer.where.records - 80 and producer.byte_head - producer.byte_tail < 6000:
+                    producer.record_many(plain, [1.0] * chance.choice((0, 1, 5, 40, 47, 70)))
+                    if chance.random() < 0.5:
+                        producer.record(boxed, "x" * chance.randrange(800))
+                self.assertEqual(self.seen(looks, rings), [self.fill_of(producer) for producer in producers])
+
+    def test_holes_are_seen_past_and_a_full_ring_is_full(self) -> None:
+        for native in WAYS:
+            for few, more in ((3, 1), (30, 10), (39, 3), (0, 5)):
+                looks, producer = Looks(Scratch(), native), self.producer()
+                ring, tab = self.open(producer), producer.tab("a")
+                producer.record_many(tab, [1.0] * few)
+                hole = producer.reserve()
+                producer.record_many(tab, [1.0] * more)
+                self.assertEqual(self.seen(looks, [ring])[0][0], producer.head)
+                self.drain(ring)
+                self.assertEqual(self.seen(looks, [ring]), [list(ring.look(Scratch()))])
+                producer.commit(hole, tab, 0)
+                self.drain(ring)
+                producer.record_many(tab, [1.0] * producer.where.records)
+                for _ in range(2):
+                    self.assertEqual(self.seen(looks, [ring]), [self.fill_of(producer)])
+                    self.assertEqual(looks.waiting, [producer.where.records])
+
+    def test_what_is_plain_no_ring_looks_at_itself(self) -> None:
+        if NATIVE is None:
+            return
+        producers = [self.producer(f"web/{number}") for number in range(3)]
+        rings, looks = [self.open(producer) for producer in producers], Looks(Scratch())
+        with mock.patch.object(Ring, "look", side_effect=AssertionError):
+            for number in range(40):
+                producers[0].record_many(producers[0].tab(f"a{number}"), [1.0] * 20)
+                producers[1].record(producers[1].tab("b"), "text")
+                seen = self.seen(looks, rings)
+                self.assertEqual([fill[0] for fill in seen], [20 * number + 20, number + 1, 0])
+                self.assertTrue(looks.has_records)
+
+    def test_of_a_ring_that_turns_out_to_be_none_it_is_told_and_of_others_all_the_same(self) -> None:
+        for native in WAYS:
+            looks = Looks(Scratch(), native)
+            producers = [self.producer(f"web/{number}") for number in range(3)]
+            rings = [self.open(producer) for producer in producers]
+            self.seen(looks, rings)
+            for producer in producers:
+                producer.record_many(producer.tab("a"), [1.0] * 5)
+            os.truncate(producers[1].path, 4096)
+            self.assertEqual(looks.look(rings), [(rings[1], "truncated")])
+            self.assertEqual(looks.waiting, [5, 0, 5])
+            del rings[1]
+            self.assertEqual([fill[0] for fill in self.seen(looks, rings)], [5, 5])
+
+    def test_a_ring_is_filling_by_what_is_in_it_or_by_how_fast_that_grows(self) -> None:
+        for native in WAYS:
+            looks, producer, other = Looks(Scratch(), native), self.producer(), self.producer("web/2")
+            tab, rings = producer.tab("a"), [self.open(other), self.open(producer)]
+            records = producer.where.records
+            self.assertFalse(looks.has_records and looks._rings)
+            producer.record_many(tab, [1.0] * (records // 4 - 1))
+            self.seen(looks, rings[1:])
+            self.assertFalse(looks.is_filling(4, 100.0))  # for the first time: nobody knows how long it took
+            producer.record_many(tab, [1.0])
+            self.seen(looks, rings)  # with another one beside it
+            self.assertTrue(looks.is_filling(4, 0.0))
+            self.assertFalse(looks.is_filling(2, 1.0))
+            producer.record_many(tab, [1.0] * 10)
+            self.seen(looks, rings)
+            needed = (HOLDS * records - records // 4 - 10) / 10
+            self.assertEqual((looks.is_filling(2, needed - 1), looks.is_filling(2, needed + 1)), (False, True))
+            self.seen(looks, rings)
+            self.assertFalse(looks.is_filling(2, needed + 1))  # it grows no more
+
+    def test_the_c_part_takes_nothing_on_trust(self) -> None:
+        if NATIVE is None:
+            return
+        ring = self.open(self.producer())
+        asked, seen = np.array([ring.place_to_look], np.int64), np.zeros((1, 2), np.int64)
+        for wrong in ((asked, np.zeros((2, 2), np.int64)), (asked[:, :6].copy(), seen), (asked.astype(np.int32), seen), (asked,)):
+            with self.assertRaises((TypeError, ValueError)):
+                NATIVE.glance(*wrong)
+        changes: list[tuple[int, int]] = [(0, -1), (1, 2**62), (1, -(2**62)), (2, 0), (2, 3), (2, -8), (3, -1)]
+        for place, value in changes:
+            hostile: Any = asked.copy()
+            hostile[0, 4], hostile[0, place] = 2**62, value
+            NATIVE.glance(hostile, seen)
+            self.assertEqual(seen[0, 0], -1, (place, value))
