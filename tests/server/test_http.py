@@ -20,7 +20,7 @@ from taba.bounds import MAX_ENVELOPE_BYTES
 from taba.errors import StoreUnavailable
 from taba.names import bucket_of
 from taba.server import status as status_module
-from taba.server.ask import choosing, query
+from taba.server.ask import choosing, query, states
 from taba.server.fold.ingest import AWAY_SECONDS, STOPS
 from taba.server.fold.posts import Posts
 from tests.patience import PATIENCE_SECONDS
@@ -473,6 +473,7 @@ class Questions(ServerCase):
         questions += ["/v1/names?client=job/1", "/v1/clients?match=h.*"]
         before = [await self.get(server, question) for question in questions]
         self.patch(query, "SLICE_STATES", 1)
+        self.patch(states, "SLICE_STATES", 1)
         self.patch(query, "SLICE_SHOWN", 1)
         self.patch(choosing, "FIRST_TABS", 2)
         self.patch(choosing, "SLICE_CLIENTS", 1)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from twisted.logger import Logger
@@ -27,48 +27,19 @@ from taba.server.ask.choosing import Chooser, Chosen, QueryRefused
 from taba.server.ask.filters import Filter, group_name
 from taba.server.ask.index import Index
 from taba.server.ask.reachable import Reachable
-from taba.server.fold.cycle import bucket_of
-from taba.server.keys import ABSENT, state_fields, unframe
+from taba.server.ask.states import SLICE_STATES, ByType, Lot, Part, States, Take
 from taba.server.router import IsReader, IsRouter
 from taba.server.work.bench import Bench
-from taba.server.work.folding import further_parts
 from taba.turns import Turns
 
 MAX_DETAILED = 2000  # Projections with detail in one answer, or behind it; each takes some 10 KiB and 1 ms
-SLICE_STATES = 500  # read and projected at a time; some 10 ms
 QUIET_SECONDS = 15.0  # an answer so old is made anew though nothing was folded: windows move on where nothing happens
 SLICE_SHOWN = 60  # of these where each is shown: some 40 KiB of JSON, which is what a reader that has stopped reading holds
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms
 MAX_PIECES = 200  # of one Aggregate, until they are made one
-MOST_MERGES = 5  # into `_retired`, each while a Tab of many Clients was read in slices; then it is read at one stroke
-
-_ByType: TypeAlias = dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]  # Type → (Tab, Client) and the parts of each State
 
 log = Logger()
-
-
-class Lot(NamedTuple):
-    """Some States: by Tab and Client those that cannot be read, and by Type (Tab, Client) and parts of the others.
-
-    `large`: of each Tab of many Clients what was made of its slices, in the place of its States.
-    """
-
-    unread: Mapping[str, Mapping[str, Any]]
-    by_type: _ByType
-    large: Mapping[str, Sequence[Any]] = {}
-
-
-Take: TypeAlias = Callable[[Lot], Awaitable[Any]]  # what is to be made of one slice of a Tab of many Clients
-
-
-class _Part(NamedTuple):
-    """Some Clients of a Tab; whether those are the last, and whether they are all."""
-
-    tab: str
-    clients: list[str]
-    is_last: bool
-    is_all: bool
 
 
 class Query:
@@ -93,13 +64,18 @@ class Query:
         """States and Projections that Handlers failed on, by Type, since this process began."""
         self.read: Counter[str] = Counter()
         """How many `states` were read to answer questions, since this process began."""
+        self._states = self._states_of(router, self._chooser)
 
     def of(self, reachable: Reachable) -> Query:
         """These questions, of what can be reached."""
         other = copy(self)
         other._router, other._away = reachable, reachable.away
         other._chooser = Chooser(reachable, self.index, self.turns, self._match_elsewhere, reachable.away)
+        other._states = other._states_of(reachable, other._chooser)
         return other
+
+    def _states_of(self, router: IsReader, chooser: Chooser) -> States:
+        return States(router, self._bench, chooser, self.turns, self._count, self.read, self._away)
 
     def type_has_past(self, type: str) -> bool:
         """Whether the Type keeps slots."""
@@ -122,7 +98,7 @@ class Query:
 
     def why_away(self, tab: str) -> str | None:
         """Why a Tab that was there when the question began is so no longer; None where it is."""
-        return self._away.get(bucket_of(tab, self._router.buckets)) if self._away else None
+        return self._states.why_away(tab)
 
     async def breathe(self) -> None:
         """Let others have a turn, where this process has worked on questions for long."""
@@ -186,7 +162,7 @@ class Query:
 
         A Client that is merged into `_retired` between two parts is in both: with it last, nothing is left out.
         """
-        async for lot in self._lots(asked.chosen, asked.wanted, SLICE_DETAILED if asked.detail else SLICE_SHOWN):
+        async for lot in self._states.parts(asked.chosen, asked.wanted, SLICE_DETAILED if asked.detail else SLICE_SHOWN):
             by_tab = await self._project_lot(lot, asked.chosen, asked.wanted, asked.detail)
             for part in lot:
                 if part.tab in asked.chosen.dead:
@@ -242,10 +218,10 @@ class Query:
                 return totals, [None if history is None or isinstance(history, str) else together([history])]
             return totals, []
 
-        async for lot in self._lots(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
+        async for lot in self._states.parts(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
             large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
             others = [part for part in lot if part not in large] if large else lot
-            found, by_type = await self._read_lot(others, asked.chosen, asked.wanted)
+            found, by_type = await self._states.read(others, asked.chosen, asked.wanted)
             totals = await self._totalled(found, by_type, asked.chosen)
             past: dict[str, PastSteps] = {}
             for type, (owners, states) in by_type.items():
@@ -256,7 +232,7 @@ class Query:
                 groups, tabs = number(tab for tab, _ in owners)
                 past.update(zip(tabs, each_group(resample(history, groups, len(tabs), times, step)), strict=True))
             for part in large:
-                slices = await self._in_slices(part, asked.chosen, asked.wanted, take)
+                slices = await self._states.in_slices(part, asked.chosen, asked.wanted, take)
                 for of_slice, _ in slices:
                     for tab, total in of_slice.items():
                         totals[tab] = totals[tab].with_other(total) if tab in totals else total
@@ -274,7 +250,7 @@ class Query:
 
     async def slots(self, asked: Asked) -> AsyncIterator[tuple[str, Past | Unanswered]]:
         """By Tab the slots of all Clients that match, at their own widths, of a few Tabs at a time: one may have thousands of bins."""
-        async for lot in self._lots(asked.chosen, asked.wanted, SLICE_DETAILED, is_whole=True):
+        async for lot in self._states.parts(asked.chosen, asked.wanted, SLICE_DETAILED, is_whole=True):
             large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
             found = await self._slots_lot([part for part in lot if part not in large], asked.chosen, asked.wanted)
             for part in large:
@@ -296,14 +272,14 @@ class Query:
         Without it a Tab's Clients may come in several lots; one that is merged meanwhile may be in two of them, with `_retired`.
         """
         chosen = Chosen(tabs, type_of, {})
-        async for lot in self._lots(chosen, wanted, most, is_whole=take is not None):
+        async for lot in self._states.parts(chosen, wanted, most, is_whole=take is not None):
             made: dict[str, Sequence[Any]] = {}
             others = [part for part in lot if take is None or len(part.clients) <= SLICE_STATES]
             if take is not None:
                 for part in lot:
                     if len(part.clients) > SLICE_STATES:
-                        made[part.tab] = await self._in_slices(part, chosen, wanted, take)
-            yield Lot(*await self._read_lot(others, chosen, wanted), made)
+                        made[part.tab] = await self._states.in_slices(part, chosen, wanted, take)
+            yield Lot(*await self._states.read(others, chosen, wanted), made)
             await self.turns.breathe()
 
     async def history(self, type: str, states: list[list[keys.Framed]], now: float) -> Any:
@@ -358,27 +334,10 @@ class Query:
             if total > MAX_DETAILED:
                 raise QueryRefused(f"more than {MAX_DETAILED} Projections match; ask with name=, match=, client= or limit=")
 
-    async def _lots(self, chosen: Chosen, wanted: Filter, most: int, is_whole: bool = False) -> AsyncIterator[list[_Part]]:
-        """Parts of Tabs, in the order of `chosen`, with some `most` States at a time. `is_whole`: no Tab is divided."""
-        lot: list[_Part] = []
-        size = 0
-        async for tab, clients in self._chooser.each_clients_of(chosen.tabs, wanted):
-            step = len(clients) if is_whole or len(clients) < most else most
-            for start in range(0, len(clients) or 1, step or 1):
-                some = clients[start : start + step] if step < len(clients) else clients
-                is_last = start + len(some) >= len(clients)
-                lot.append(_Part(tab, some, is_last, is_last and not start))
-                size += len(some) + 1
-                if size >= most:
-                    yield lot
-                    lot, size = [], 0
-        if lot:
-            yield lot
-
     async def _totals(self, chosen: Chosen, wanted: Filter, detail: bool, with_empty: bool = False) -> AsyncIterator[tuple[str, Total]]:
         """What each Tab comes to; one of which nothing is there is left out, or empty."""
         # all States of a Tab are as of one moment: a job that merges Clients must not have some of them counted twice, or not at all
-        async for lot in self._lots(chosen, wanted, SLICE_STATES, is_whole=True):
+        async for lot in self._states.parts(chosen, wanted, SLICE_STATES, is_whole=True):
             large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in chosen.dead and not detail]
             others = [part for part in lot if part not in large] if large else lot
             found: dict[str, Total] = await (self._detail_lot if detail else self._total_lot)(others, chosen, wanted)
@@ -398,9 +357,9 @@ class Query:
                     yield part.tab, total
             await self.turns.breathe()
 
-    async def _project_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter, detail: bool) -> dict[str, dict[str, Any]]:
+    async def _project_lot(self, lot: Sequence[Part], chosen: Chosen, wanted: Filter, detail: bool) -> dict[str, dict[str, Any]]:
         """By Tab and Client the Projections: one read a shard, one call a Type."""
-        found, by_type = await self._read_lot(lot, chosen, wanted)
+        found, by_type = await self._states.read(lot, chosen, wanted)
         for type, (owners, states) in by_type.items():
             for (tab, client), projection in zip(owners, await self._project(type, states, detail), strict=True):
                 found.setdefault(tab, {})[client] = projection
@@ -410,55 +369,29 @@ class Query:
             if part.tab in found
         }
 
-    async def _detail_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
+    async def _detail_lot(self, lot: Sequence[Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         found = await self._project_lot(lot, chosen, wanted, True)
         return {tab: Total.of(chosen.type_of(tab), list(by_client.values())) for tab, by_client in found.items()}
 
-    async def _total_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
+    async def _total_lot(self, lot: Sequence[Part], chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         """What the Tabs come to, without a Projection of each State where the Type can do without."""
-        found, by_type = await self._read_lot(lot, chosen, wanted)
+        found, by_type = await self._states.read(lot, chosen, wanted)
         return await self._totalled(found, by_type, chosen)
 
-    async def _total_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, Total]:
+    async def _total_in_slices(self, part: Part, chosen: Chosen, wanted: Filter) -> dict[str, Total]:
         """What a Tab of many Clients comes to."""
 
         async def take(lot: Lot) -> dict[str, Total]:
             return await self._totalled(lot.unread, lot.by_type, chosen)
 
         totals: dict[str, Total] = {}
-        for of_slice in await self._in_slices(part, chosen, wanted, take):
+        for of_slice in await self._states.in_slices(part, chosen, wanted, take):
             for tab, total in of_slice.items():
                 totals[tab] = totals[tab].with_other(total) if tab in totals else total
                 await self._shorten(totals[tab])
         return totals
 
-    async def _in_slices(self, part: _Part, chosen: Chosen, wanted: Filter, take: Take) -> list[Any]:
-        """What `take` makes of a Tab of many Clients, slice by slice: no more than one slice of its States is held at a time.
-
-        `_retired` is read with each slice, and counted with the last: where it is another than with the first, Clients were
-        merged meanwhile, and all is read again. Nothing of a Tab that went away between two slices: a part is not the whole.
-        """
-        clients = part.clients if wanted.is_about_clients else [client for client in part.clients if client != RETIRED_CLIENT]
-        for _ in range(MOST_MERGES):
-            made: list[Any] = []
-            merged: Any = None
-            for start in range(0, len(clients), SLICE_STATES):
-                some = clients[start : start + SLICE_STATES]
-                found, by_type = await self._read_lot([_Part(part.tab, some, True, False)], chosen, wanted)
-                if self.why_away(part.tab) is not None:
-                    return []
-                if not wanted.is_about_clients:
-                    retired = _take_client(part.tab, RETIRED_CLIENT, found, by_type, is_kept=start + SLICE_STATES >= len(clients))
-                    if start and retired != merged:
-                        break
-                    merged = retired
-                made.append(await take(Lot(found, by_type)))
-                await self.turns.breathe()
-            else:
-                return made
-        return [await take(Lot(*await self._read_lot([part], chosen, wanted)))]
-
-    async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: _ByType, chosen: Chosen) -> dict[str, Total]:
+    async def _totalled(self, found: Mapping[str, Mapping[str, Any]], by_type: ByType, chosen: Chosen) -> dict[str, Total]:
         totals = {tab: Total.of(chosen.type_of(tab), list(of_tab.values())) for tab, of_tab in found.items()}
         for type, (owners, states) in by_type.items():
             for start in range(0, len(states), SLICE_STATES):
@@ -474,8 +407,8 @@ class Query:
                     totals.setdefault(tab, Total(type)).add(piece, counts[tab] or 1, is_made)
         return totals
 
-    async def _slots_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
-        found, by_type = await self._read_lot(lot, chosen, wanted)
+    async def _slots_lot(self, lot: Sequence[Part], chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
+        found, by_type = await self._states.read(lot, chosen, wanted)
         answer: dict[str, Past | Unanswered] = {tab: next(iter(of_tab.values())) for tab, of_tab in found.items() if of_tab}
         for type, (owners, states) in by_type.items():
             await self.turns.breathe()
@@ -483,7 +416,7 @@ class Query:
             answer = {**self._pasts(type, await self._bench.history(type, states, self._now()), groups, tabs), **answer}
         return answer
 
-    async def _slots_in_slices(self, part: _Part, chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
+    async def _slots_in_slices(self, part: Part, chosen: Chosen, wanted: Filter) -> dict[str, Past | Unanswered]:
         """The slots of a Tab of many Clients."""
         now = self._now()
 
@@ -496,7 +429,7 @@ class Query:
                 return [*unread, (type, history if history is None or isinstance(history, str) else together([history]))]
             return unread
 
-        made = [one for of_slice in await self._in_slices(part, chosen, wanted, take) for one in of_slice]
+        made = [one for of_slice in await self._states.in_slices(part, chosen, wanted, take) for one in of_slice]
         unread = next((one for one in made if isinstance(one, Unanswered)), None)
         if unread is not None or not made:
             return {} if unread is None else {part.tab: unread}
@@ -512,81 +445,6 @@ class Query:
         if history is None:
             return dict.fromkeys(tabs, Unanswered(f"Type {type} keeps no slots"))
         return dict(zip(tabs, pasts(history, groups, len(tabs)), strict=True))
-
-    async def _read_lot(self, lot: Sequence[_Part], chosen: Chosen, wanted: Filter) -> tuple[dict[str, dict[str, Any]], _ByType]:
-        """(found, by Type): by Tab and Client what cannot be read, as Unanswered; by Type (Tab, Client) and parts of the others.
-
-        Who is not there any more may have been merged into `_retired` since the Clients were read. So that is read with the last of a Tab's
-        Clients, in one command; of a Tab that is read at one stroke, only where one of them is gone: then once more, with it.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        by_type: _ByType = {}
-        again = await self._read_parts(lot, chosen, wanted, found, by_type)
-        if again:
-            await self._read_parts([part._replace(is_all=False) for part in again], chosen, wanted, found, by_type)
-        return found, {type: of_type for type, of_type in by_type.items() if of_type[1]}
-
-    async def _read_parts(
-        self,
-        lot: Sequence[_Part],
-        chosen: Chosen,
-        wanted: Filter,
-        found: dict[str, dict[str, Any]],
-        by_type: _ByType,
-    ) -> list[_Part]:
-        """Put what is read in `found` and `by_type`, but nothing of those that it returns: Tabs at one stroke of which Clients are gone."""
-        fields: dict[int, list[bytes]] = {}
-        places: list[tuple[_Part, str, list[str], int, int, int]] = []  # part, Type, Clients, bucket, first field, parts of each
-        buckets = self._router.buckets
-        known: dict[str, int] = {}  # Type → its further parts; −1: it has no Handler
-        dead, type_of, states_read = chosen.dead, chosen.type_of, 0
-        may_be_retired = not wanted.is_about_clients
-        for part in lot:
-            tab, clients, is_last, is_all = part
-            if tab in dead:
-                continue
-            type = type_of(tab)
-            if type not in known:
-                known[type] = -1 if self._bench.get(type) is None else further_parts(self._bench, type)
-            further = known[type]
-            if further < 0:
-                found.setdefault(tab, {}).update(dict.fromkeys(clients, Unanswered(f"no Handler of Type {type}")))
-                continue
-            bucket = bucket_of(tab, buckets)
-            if is_last and not is_all and may_be_retired and RETIRED_CLIENT not in clients:
-                # what was merged since the Clients were read is there, in the same command that no longer finds the others
-                clients = [*clients, RETIRED_CLIENT]
-            if not clients:
-                continue  # none of those that are meant has it, and nothing is read of its bucket for it
-            of_bucket = fields.setdefault(bucket, [])
-            places.append((part, type, clients, bucket, len(of_bucket), 1 + further))
-            of_bucket += state_fields(tab, clients, further)
-            states_read += len(clients)
-        self.read["states"] += states_read
-        replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
-        again: list[_Part] = []
-        for part, type, clients, bucket, start, count in places:
-            owners, states = by_type.setdefault(type, ([], []))
-            contents, tab = replies[bucket][0], part.tab
-            if (
-                part.is_all
-                and may_be_retired
-                and RETIRED_CLIENT not in clients
-                and None in contents[start : start + len(clients) * count : count]
-            ):
-                again.append(part)
-                continue
-            for first, client in zip(range(start, start + len(clients) * count, count), clients, strict=True):
-                if contents[first] is None:
-                    continue  # deleted between the two reads
-                try:
-                    states.append([ABSENT if content is None else unframe(content) for content in contents[first : first + count]])
-                except ValueError as error:
-                    self._count(type, str(error))
-                    found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
-                    continue
-                owners.append((tab, client))
-        return again
 
     async def _project(self, type: str, states: list[list[keys.Framed]], detail: bool) -> list[Any]:
         """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""
@@ -631,18 +489,3 @@ class Query:
         if not self.errors[type]:
             log.warn("Type {type}: {error}", type=type, error=error)
         self.errors[type] += 1
-
-
-def _take_client(tab: str, client: str, found: dict[str, dict[str, Any]], by_type: _ByType, is_kept: bool) -> tuple[Any, Any]:
-    """What `_read_lot` found of one Client, which is taken out of it unless `is_kept`: why it cannot be read, and its State."""
-    unread = found.get(tab, {}).get(client)
-    if unread is not None and not is_kept:
-        del found[tab][client]
-    for owners, states in by_type.values():
-        if (tab, client) in owners:
-            place = owners.index((tab, client))
-            state = states[place]
-            if not is_kept:
-                del owners[place], states[place]
-            return unread, state
-    return unread, None

@@ -13,7 +13,8 @@ from taba.history import curves, grown, heat_map, number, together
 from taba.names import bucket_of
 from taba.series import BUCKET, DISTRIBUTION, NET, SUM, TOTAL, bound_text, number_text
 from taba.server.ask.answers import Unanswered
-from taba.server.ask.query import SLICE_STATES, Lot, Query
+from taba.server.ask.query import Query
+from taba.server.ask.states import SLICE_STATES, Lot
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.leaf import EXTREMES, FRESH_SECONDS, OVER_TIME, RANGED, Leaf
 from taba.server.prometheus.rows import Ceiling, Rows, labels_of

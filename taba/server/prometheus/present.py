@@ -32,7 +32,8 @@ from taba.series import (
 )
 from taba.server.ask.answers import Unanswered
 from taba.server.ask.filters import Filter
-from taba.server.ask.query import SLICE_STATES, Lot, Query
+from taba.server.ask.query import Query
+from taba.server.ask.states import SLICE_STATES, Lot
 from taba.server.prometheus.catalogue import Series
 from taba.server.prometheus.leaf import FRESH_SECONDS, Leaf
 from taba.server.prometheus.rows import Rows, labels_of

@@ -6,7 +6,7 @@ from typing import Any
 
 from taba.errors import StoreUnavailable
 from taba.names import canonical_name
-from taba.server.ask import choosing, query
+from taba.server.ask import choosing, query, states
 from taba.server.service import Server
 
 from ..running import ServerCase, asynchronous
@@ -22,6 +22,7 @@ class LostMidway(ServerCase):
             await self.post(server, [{"tab": tab, "type": "TotalsCounter", "value": 1} for tab in TABS], client=client)
         for name in ("SLICE_STATES", "SLICE_SHOWN"):
             self.patch(query, name, 1)  # each Tab is read by itself
+        self.patch(states, "SLICE_STATES", 1)
         self.patch(choosing, "SLICE_CLIENTS", 1)
         return server
 

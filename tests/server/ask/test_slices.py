@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from taba.names import RETIRED_CLIENT
 from taba.server import keys
-from taba.server.ask import overview, query
+from taba.server.ask import overview, query, states
 from taba.server.fold.cycle import bucket_of
 from taba.server.prometheus import past, present
 
@@ -24,7 +24,8 @@ class Slices(ServerCase):
         server = await self.start()
         for number, client in enumerate(CLIENTS):  # none has the State of another
             await self.post(server, [{"tab": tab, "type": type, "value": number} for tab, type in TABS.items()], client=client)
-        self.patch(query, "SLICE_STATES", 4)
+        for module in (query, states):
+            self.patch(module, "SLICE_STATES", 4)
         return server
 
     def counted(self, answer: Any) -> list[int]:
@@ -32,16 +33,16 @@ class Slices(ServerCase):
 
     def merge(self, tab: str, clients: list[str]) -> None:
         """One of `clients` after the other into `_retired`, as pruning does: here each has the State that `_retired` is to have."""
-        states = keys.states(bucket_of(tab, BUCKETS)).decode()
+        of_bucket = keys.states(bucket_of(tab, BUCKETS)).decode()
         for client in clients:
-            state = self.valkey.call("HGET", states, keys.state_field(tab, client))
-            self.valkey.call("HSET", states, keys.state_field(tab, RETIRED_CLIENT), state)
-            self.valkey.call("HDEL", states, keys.state_field(tab, client))
+            state = self.valkey.call("HGET", of_bucket, keys.state_field(tab, client))
+            self.valkey.call("HSET", of_bucket, keys.state_field(tab, RETIRED_CLIENT), state)
+            self.valkey.call("HDEL", of_bucket, keys.state_field(tab, client))
 
     def watch(self, server: Any, at: dict[int, list[str]], tab: str = "sums") -> list[int]:
         """How many States each read asks for; before the reads with the numbers in `at`, Clients are merged."""
         sizes: list[int] = []
-        original = query.Query._read_lot
+        original = states.States.read
 
         async def read(asking: Any, lot: Any, *rest: Any) -> Any:
             if any(part.tab == tab for part in lot):
@@ -49,7 +50,7 @@ class Slices(ServerCase):
                 sizes.append(sum(len(part.clients) for part in lot))
             return await original(asking, lot, *rest)
 
-        self.patch(query.Query, "_read_lot", read)
+        self.patch(states.States, "read", read)
         return sizes
 
     @asynchronous
@@ -98,7 +99,7 @@ class Slices(ServerCase):
     @asynchronous
     async def test_where_clients_are_merged_all_the_time_they_are_read_at_one_stroke(self) -> None:
         server = await self.filled()
-        self.patch(query, "MOST_MERGES", 1)
+        self.patch(states, "MOST_MERGES", 1)
         sizes = self.watch(server, {1: [CLIENTS[0]]})
         self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [30, 30])
         self.assertEqual(sizes, [4, 4, 30])
@@ -108,8 +109,8 @@ class Slices(ServerCase):
         server = await self.filled()
         self.merge("sums", [CLIENTS[5]])
         self.assertEqual(self.counted(await self.get(server, "/v1/aggregates")), [30, 30])
-        states = keys.states(bucket_of("sums", BUCKETS)).decode()
-        self.valkey.call("HSET", states, keys.state_field("sums", RETIRED_CLIENT), b"broken")
+        of_bucket = keys.states(bucket_of("sums", BUCKETS)).decode()
+        self.valkey.call("HSET", of_bucket, keys.state_field("sums", RETIRED_CLIENT), b"broken")
         answer = await self.get(server, "/v1/aggregates")
         self.assertEqual(answer["sums"]["count"], 29)
 
@@ -144,7 +145,7 @@ class Slices(ServerCase):
 
         whole = await asked()
         self.assertEqual([len(answer) for answer in whole[1]], [1] * len(texts))
-        for module in (query, past, present):
+        for module in (query, states, past, present):
             self.patch(module, "SLICE_STATES", 4)
         for tab in (*TABS, *OTHERS):
             sizes = self.watch(server, {}, tab)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from taba.names import canonical_name
-from taba.server.ask import query
+from taba.server.ask import query, states
 
 from ..running import BUCKETS, ServerCase, asynchronous, encoded
 from ..samples import column, tab_in
@@ -61,17 +61,18 @@ class Slots(ServerCase):
         whole = await self.get(server, "/v1/slots")
         self.assertEqual(list(whole), sorted((COUNTED, TIMED, PLAIN)))
         read: list[int] = []
-        read_lot = query.Query._read_lot
+        read_lot = states.States.read
 
         async def counted(asking: Any, lot: Any, *more: Any) -> Any:
             read.append(sum(len(part.clients) for part in lot))
             return await read_lot(asking, lot, *more)
 
-        self.patch(query.Query, "_read_lot", counted)
+        self.patch(states.States, "read", counted)
         self.patch(query, "SLICE_DETAILED", 1)
         for slice_states in (500, 4, 1):
             read.clear()
-            self.patch(query, "SLICE_STATES", slice_states)
+            for module in (query, states):
+                self.patch(module, "SLICE_STATES", slice_states)
             found = await self.get(server, "/v1/slots")
             self.assertLessEqual(max(read), max(slice_states, len(CLIENTS)) if slice_states > 5 else slice_states)
             for name in (COUNTED, TIMED):
@@ -83,7 +84,8 @@ class Slots(ServerCase):
     async def test_aggregates_in_slices_are_those_of_the_projections(self) -> None:
         server, _ = await self.filled()
         for slice_states in (500, 6, 4, 1):
-            self.patch(query, "SLICE_STATES", slice_states)
+            for module in (query, states):
+                self.patch(module, "SLICE_STATES", slice_states)
             answer = await self.get(server, f"/v1/aggregates?name={COUNTED}&name={TIMED}&name={PLAIN}")
             self.assertEqual((answer[COUNTED]["1h"], answer[COUNTED]["pct"]["count"]), ({"count": 12, "total": 36, "average": 3}, 18))
             self.assertEqual((answer[TIMED]["1m"]["count"], answer[TIMED]["1h"]["p50"], answer[PLAIN]["count"]), (6, 2, 18))

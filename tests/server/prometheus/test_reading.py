@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.handlers import Events
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.percentile_group import PercentileGroup
-from taba.server.ask.query import Lot
+from taba.server.ask.states import Lot
 from taba.server.prometheus import past
 from taba.server.prometheus import rows as rows_module
 from taba.server.prometheus.catalogue import Catalogue, Series
