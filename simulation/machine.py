@@ -53,6 +53,7 @@ WITH_OS = (
     "taba.agent.sums",
     "taba.client.producer",
     "taba.client.segment",
+    "taba.damage",
     "taba.server.keep.jobs",
     "taba.shard.atlas",
     "taba.shard.lock",

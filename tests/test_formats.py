@@ -13,7 +13,7 @@ import struct
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import batch, desk, ring, versions
+from taba import batch, damage, desk, ring, versions
 from taba.agent import outbox, spool
 from taba.agent.outbox import Covered, EncodedBatch, Outbox, Skipped, Table
 from taba.batch import AtEdge, BatchId, Column, Header, KeyPart, Meaning, SentBatch, Verdict
@@ -47,6 +47,7 @@ PINNED = {
     "store record": (3, "44c16c75e1fe8c4f"),
     "dead letter": (1, "d7ed1669e1dd8fa7"),
     "job record": (1, "5208d7b410684714"),
+    "register and pin": (2, "7eb8546af63c23e3"),
     "desk": ("tabadsk3", "de72d0fdf50bdb15"),
 }
 """By the name of a format its version, and the digest of a sample."""
@@ -159,6 +160,7 @@ FOUND = {
     "store record": lambda: (versions.HERE.stores[0], store_sample()),
     "dead letter": lambda: (deadletters._VERSION, letter_sample()),
     "job record": lambda: (jobs.RECORD_VERSION, job_sample()),
+    "register and pin": lambda: (damage.VERSION, digest(damage.seal('["text", 5]'))),
     "desk": lambda: (desk.MAGIC.to_bytes(8, "little").decode(), desk_sample()),
 }
 

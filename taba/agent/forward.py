@@ -131,13 +131,14 @@ class Forwarder:
         self._asking = False
         self._learn_failures = 0
         self.knows_buckets = False
+        self.may_send: Callable[[], bool] = lambda: True  # asked each time
         self._stopped = False
 
     # --- sending ---
 
     def pump(self) -> None:
         """Send all that may go now. Called after every publish, verdict and tick."""
-        if not self._stopped:
+        if not self._stopped and self.may_send():
             for parcel in self._dispatch.parcels(self._now(), self._moment()):
                 self._run(self._send(parcel))
 

@@ -58,7 +58,7 @@ class Home:
             self._undo.append(lambda: self.segment.close())
             if self.segment.is_fresh:
                 self._undo.append(lambda: self.segment.remove())
-            self.problems += [found for found in (self.spool.problem, self.keys.problem, problem) if found]
+            self.problems += [found for found in (self.spool.problem, self.keys.problem, self.register.damage, problem) if found]
         except (AgentRunning, OtherVersion) as error:
             self.abandon()
             raise CannotOpen(f"{error}") from None

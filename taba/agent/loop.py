@@ -131,6 +131,8 @@ class Loop:
             self._on_versions,
             self.pump.edge.edges,
         )
+        # an envelope that names no store would be taken by any
+        self.forwarder.may_send = lambda: self.pin.store is not None
         # as all Servers read lately; else the earliest, which whoever reads any that is written here reads
         kept = self.pin.version
         self.keeper.version = kept if kept in versions.HERE.batches else versions.HERE.batches[-1]
@@ -189,6 +191,9 @@ class Loop:
             own["keys"] = self.home.keys.write_problem
         if self.home.register.problem:
             own["register"] = self.home.register.problem
+        is_held = self.pin.is_held  # asked first: what a person has removed is no problem any more
+        if self.pin.problem:
+            own["pin" if is_held else "start pin"] = self.pin.problem
         if self._loop_problem:
             own["loop"] = (
                 f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
@@ -298,6 +303,8 @@ class Loop:
     def _on_store(self, store: Store) -> bool:
         before = self._store_id()
         if not self.pin.meets(store):
+            if self.pin.is_held and self.pump.buckets is None:
+                self.pump.set_buckets(store.buckets, self.moment())  # so that rings are read; of another store they are cut anew
             return False
         if self._store_id() != before:
             self.pump.meanings.forget()

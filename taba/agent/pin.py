@@ -2,6 +2,9 @@
 
 The caps that its Servers told last are kept with it, and the version in which batches were written: what an Agent reads before it hears
 of them is decided on by these.
+
+A damaged file is mended where one of its two lines is whole. Where none is, nobody knows any more which store is the right one: it stays
+where it is, for a person, and until that has removed it no store is taken, and nothing is sent. All is kept meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from taba.agent.locks import private
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 from taba.caps import Caps, read_caps
+from taba.damage import is_sealed, keep_aside, seal, unseal
 from taba.errors import TabaError
 
 
@@ -48,26 +52,76 @@ def read_store(told: Any) -> Store:
 
 
 class PinFile:
-    """The store that is kept in the file `path`, and its `caps`; None before one is met. A file that tells of none counts as none."""
+    """The store that is kept in the file `path`, and its `caps`; None before one is met, or while it `is_held`.
+
+    `problem` says what of the file was damaged.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         self.store: Store | None = None
         self.caps = Caps()
         self.version: int | None = None
+        self.problem: str | None = None
+        self._is_unreadable = False
         try:
-            told = json.loads(path.read_text("utf-8"))
-            self.store = read_store(told)
-        except (OSError, ValueError, RecursionError):
+            content = path.read_bytes()
+        except FileNotFoundError:
             return  # the first Server that is met tells
+        except OSError as error:
+            self._hold(error.strerror or f"{error}")
+            return
+        sealed, damaged = is_sealed(content), 0
+        if sealed:
+            texts, damaged, _ = unseal(content)
+        else:  # of a version before
+            texts = [content.decode("utf-8", "replace")]
+        try:
+            told = json.loads(texts[-1])
+            self.store = read_store(told)
+        except (IndexError, ValueError, RecursionError):
+            self._hold("it is damaged")
+            return
         with suppress(ValueError):  # the store is known nevertheless; its Servers tell the caps again
             self.caps = read_caps(told.get("caps"))
         version = told.get("batch_version")
         self.version = version if type(version) is int else None
+        if damaged:
+            self._mend()
+        elif not sealed:
+            with suppress(OSError):  # it is read as it is, too
+                self._write(self.store, self.caps, self.version)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody knows which store is the right one, for the file cannot be read and no person has removed it."""
+        if self._is_unreadable and not os.path.lexists(self._path):
+            self._is_unreadable, self.problem = False, None
+        return self._is_unreadable
+
+    def _hold(self, reason: str) -> None:
+        self._is_unreadable, self.problem = True, self._sentence(reason, "")
+
+    def _sentence(self, reason: str, found: str) -> str:
+        kept = "nothing is sent, and all that is recorded is kept here, until somebody says"
+        cure = f"if the store that its Servers have now{found} is the one, remove that file; if not, see --server"
+        return f"{self._path} cannot be read ({reason}), so this Agent does not know any more which store it sent to: {kept}: {cure}"
+
+    def _mend(self) -> None:
+        kept = keep_aside(f"{self._path}")
+        self.problem = f"{self._path}, which says to which store is sent, was damaged, and nothing of it is lost; {kept}; look at its disk"
+        assert self.store is not None
+        try:
+            self._write(self.store, self.caps, self.version)
+        except OSError as error:
+            self.problem += f" (it cannot be written anew: {error.strerror})"
 
     def meets(self, store: Store) -> bool:
         """A Server serves `store`: whether that is the one to send to, by now. Raises OSError where it cannot be kept."""
         known = self.store
+        if self.is_held:
+            self.problem = self._sentence("it is damaged", f" ({store.id[:8]}…)")
+            return False
         if known is not None and store.id != known.id and known.id not in store.succeeds:
             return False
         if known is None or store[:2] != known[:2]:
@@ -89,9 +143,9 @@ class PinFile:
 
     def _write(self, store: Store, caps: Caps, version: int | None) -> None:
         fresh = self._path.with_suffix(self._path.suffix + ".new")
-        with open(fresh, "w", encoding="utf-8", opener=private) as file:
+        with open(fresh, "wb", opener=private) as file:
             kept = {"id": store.id, "buckets": store.buckets, "caps": caps._asdict(), "batch_version": version}
-            file.write(json.dumps(kept) + "\n")
+            file.write(seal(json.dumps(kept)))
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave an empty file under the name, and any store would do
         os.replace(fresh, self._path)

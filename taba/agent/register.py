@@ -1,10 +1,11 @@
 """The file that names what was sent of Tabs that heal, so that it can be taken back when memory and processes are gone.
 
-1. A line is on the disk before anything of what it names is sent; a torn last line is none.
+1. A line is on the disk before anything of what it names is sent; a torn last line is none. Each stands twice, with its checksum.
 2. (ring, Tab) is "sent" from its first sum on, "ended" once its end was published, and "gone" when that has arrived for good.
 3. A stream is named from the first sum in it on, until it is over: what of it is still on its way is folded as long as it is open.
 4. The file is written anew when most of it is history. It has room set aside, so that a disk that is full later takes what a host must
    know that boots anew just then; what could not be written is tried again with whatever is to be written next, once a second at the least.
+5. A damaged file is kept aside and written anew, as at each start; `damage` says what it lost.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 from taba.agent.locks import private
 from taba.batch import STREAM_BYTES
 from taba.bounds import KiB
+from taba.damage import is_sealed, keep_aside, seal, unseal
 
 SENT, ENDED, GONE = "sent", "ended", "gone"  # an SentSum's
 STREAM, OVER = "stream", "over"
 MAX_STREAMS = 256  # that may be open; as many as an outbox's table names. Of more the oldest is left to Servers, which forget it in time
-SPARE_BYTES = 256 * KiB  # that are set aside: for some 1,000 lines; before half of that is used, there is more, if the disk has it
-SPARE_LINES = 10_000  # some 2 MB of history that the file may have, and as many lines again as there are entries
+SPARE_BYTES = 512 * KiB  # that are set aside: for some 1,000 entries; before half of that is used, there is more, if the disk has it
+SPARE_LINES = 10_000  # some 4 MB of history that the file may have, and as many lines again as there are entries
 
 
 class SentSum(NamedTuple):
@@ -45,11 +47,18 @@ class Register:
         self.ended: set[SentSum] = set()
         self.streams: dict[bytes, None] = {}  # in the order of their begin
         self.problem: str | None = None
+        self.damage: str | None = None  # of the file that was here
         self._file: Any = None
         self._lines = 0  # of the file, …
         self._used = self._room = 0  # … their bytes, and those that the disk has for it
-        for word, named in _read(path):
+        lines, damaged, lost = _read(path)
+        for word, named in lines:
             self._know(word, named)
+        if damaged:
+            kept = keep_aside(path)
+            stays = "what goes up and down may stay up after a restart of this host"
+            what = f"some {lost} of its entries are lost: {stays}" if lost else "nothing of it is lost"
+            self.damage = f"{path}, which names what goes up and down, was damaged; {what}; {kept}; look at its disk"
         self._begin()
 
     def note(self, word: str, entries: Iterable[SentSum]) -> None:
@@ -128,7 +137,7 @@ class Register:
     def _write(file: Any, lines: Iterable[tuple[str, SentSum | bytes]]) -> int:
         """Returns how many bytes they take."""
         fields = ((word, named.hex()) if isinstance(named, bytes) else (word, *named) for word, named in lines)
-        content = b"".join(json.dumps(line).encode() + b"\n" for line in fields)
+        content = b"".join(seal(json.dumps(line)) for line in fields)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -143,15 +152,23 @@ def _sync_directory(path: str) -> None:
         os.close(fd)
 
 
-def _read(path: str) -> Iterator[tuple[str, SentSum | bytes]]:
+def _read(path: str) -> tuple[Iterator[tuple[str, SentSum | bytes]], int, int]:
+    """What its lines say, how many were damaged, and how many entries are lost by that."""
     try:
         with open(path, "rb") as file:
-            lines = file.read().rstrip(b"\0").split(b"\n")  # without what is set aside
+            content = file.read().rstrip(b"\0")  # without what is set aside
     except FileNotFoundError:
-        return
-    for line in lines:
+        return iter(()), 0, 0
+    if is_sealed(content):
+        texts, damaged, lost = unseal(content)
+        return _lines(texts), damaged, lost
+    return _lines(content.split(b"\n")), 0, 0  # of a version before
+
+
+def _lines(texts: Iterable[str | bytes]) -> Iterator[tuple[str, SentSum | bytes]]:
+    for text in texts:
         try:
-            word, *fields = json.loads(line)
+            word, *fields = json.loads(text)
             if not all(isinstance(field, str) for field in fields):
                 continue
             if word in (SENT, ENDED, GONE) and len(fields) == len(SentSum._fields):
@@ -160,4 +177,4 @@ def _read(path: str) -> Iterator[tuple[str, SentSum | bytes]]:
             elif word in (STREAM, OVER) and len(fields) == 1 and len(stream := bytes.fromhex(fields[0])) == STREAM_BYTES:
                 yield word, stream
         except (ValueError, TypeError, RecursionError):
-            continue  # torn by a kill: nothing of it was sent; or no line of a register
+            continue  # of a version before: torn by a kill, and nothing of it was sent; or no line of a register

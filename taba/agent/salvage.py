@@ -14,7 +14,6 @@ from typing import Any
 from taba.agent.locks import private
 
 MAX_TRIES = 20_000  # ranges that are tried: some seconds, however much is damaged
-MAX_ASIDE = 100  # damaged files that are kept under a name each; the last name is used again
 _PAGE = 4096
 _HIGHEST = 2**40  # of row ids, where none can be asked for
 
@@ -58,12 +57,6 @@ def readable_rows(database: sqlite3.Connection, columns: str, table: str) -> Ite
             if low < high:
                 middle = (low + high) // 2
                 ranges += [(middle + 1, high), (low, middle)]
-
-
-def aside_name(path: str) -> str:
-    """Where a damaged `path` is to be kept."""
-    names = (f"{path}.damaged-{number}" for number in range(1, MAX_ASIDE))
-    return next((name for name in names if not os.path.lexists(name)), f"{path}.damaged-{MAX_ASIDE}")
 
 
 def move(path: str, target: str) -> None:

@@ -23,9 +23,10 @@ from taba.agent.database import Transaction
 from taba.agent.locks import private
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
-from taba.agent.salvage import aside_name, mend_first_page, move, readable_rows
+from taba.agent.salvage import mend_first_page, move, readable_rows
 from taba.batch import BatchId
 from taba.bounds import MiB
+from taba.damage import aside_name
 from taba.errors import TabaError
 from taba.plural import many
 

@@ -13,6 +13,7 @@ from taba.agent.pin import PinFile, Store, StoreUnknown, read_store
 from taba.batch import MAX_STORE_ID
 from taba.bounds import MAX_BUCKETS
 from taba.caps import Caps
+from taba.damage import is_sealed
 
 
 class Pins(SynchronousTestCase):
@@ -54,10 +55,39 @@ class Pins(SynchronousTestCase):
             self.assertEqual((pin.store, pin.caps), (Store("one", 8), Caps()))
             self.assertFalse(pin.meets(Store("two", 8)))
 
-    def test_a_file_that_tells_of_no_store_counts_as_none(self) -> None:
+    def test_where_a_file_tells_of_no_store_none_is_taken_until_a_person_removes_it(self) -> None:
         for content in (b"", b"8", b"{}", b'{"id": "x", "buckets": 0}', b"\xff", b"[" * 10_000):
             self.path.write_bytes(content)
-            self.assertIsNone(PinFile(self.path).store, content[:20])
+            pin = PinFile(self.path)
+            self.assertIsNone(pin.store, content[:20])
+            for _ in range(2):  # nor after a restart
+                self.assertFalse(pin.meets(Store("one", 8)))
+                self.assertTrue(pin.is_held)
+                self.assertIn("(one…) is the one, remove that file", str(pin.problem))
+                pin = PinFile(self.path)
+            self.path.unlink()
+            self.assertTrue(pin.meets(Store("two", 8)))
+            self.assertEqual((pin.is_held, pin.problem, PinFile(self.path).store), (False, None, Store("two", 8)))
+
+    def test_whichever_byte_is_damaged_the_store_is_known_and_the_file_is_kept(self) -> None:
+        PinFile(self.path).meets(Store("one", 8))
+        content = self.path.read_bytes()
+        for place in range(len(content)):
+            self.path.write_bytes(content[:place] + bytes([content[place] ^ 0x51]) + content[place + 1 :])
+            pin = PinFile(self.path)
+            self.assertEqual((pin.store, pin.is_held, pin.meets(Store("two", 8))), (Store("one", 8), False, False), place)
+            if pin.problem is not None:
+                self.assertIn("nothing of it is lost; it is kept as", pin.problem)
+            self.assertIsNone(PinFile(self.path).problem)
+            for aside in self.path.parent.glob("*.damaged-*"):
+                aside.unlink()
+
+    def test_a_file_of_the_version_before_is_read_and_written_anew(self) -> None:
+        self.path.write_text(json.dumps({"id": "one", "buckets": 8, "caps": Caps(7, 70, 3)._asdict(), "batch_version": 4}))
+        for _ in range(2):
+            pin = PinFile(self.path)
+            self.assertEqual((pin.store, pin.caps, pin.version, pin.problem), (Store("one", 8), Caps(7, 70, 3), 4, None))
+        self.assertTrue(is_sealed(self.path.read_bytes()))
 
     def test_a_server_that_has_not_reached_its_store_says_so_and_not_nonsense(self) -> None:
         for id in (None, "4f2a"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import sqlite3
 import struct
+from collections.abc import Iterable
 from copy import deepcopy
 from random import Random
 from unittest import mock
@@ -21,6 +24,7 @@ from taba.agent.register import ENDED, GONE, SENT, Register, SentSum
 from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS, MAX_TOLD
 from taba.batch import RING_ENDED, RING_GONE, SentBatch
+from taba.damage import unseal
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
 from tests.agent.moments import at
@@ -361,7 +365,7 @@ class RegisterTests(SynchronousTestCase):
             for word in (SENT, ENDED, GONE):
                 self.register.note(word, [self.entry(number)])
             with open(self.path, "rb") as file:
-                self.assertLessEqual(len(file.read().splitlines()), 6 + 2 * 2)
+                self.assertLessEqual(len(unseal(file.read()).texts), 6 + 2 * 2)
         self.assertEqual((self.anew().live, self.register.ended), ({stays}, set()))
 
     def test_of_too_many_streams_the_oldest_are_forgotten(self) -> None:
@@ -371,10 +375,57 @@ class RegisterTests(SynchronousTestCase):
             self.register.begin(number.to_bytes(16, "big"))
         self.assertEqual([int.from_bytes(stream, "big") for stream in self.anew().streams], [1, 2, 3])
 
-    def test_lines_that_are_none_are_passed_over(self) -> None:
+    def spoil(self, places: Iterable[int]) -> None:
+        """Make other bytes of these."""
+        with open(self.path, "r+b") as file:
+            content = bytearray(file.read())
+            for place in places:
+                content[place] ^= 0x51
+            file.seek(0)
+            file.write(content)
+
+    def test_whichever_byte_is_damaged_nothing_is_lost_and_the_file_is_kept(self) -> None:
+        self.register.begin(b"s" * 16)
         self.register.note(SENT, [self.entry(1)])
+        self.register.note(ENDED, [self.entry(2)])
+        self.anew()
+        size = self.register._used  # behind it there is what is set aside
+        for place in range(0, size, 7):
+            self.register.close()
+            self.spoil([place])
+            found = self.register = Register(self.path)
+            self.assertEqual((found.live, found.ended, list(found.streams)), ({self.entry(1)}, {self.entry(2)}, [b"s" * 16]), place)
+            if found.damage is not None:  # an empty line more or less is none
+                self.assertIn("nothing of it is lost; it is kept as", found.damage)
+                self.assertIn(self.path + ".damaged-", found.damage)
+            else:
+                self.assertEqual(found._used, size)
+            self.assertIsNone(self.anew().damage)
+            for name in glob.glob(glob.escape(self.path) + ".damaged-*"):
+                os.unlink(name)
+
+    def test_where_both_lines_of_an_entry_are_damaged_it_is_said_how_many_are_lost(self) -> None:
+        self.register.note(SENT, [self.entry(1), self.entry(2)])
+        self.anew().close()
+        with open(self.path, "rb") as file:
+            lines = file.read().split(b"\n\n")
+        self.spoil([20, 20 + len(lines[0]) + 2])
+        self.assertIn("some 1 of its entries are lost", str(self.anew().damage))
+        self.assertEqual(len(self.register.live), 1)
+
+    def test_a_register_of_the_version_before_is_read_and_written_anew(self) -> None:
         self.register.close()
-        with open(self.path, "ab") as file:
+        with open(self.path, "wb") as file:
+            for line in (("sent", *self.entry(1)), ("stream", (b"s" * 16).hex())):
+                file.write(json.dumps(line).encode() + b"\n")
+        for _ in range(2):
+            found = self.anew()
+            self.assertEqual((found.live, list(found.streams), found.damage), ({self.entry(1)}, [b"s" * 16], None))
+
+    def test_lines_of_the_version_before_that_are_none_are_passed_over(self) -> None:
+        self.register.close()
+        with open(self.path, "wb") as file:
+            file.write(json.dumps(("sent", *self.entry(1))).encode() + b"\n")
             file.write(b'5\nnull\n{}\n[]\n["sent"]\n["sent", "xx", "a", "b", "c", "d"]\n["stream", "00"]\n["stream", 5]\n[[]]\n')
             file.write(b"\xff\xfe\n" + b"[" * 100_000 + b'\n["sent", "' + b"0" * 32)
         self.assertEqual((self.anew().live, list(self.register.streams)), ({self.entry(1)}, []))

@@ -34,6 +34,7 @@ from taba.agent.service import AgentService, makeService
 from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
 from taba.caps import Caps
+from taba.damage import seal, unseal
 from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
 from tests.agent.producers import Producer
@@ -572,14 +573,33 @@ class ServiceTests(TestCase):
         self.assertEqual((await self.ask(service, "GET", "/healthz"))[:2], (200, {"alive": True}))
         self.assertEqual((await self.ask(service, "POST", "/v1/events?x=1"))[0], 400)
 
+    async def test_while_nobody_knows_any_more_to_which_store_was_sent_all_is_kept_and_nothing_sent_until_somebody_says(self) -> None:
+        service = self.start()
+        await self.until(lambda: service.loop.pin.store is not None)
+        await self.stop(service)
+        path = self.spool / f"{self.agent}.store"
+        path.write_bytes(b"\0" * 200)  # as some disks leave a file
+        producer = self.producer()
+        tab = producer.tab("words", "Buffer")
+        producer.record(tab, "hello")
+        again = self.start()
+        await self.recorded(again, 1)  # rings are read
+        await self.until(lambda: "is the one, remove that file" in again.loop.problems({}).get("pin", ""))
+        again.loop.forwarder.pump()
+        self.assertEqual((self.server.store.folded, again.loop.keeper.unacknowledged > 0, path.read_bytes()), (0, True, b"\0" * 200))
+        path.unlink()
+        await self.until(lambda: self.server.store.folded == 1)
+        self.assertNotIn("pin", again.loop.problems({}))
+        self.assertIsNotNone(PinFile(path).store)
+
     async def test_caps_are_those_that_were_told_last_before_anything_is_read_and_are_kept_for_the_next_start(self) -> None:
         service = self.start()
         await self.until(lambda: service.loop.pin.store is not None)
         await self.stop(service)
         path = self.spool / f"{self.agent}.store"
-        told = json.loads(path.read_text())
+        told = json.loads(unseal(path.read_bytes()).texts[-1])
         told["caps"]["client_tabs"] = 7
-        path.write_text(json.dumps(told))
+        path.write_bytes(seal(json.dumps(told)))
         again = self.start()
         self.assertEqual(again.loop.rings.admission.caps, Caps(client_tabs=7))
         await self.until(lambda: again.loop.rings.admission.caps == Caps())  # as the Server tells it
