@@ -89,7 +89,8 @@ class Sums:
         self._going: set[SentSum] = set()  # RING_GONE was published, and may wait yet
         self._resting: dict[SentSum, float] = {}  # it arrived; when it is to be sent once more
         self._repeated: set[SentSum] = set()  # and was
-        self._anew: set[SentSum] = set()  # RING_ENDED was published, and may be lost: it is to be sent once more
+        # RING_ENDED was published, and may be lost, with the outbox of a host that died, too: it is to be sent once more
+        self._anew: set[SentSum] = set(register.ended)
         self._told = {found.ring: found.end for found in keeper.books.covered}
 
     def pending(

@@ -157,6 +157,19 @@ class LateTests(SynchronousTestCase):
         self.wake(later)
         self.assertEqual(world.value, 0.0)
 
+    def test_the_end_of_a_process_that_went_with_the_outbox_is_said_again_at_once(self) -> None:
+        world = self.world
+        world.add(world.process(), 3.0)
+        world.live_on(2)
+        world.die(world.producers[0])
+        for _ in range(4):
+            world.tick(1.0)  # its end is in the outbox, and no Server answers
+        self.assertEqual((len(world.register.ended), world.value), (1, 3.0))
+        world.boot()
+        with mock.patch.object(Keeper, "older_buckets", lambda self: range(65_536)):  # what is older waits, for a minute and longer
+            world.live_on(3)
+        self.assertEqual(world.value, 0.0)
+
     def test_nothing_is_gone_before_the_store_says_that_the_stream_is_ended(self) -> None:
         world = self.world
         self.on_its_way(3.0)
