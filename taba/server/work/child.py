@@ -48,11 +48,14 @@ def unpack(content: bytes) -> Any:
     return msgpack.unpackb(content, strict_map_key=False, max_bin_len=size, max_str_len=size, max_array_len=size, max_map_len=size)
 
 
-def unpack_answer(content: bytes, is_wanted: bool = True) -> Any:
+def unpack_answer(content: bytes) -> Any:
     """What a frame from a child holds, after its length, counted before it is made. ValueError for one that is none, or too much."""
     if measure(content, 0, MAX_FRAME_DEPTH, MAX_FRAME_ITEMS)[0] != len(content):
         raise ValueError("more than one value")
-    return unpack(content) if is_wanted else None
+    try:
+        return unpack(content)
+    except TypeError:  # a tuple is a key as it is sent, and a list as it comes
+        raise ValueError("a key holds other values: keys are texts and numbers") from None
 
 
 def _plain(value: Any) -> Any:
@@ -257,7 +260,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO, excluded: Mapping[str, str], w
             for item in operations[operation](*arguments):
                 try:
                     frame = pack([True, item])
-                    unpack_answer(frame[LENGTH.size :], False)
+                    unpack_answer(frame[LENGTH.size :])  # what the Server would not take is no reason to end this process
                 except (TypeError, ValueError, OverflowError, RecursionError) as error:
                     frame = pack([True, f"{type(error).__name__}: {error}"[:200]])
                 outgoing.write(frame)

@@ -121,6 +121,7 @@ class Odd(Handler):
             nested = []
             for _ in range(70): nested = [nested]
             return {"words": nested}
+        if "tuple" in state: return {"words": [{("a", 1): 2}]}
         return {"words": state}
     def aggregate(self, projections):
         return {"words": [word for one in projections for word in one["words"]]}
@@ -319,13 +320,14 @@ class Hostile(TestCase):
         self.assertGreater(soft, used.ru_utime + used.ru_stime + boxing.MAX_PROCESSOR_SECONDS - 30)
 
     @asynchronous
-    async def test_a_projection_of_too_many_values_or_too_deep_is_none_and_harms_no_other(self) -> None:
-        states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "deeper", "a")]
-        many, deep, deeper, good = await self.sandbox.project("Odd", states, 1.0)
+    async def test_a_projection_of_too_many_values_or_too_deep_or_with_odd_keys_is_none_and_harms_no_other(self) -> None:
+        states = [[Framed(1, 1, Odd().dump([word]))] for word in ("many", "deep", "deeper", "tuple", "a")]
+        many, deep, deeper, odd, good = await self.sandbox.project("Odd", states, 1.0)
         self.assertEqual(good, {"words": ["a"]})
         self.assertIsInstance(deeper, str)
         self.assertIn("more than 262144 items", str(many))
         self.assertIn("nested more than 64 deep", str(deep))
+        self.assertIn("keys are texts and numbers", str(odd))
         self.assertEqual(self.sandbox.deaths, {})
 
     @pytest.mark.real
