@@ -18,11 +18,13 @@ from simulation.census import RECORDED
 from simulation.clockwork import Killed
 from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
+from simulation.strangers import Strangers
 from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Broken, World
 from taba.shard import transaction
 
 WAIT_SECONDS, WAIT_PACE_SECONDS = 8.0, 1.0  # between two looks for problems, and how long hosts are busy then
 ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
+STRANGERS_SHARE = 0.6  # of the worlds in which drains take several turns: a ring may turn out to be none between two of them
 FIRST_SHARE, FIRST_STEPS = 0.3, (0, 0, 1, 2, 3, 5, 8, 13)  # in so many worlds an Agent is killed while it starts on nothing
 RETRY_SECONDS = 3.0  # in which a Server folds its dead letters again
 
@@ -111,6 +113,8 @@ class Run(World):
             self.agents[0].fuse = first.choice(FIRST_STEPS)
         for part in (*self.servers, *self.agents, *self.clients, *self.posters, *self.askers):
             self.later(self.random.uniform(0.0, 0.5), None, part.start)
+        if self.drains_in_turns and first.random() < STRANGERS_SHARE:
+            Strangers(self, first).begin()
         for fault in self.faults:
             if fault.number not in self.without:
                 self.later(fault.at, None, self._befall, fault)

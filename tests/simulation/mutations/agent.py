@@ -200,6 +200,11 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
     put(Home, "keep_name", lambda self: False)
 
 
+@focused("kill agent,server cut off", 20.0, seed=34)
+def a_drain_goes_on_though_its_rings_were_closed(put: Any) -> None:
+    put(RingPump, "give_up_drain", lambda self: None)
+
+
 # --- what goes up and down
 
 
