@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from simulation.ground import Part
+from simulation.machine import PAGE
 from simulation.names import AGENT, part_of
 from simulation.parts import Server
 from simulation.store import REPLICA_SECONDS
@@ -23,6 +24,7 @@ NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
 # of a move, before which somebody may be stopped: those after which a bucket's owner is another, or what was copied counts
 STEPS = ("begin", "seal", "staged", "open", "open", "leave", "remove", "disown", "disown", "reopen")
 LONG_OUTAGES, LONG = (3, 4), 4.0  # of six draws two: of the first server and of the second
+LEAST_DAMAGE, DAMAGED_BYTES = 4, 200  # of six draws two write over bytes of the spool's file, wherever they lie
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
@@ -240,9 +242,12 @@ def _go_back(world: World, fault: Fault) -> None:
 
 
 def _spoil_spool(world: World, fault: Fault) -> None:
-    """Flip a byte of what the spool holds."""
+    """Flip a bit of what the spool holds, or write over a part of its file."""
     path = os.path.join(world.machine.disk, f"{AGENT}.spool")
     if not os.path.exists(path):
+        return
+    if fault.detail["which"] >= LEAST_DAMAGE:
+        _damage(world, path, fault)
         return
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as database, contextlib.suppress(sqlite3.Error):
         row = database.execute("SELECT id, content FROM batches ORDER BY id LIMIT 1 OFFSET ?", (fault.detail["which"],)).fetchone()
@@ -252,6 +257,19 @@ def _spoil_spool(world: World, fault: Fault) -> None:
             database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(content), row[0]))
             world.may_lose = True
             world.fired["flipped a bit in the spool"] += 1
+
+
+def _damage(world: World, path: str, fault: Fault) -> None:
+    """Write over some bytes of one of the file's pages, as a disk may; the first one is among them."""
+    pages = os.path.getsize(path) // PAGE
+    if not pages:
+        return
+    place = fault.number % pages * PAGE + int(fault.at * 1000) % (PAGE - DAMAGED_BYTES)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(Random(fault.number).randbytes(DAMAGED_BYTES))
+    world.may_lose = True
+    world.fired["damaged the spool"] += 1
 
 
 def _future(world: World, fault: Fault) -> None:
@@ -417,7 +435,7 @@ KINDS: dict[str, Kind] = {
     "store goes back": Kind(0.5, _seconds(0.2, 20.0), _go_back, ("a store went back in time",)),
     "memory full": Kind(1.0, _seconds(0.5, 8.0), _full("is_memory_full"), ("shared memory full",)),
     "disk full": Kind(0.5, _seconds(0.2, 4.0), _full("is_disk_full"), ("disk full",)),
-    "spool spoilt": Kind(0.7, _which, _spoil_spool, ("flipped a bit in the spool",)),
+    "spool spoilt": Kind(0.7, _which, _spoil_spool, ("flipped a bit in the spool", "damaged the spool")),
     "outbox removed": Kind(0.5, _nothing, _remove_outbox, ("removed an outbox",)),
     "second Agent": Kind(0.5, _seconds(0.5, 8.0), _second_agent, ("started a second Agent",)),
     "other version": Kind(0.7, _which_for(0.5, 8.0), _future, ("a batch of another version", "stepped a server back")),
