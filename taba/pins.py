@@ -2,6 +2,8 @@
 
 A store is known by its id, never by its address: another one behind the same address is not served unasked. A host that
 keeps no state directory has no pin, and serves what it finds first.
+
+The file is a line with a checksum, twice (`damage`): with another byte in its name, a Server would have no pin and serve any store.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from taba.damage import is_sealed, keep_aside, seal, unseal
 from taba.directories import make_directory
 from taba.errors import ConfigurationError
 
 FILE_NAME = "stores.json"
 MOST_PINS = 100  # Servers of one host that are remembered; the one that was written longest ago goes first
-MAX_FILE_BYTES = 64 * 1024
+MAX_FILE_BYTES = 128 * 1024
 
 
 class Pin(NamedTuple):
@@ -33,7 +36,7 @@ def read_pins(directory: Path) -> dict[str, Pin]:
     path = directory / FILE_NAME
     try:
         with open(path, "rb") as file:
-            content = json.loads(file.read(MAX_FILE_BYTES))
+            content = json.loads(_text_of(file.read(MAX_FILE_BYTES)))
         return {listen: Pin(str(store), str(url)) for listen, (store, url) in content.items()}
     except FileNotFoundError:
         return {}
@@ -42,14 +45,45 @@ def read_pins(directory: Path) -> dict[str, Pin]:
         raise ConfigurationError("state directory", str(path), takes) from None
 
 
+def mend_pins(directory: Path) -> str | None:
+    """Write the file anew where one of its two lines is damaged, and keep the damaged one aside. A sentence where that was so.
+
+    Raises ConfigurationError as `read_pins`, OSError where it cannot be written.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None  # there is none, or who reads it says so
+    if not is_sealed(content) or not unseal(content).damaged:
+        return None
+    pins = read_pins(directory)
+    kept = keep_aside(str(path))
+    _write(directory, pins)
+    return f"{path}, which says which stores were served, was damaged, and nothing of it is lost; {kept}; look at its disk"
+
+
+def _text_of(content: bytes) -> str:
+    """What the file says. Raises ValueError where neither of its lines is whole."""
+    if not is_sealed(content):
+        return content.decode()  # of a version before
+    texts = unseal(content).texts
+    if not texts:
+        raise ValueError("it is damaged")
+    return texts[-1]
+
+
 def write_pin(directory: Path, listen: str, pin: Pin) -> None:
     """Remember `pin` for the Server that listens at `listen`. Raises OSError where that cannot be."""
     make_directory(directory)
-    pins = {**{one: known for one, known in read_pins(directory).items() if one != listen}, listen: pin}
+    _write(directory, {**{one: known for one, known in read_pins(directory).items() if one != listen}, listen: pin})
+
+
+def _write(directory: Path, pins: dict[str, Pin]) -> None:
     written = directory / f"{FILE_NAME}.{os.getpid()}"
     try:
-        with open(written, "w", encoding="utf-8", opener=_own) as file:
-            json.dump(dict(list(pins.items())[-MOST_PINS:]), file)
+        with open(written, "wb", opener=_own) as file:
+            file.write(seal(json.dumps(dict(list(pins.items())[-MOST_PINS:]))))
             file.flush()
             os.fsync(file.fileno())
         os.replace(written, directory / FILE_NAME)

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.listening import freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory, state_directory
-from taba.pins import Pin, read_pins, write_pin
+from taba.pins import Pin, mend_pins, read_pins, write_pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
 from taba.server.ask.live import Live
 from taba.server.ask.overview import Overview
@@ -80,6 +81,18 @@ STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing
 QUERY_AWAY_SECONDS = 1.2  # a question is answered, or told which shard is away, within two seconds
 
 log = Logger()
+
+
+def _pin_of(listen: str, directory: Path) -> Pin | None:
+    """What the Server that listens there served last. A file that is damaged and tells it still is mended, and the log says so."""
+    pin = read_pins(directory).get(listen)
+    try:
+        said = mend_pins(directory)
+    except OSError as error:
+        said = f"{directory}: which stores were served is damaged, and cannot be written anew: {error}"
+    if said is not None:
+        log.warn("{said}", said=said)
+    return pin
 
 
 def makeService(options: Options) -> MultiService:
@@ -143,7 +156,7 @@ class _Connected(Service):
         self._options, self._embedded, self._reactor = options, embedded, reactor
         self._shown = shown or store.url.text
         # a port that the kernel chooses says of no Server which one it is
-        self._pin = None if options["listen"].port == 0 else read_pins(state_directory(options.environ)).get(options["listen"].text)
+        self._pin = None if options["listen"].port == 0 else _pin_of(options["listen"].text, state_directory(options.environ))
         # an embedded store whose directory is gone is new on purpose; lost while it runs, it never is
         self._follows = self._pin if embedded is not None and embedded.is_new else None
         pin = self._pin if self._follows is None else None
