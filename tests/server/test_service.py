@@ -268,7 +268,7 @@ class Lives(Processes):
         self.assertEqual(ask(port, "/v1/aggregates")[tab]["count"], 4)
         for worker in (port, port + 1):  # each tells of both
             problems = ask(worker, "/v1/status")["problems"]
-            told = [problem for problem in problems if re.match(r"worker [01] was started again [12] times lately", problem)]
+            told = [problem for problem in problems if re.match(r"worker [01] was started again [12] times? lately", problem)]
             self.assertEqual(len(told), 2, problems)
         # the parent reads what workers log: one time a line
         self.assertRegex((self.directory / "log").read_text(), r"(?m)^20\S+ \[\S+\] \[worker 1\] \[taba\S+\] listening at ")
