@@ -248,7 +248,7 @@ class Ring:
                 break
             stop = min(position + chunk, end, position + self._to_wrap(position))
             scratch.looks -= stop - position
-            chunk = min(chunk * 8, MAX_CHUNK)
+            chunk = min(chunk * 4, MAX_CHUNK)  # of hundreds of rings that have some hundreds each LOOKS has all
             view = memoryview(scratch.commits)[: (stop - position) * RECORD_BYTES]
             self._pread_into(view, self._record_offset(position))
             halves = np.frombuffer(view, _U32).reshape(-1, 6)

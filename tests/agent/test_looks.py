@@ -9,9 +9,10 @@ from unittest import mock
 
 import numpy as np
 
+from taba.agent import looks as looks_module
 from taba.agent.looks import HOLDS, Looks
 from taba.agent.native import NATIVE
-from taba.agent.reader import Ring, Scratch
+from taba.agent.reader import LOOKS, Ring, Scratch
 from tests.agent.producers import Producer
 from tests.agent.test_reader import Case
 
@@ -76,6 +77,15 @@ class LookingTests(Case):
                 seen = self.seen(looks, rings)
                 self.assertEqual([fill[0] for fill in seen], [20 * number + 20, number + 1, 0])
                 self.assertTrue(looks.has_records)
+
+    def test_some_hundred_records_in_each_of_hundreds_of_rings_are_all_seen_by_one_look(self) -> None:
+        self.patch(looks_module, "LOOKS", LOOKS * 4 // 300)
+        looks, producers = Looks(Scratch()), [self.producer(f"web/{number}") for number in range(4)]
+        for producer in producers:
+            producer.record_many(producer.tab("a"), [1.0] * 400)
+        rings = [self.open(producer) for producer in producers]
+        self.assertEqual(self.seen(looks, rings), [self.fill_of(producer) for producer in producers])
+        self.assertFalse(looks.is_filling(1, 0.0))
 
     def test_of_a_ring_that_turns_out_to_be_none_it_is_told_and_of_others_all_the_same(self) -> None:
         for native in WAYS:
