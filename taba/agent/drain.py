@@ -103,13 +103,15 @@ class Drain:
         waiting: Iterable[int] = (),
         spent: frozenset[str] = frozenset(),
         batch_bytes: int = MAX_BATCH_BYTES,
+        first: frozenset[Ring] = frozenset(),
     ) -> Drained:
         """Read (ring, is dead) pairs: at most so many events. `waiting`: how many there are in each ring, as was seen last.
 
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
-        which a State that was folded at the edge takes no more than a part.
+        which a State that was folded at the edge takes no more than a part. Where there is any in `first`, these rings alone are read,
+        whosever turn it is, and it stays so.
         """
-        return finish(self.steps(rings, events, waiting, spent, batch_bytes))
+        return finish(self.steps(rings, events, waiting, spent, batch_bytes, first))
 
     def steps(
         self,
@@ -118,6 +120,7 @@ class Drain:
         waiting: Iterable[int] = (),
         spent: frozenset[str] = frozenset(),
         batch_bytes: int = MAX_BATCH_BYTES,
+        first: frozenset[Ring] = frozenset(),
     ) -> Generator[None, None, Drained]:
         """The same in turns: yields after each of which others may have theirs, as long as all of these rings stay open. Whoever gives
         it up has changed nothing; one at a time is under way."""
@@ -151,6 +154,8 @@ class Drain:
         is_rest = 0 < self._rest < len(rings)
         if is_rest:
             in_turn = in_turn[: self._rest]
+        if first:
+            in_turn = tuple(pair for pair in rings if pair[0] in first)
         done = 0
         for ring, dead in in_turn:
             if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0 or values + scratch.values <= 0 or columns <= 0:
@@ -164,7 +169,7 @@ class Drain:
                 turn_rings, turn_events, turn_tabs, is_long = 0, total, scratch.fresh_tabs, True
                 yield
             turn_rings += 1
-            self._turn += 1
+            self._turn += not first
             done += 1
             most = min(share, events - total)
             if len(ring.directory) > columns:  # each event may be of another Tab
@@ -204,20 +209,23 @@ class Drain:
             length = max((found.byte_end - ring.byte_tail for found in reading.ranges if found.byte_end), default=0)
             value_bytes -= length
             taken[ring.client] += EVENT_BYTES * len(reading.tabs) + length + TAB_BYTES * min(len(reading.tabs), len(ring.directory))
-            if reading.is_cut and len(reading.tabs) == most < share:  # the next drain goes on with it
+            if not first and reading.is_cut and len(reading.tabs) == most < share:  # the next drain goes on with it
                 self._turn -= 1
                 done -= 1
                 break
             is_cut = is_cut or reading.is_cut
         rest = len(in_turn) - done
-        is_cut = is_cut or (is_rest and self._left_some)  # in rings of this round
-        self._rest, self._left_some = rest, rest > 0 and is_cut
-        is_cut = is_cut or rest > 0
-        if not is_cut and not is_rest:
-            self._turn = begin
-        elif is_cut and self._scratch.fresh_tabs <= 0:
-            self._turn = begin + 1  # so that whoever names very many is not always the first
-            self.begin_anew()
+        if first:
+            is_cut = True  # the round that these were before goes on
+        else:
+            is_cut = is_cut or (is_rest and self._left_some)  # in rings of this round
+            self._rest, self._left_some = rest, rest > 0 and is_cut
+            is_cut = is_cut or rest > 0
+            if not is_cut and not is_rest:
+                self._turn = begin
+            elif is_cut and self._scratch.fresh_tabs <= 0:
+                self._turn = begin + 1  # so that whoever names very many is not always the first
+                self.begin_anew()
         found = total + unread
         if is_long:
             yield

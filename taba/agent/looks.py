@@ -6,16 +6,19 @@ plain each ring looks at itself. What follows from it is decided for all at once
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taba.agent.native import NATIVE
 from taba.agent.reader import LOOKS, Ring, Scratch
 from taba.ring import MalformedRing
 
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
+NEAR_PART = 2  # of whose room this part is full is near, as is what may overflow before the next look
 _RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
 _ODD = -1  # what the C part says of a ring that is to look itself
 
@@ -29,6 +32,7 @@ class Looks:
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
         self._fills = np.zeros((0, _FILL), np.int64)
         self._heads = np.zeros((0, 2), np.int64)  # of records and of bytes, before the last look
+        self._near: NDArray[np.bool_] | None = None  # which of them are nearly full, until that was asked for
 
     @property
     def has_records(self) -> bool:
@@ -75,9 +79,32 @@ class Looks:
         as it did since the look before the last, for `share` times as long."""
         records, room, value_bytes, byte_room = self._fills[:, :_HEAD].T
         grown = (self._fills[:, _HEAD:_IS_CUT] - self._heads) * share
-        has_part = ((records * part >= room) & (room > 0)) | ((value_bytes * part >= byte_room) & (byte_room > 0))
-        overflows = (records + grown[:, 0] > HOLDS * room) | (value_bytes + grown[:, 1] > HOLDS * byte_room)
-        return bool((has_part | (overflows & (records > 0)) | (self._fills[:, _IS_CUT] != 0)).any())
+        overflows = (records > 0) & ((records + grown[:, 0] > HOLDS * room) | (value_bytes + grown[:, 1] > HOLDS * byte_room))
+        self._near = overflows
+        return bool((self._have_part(part) | overflows | (self._fills[:, _IS_CUT] != 0)).any())
+
+    def _have_part(self, part: int) -> NDArray[np.bool_]:
+        records, room, value_bytes, byte_room = self._fills[:, :_HEAD].T
+        full: NDArray[np.bool_] = ((records * part >= room) & (room > 0)) | ((value_bytes * part >= byte_room) & (byte_room > 0))
+        return full
+
+    def near(self, most: int) -> frozenset[Ring]:
+        """The rings that `is_filling` found nearly full, of those Clients that have least waiting in all of theirs: with so many records at
+        the most, and once a look."""
+        near, self._near = self._near, None
+        if near is None or not (near := near | self._have_part(NEAR_PART)).any():
+            return frozenset()
+        here = self.waiting
+        waiting: Counter[str] = Counter()
+        for ring, records in zip(self._rings, here, strict=True):
+            waiting[ring.client] += records
+        found = []
+        for row in sorted(np.flatnonzero(near).tolist(), key=lambda row: (waiting[self._rings[row].client], row)):
+            most -= here[row]
+            if most < 0:
+                break
+            found.append(self._rings[row])
+        return frozenset(found)
 
     def _take(self, rings: list[Ring]) -> None:
         """From now on these: what was seen of those that stay is kept."""

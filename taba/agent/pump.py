@@ -35,6 +35,8 @@ IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a dra
 BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
+NEAR_EVENTS = 32_768  # of rings that are nearly full, drained alone where drains cannot take all, of those who have fewest …
+HURRIED_EVENTS = 131_072  # … between drains of so many: they come again before others' rings are full, too
 MAX_AHEAD_SECONDS = 1.0  # that the pace looks ahead, however late the loop is
 FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest values fit the smallest group
 RETIRED_NAMES = 32_768  # of rings that one turn lets go of, but always one
@@ -111,6 +113,7 @@ class RingPump:
         self._is_cut = False  # a limit ended the last drain
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
+        self._was_hurried = False  # the last drain was of rings that are nearly full alone
         self._scratch, self._room = Scratch(), WritingRoom()
         self.looks = Looks(self._scratch)
         self._events = MAX_DRAIN_EVENTS
@@ -241,7 +244,13 @@ class RingPump:
             self._tally()
         self.meanings.begin(self.keeper.stream, self.rings.open.values())
         spent = self._reserve.spent(self.keeper.rest, {ring.client for ring, _ in pairs})
-        steps = drain.steps(pairs, self._events, self.looks.waiting, spent, self.keeper.batch_bytes)
+        events, waiting, first = self._events, self.looks.waiting, frozenset[Ring]()
+        if self._was_hurried:
+            events = min(events, HURRIED_EVENTS)
+        elif self._is_cut:
+            first = self.looks.near(NEAR_EVENTS)
+        self._was_hurried = bool(first)  # others have the next drain
+        steps = drain.steps(pairs, events, waiting, spent, self.keeper.batch_bytes, first)
         return _UnderWay(drain, pairs, steps, self._publish_drained)
 
     def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:

@@ -50,6 +50,23 @@ class Rounds(WorldCase):
         is_cut = world.pump.drain(world.now, at(world.now))
         return [producer.tail - was for producer, was in zip(world.producers, before, strict=True)], is_cut
 
+    def test_who_has_little_room_left_and_least_waiting_is_read_between_two_drains_of_a_round_which_goes_on(self) -> None:
+        self.patch(pump, "NEAR_EVENTS", 1500)
+        self.patch(drain, "MIN_SHARE", 2048)
+        world = self.made(4, 2000)
+        full, small = world.producers[:3], world.producers[3]
+        for producer in full:
+            self.record(world, *[2000 * (one is producer) for one in world.producers])
+        found = []
+        for number in range(6):
+            if number in (1, 3):
+                self.record(world, 0, 0, 0, 1100)
+            world.pump._is_filling(world.now, 4)
+            before = small.tail
+            found.append((sum(self.one(world)[0]), small.tail - before))
+        self.assertEqual(found, [(2000, 0), (1100, 1100), (2000, 0), (1100, 1100), (2000, 0), (0, 0)])
+        self.assertEqual([producer.tail for producer in world.producers], [2000, 2000, 2000, 2200])
+
     def test_who_has_more_than_its_share_goes_on_in_a_round_of_all(self) -> None:
         self.patch(drain, "MIN_SHARE", 20)
         world = self.made(3, 60)
