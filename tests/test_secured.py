@@ -184,6 +184,24 @@ class Command(SynchronousTestCase):
         path.chmod(0o644)
         self.assertIn("chmod 600", str(self.assertRaises(ValueError, Query, "http://127.0.0.1:1", token=str(path))))
 
+    def test_each_file_of_certificates_is_named_with_its_option(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("nonsense")
+        own = Path(self.mktemp())
+        own.mkdir()
+        good = Authority(own).sign("own", "localhost")
+        for options, said in (
+            ({"cacert": "/nowhere"}, "^--cacert: '/nowhere': takes .*: No such file"),
+            ({"cacert": str(path)}, f"^--cacert: '{path}': takes a file with certificates, as PEM"),
+            ({"certificate": "/nowhere"}, "^--tls-cert: '/nowhere': takes .*: No such file"),
+            ({"certificate": str(good.certificate), "key": "/nowhere"}, "^--tls-cert: .* and --tls-key '/nowhere': takes .*: No such file"),
+            ({"certificate": str(good.certificate), "key": str(path)}, f"--tls-key '{path}': takes a file with a certificate"),
+            ({"key": str(good.key)}, "^--tls-key: .* takes --tls-cert beside it"),
+        ):
+            for asker in (Query, AsyncQuery) if options.keys() == {"key"} else (Query,):
+                error = self.assertRaises(ValueError, asker, "https://localhost:1", **options)
+                self.assertRegex(str(error), said)
+
 
 class Redirections(Served):
     async def test_a_redirection_is_not_followed_and_gets_no_token(self) -> None:

@@ -21,7 +21,9 @@ class Shown(NamedTuple):
     key: str | None = None
 
     def headers(self) -> dict[str, str]:
-        """The headers of a question. Raises ValueError for what is neither a token nor a file with one."""
+        """The headers of a question. Raises ValueError for what is neither a token nor a file with one, and a key without certificate."""
+        if self.key is not None and self.certificate is None:
+            raise ValueError(f"--tls-key: {self.key!r}: takes --tls-cert beside it")
         text = self.token if self.token is not None else os.environ.get(TOKEN_VARIABLE)
         if not text:
             return {}
@@ -31,11 +33,15 @@ class Shown(NamedTuple):
         """What verifies the peer, always. Raises ValueError for files that cannot be read."""
         try:
             context = ssl.create_default_context(cafile=self.cacert)
-            if self.certificate is not None:
+        except OSError as error:  # an SSLError is one
+            raise ValueError(f"--cacert: {self.cacert!r}: takes a file with certificates, as PEM: {error.strerror or error}") from None
+        if self.certificate is not None:
+            try:
                 context.load_cert_chain(self.certificate, self.key, password=lambda: b"")  # nobody is asked for one
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(file for file in (self.cacert, self.certificate, self.key) if file)
-            raise ValueError(f"{files}: takes files with certificates and their key, as PEM: {error.strerror or error}") from None
+            except OSError as error:
+                files = "" if self.key is None else f" and --tls-key {self.key!r}"
+                takes = f"--tls-cert: {self.certificate!r}{files}: takes a file with a certificate and one with its key, as PEM"
+                raise ValueError(f"{takes}: {error.strerror or error}") from None
         return context
 
     @property
