@@ -14,7 +14,8 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from twisted.internet.endpoints import serverFromString
@@ -140,20 +141,35 @@ def resident_bytes() -> int:
         return int(file.read(200).split()[1]) * resource.getpagesize()
 
 
-def memory_bytes() -> int:
-    """Memory that this process may have: its host's, or less where a control group (version 2: a container, a service) says so."""
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process may have: its host's, or less where a control group (a container, a service; of version 1, 2 or both) or
+    one around it says so. `root` is where /proc and what it names lie."""
     least = os.sysconf("SC_PHYS_PAGES") * resource.getpagesize()
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
         return least
-    parts = Path(next((line[3:] for line in lines if line.startswith("0::")), "/")).parts
-    places = [Path("/sys/fs/cgroup", *parts[1:depth]) for depth in range(1, len(parts) + 1)]
-    for place in places:
-        try:
-            least = min(least, int((place / "memory.max").read_text()))
-        except (OSError, ValueError):  # none of its own, or "max"
+    for group in groups:
+        number, _, rest = group.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number != "0" and "memory" not in controllers.split(","):
             continue
+        kind, limit = ("cgroup2", "memory.max") if number == "0" else ("cgroup", "memory.limit_in_bytes")
+        for mount in mounts:
+            where, _, what = mount.partition(" - ")
+            around, kinds = where.split(" "), what.split(" ")
+            if len(around) < 5 or len(kinds) < 3:
+                continue
+            top, point, found, options = around[3], around[4], kinds[0], kinds[-1]
+            if found != kind or (kind == "cgroup" and "memory" not in options.split(",")):
+                continue
+            # a container's own group is the top of what is mounted there; where it is not told by that name, the top is what it has
+            below = PurePosixPath(path)
+            parts = below.relative_to(top).parts if below.is_relative_to(top) and ".." not in below.parts else ()
+            for depth in range(len(parts) + 1):
+                with suppress(OSError, ValueError):  # none of its own, or "max"
+                    least = min(least, int(root.joinpath(point[1:], *parts[:depth], limit).read_text()))
     return least
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from twisted.internet.task import Clock
@@ -26,7 +27,6 @@ from taba.listening import (
     YOUNG_COLLECTIONS,
     YOUNG_OBJECTS,
     freeze_when_running,
-    memory_bytes,
 )
 from tests.patience import PATIENCE_SECONDS
 
@@ -159,29 +159,61 @@ class Collecting(SynchronousTestCase):
 
 
 class Memory(SynchronousTestCase):
-    def test_it_is_the_hosts_or_what_the_narrowest_of_its_groups_may_have(self) -> None:
-        files = {"/proc/self/cgroup": "1:name=old:/x\n0::/outer/inner\n"}
+    """What control groups say, in trees of files as hosts and containers have them."""
 
-        def read(path: object) -> str:
-            if f"{path}" not in files:
-                raise FileNotFoundError(path)
-            return files[f"{path}"]
+    def told(self, groups: str, mounts: str, limits: dict[str, str]) -> int:
+        with TemporaryDirectory() as root:
+            for path, content in {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts, **limits}.items():
+                (Path(root) / path).parent.mkdir(parents=True, exist_ok=True)
+                (Path(root) / path).write_text(content)
+            return listening.memory_bytes(Path(root))
 
-        self.patch(Path, "read_text", read)
-        host = memory_bytes()
-        self.assertGreater(host, 64 * MiB)
-        for place, content, least in (
-            ("", "max\n", host),
-            ("/outer/inner", f"{64 * MiB}\n", 64 * MiB),
-            ("/outer", f"{32 * MiB}\n", 32 * MiB),
-            ("", f"{48 * MiB}\n", 32 * MiB),
+    def test_the_least_limit_of_a_group_and_those_around_it_counts(self) -> None:
+        mount = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+        around, own = "sys/fs/cgroup/system.slice", "sys/fs/cgroup/system.slice/taba.service"
+        for limits, least in (
+            ({around: "max\n", own: "50000000\n"}, 50_000_000),
+            ({around: "40000000\n", own: "50000000\n"}, 40_000_000),
+            ({own: "50000000\n", "sys/fs/cgroup": "30000000\n"}, 30_000_000),
         ):
-            files[f"/sys/fs/cgroup{place}/memory.max"] = content
-            self.assertEqual(memory_bytes(), least)
-        files["/proc/self/cgroup"] = "1:name=old:/x\n"
-        self.assertEqual(memory_bytes(), 48 * MiB)
-        del files["/proc/self/cgroup"]
-        self.assertEqual(memory_bytes(), host)
+            files = {f"{path}/memory.max": limit for path, limit in limits.items()}
+            self.assertEqual(self.told("0::/system.slice/taba.service\n", mount, files), least)
+
+    def test_of_version_1_as_well_also_beside_a_version_2_that_limits_nothing(self) -> None:
+        mounts = (
+            "31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
+            "32 30 0:28 / /sys/fs/cgroup/memory rw shared:11 - cgroup cgroup rw,memory\n"
+            "33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+        )
+        groups = "5:cpu:/other\n4:memory:/taba/one\n0::/taba/one\n"
+        limits = {
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/memory/taba/one/memory.limit_in_bytes": "50000000\n",
+            "sys/fs/cgroup/memory/other/memory.limit_in_bytes": "20000000\n",
+            "sys/fs/cgroup/cpu/other/memory.limit_in_bytes": "10000000\n",
+        }
+        self.assertEqual(self.told(groups, mounts, limits), 50_000_000)
+
+    def test_in_a_container_that_sees_its_own_group_as_the_top_however_it_is_called(self) -> None:
+        one = "32 30 0:28 /docker/ab /sys/fs/cgroup/memory ro master:11 - cgroup cgroup rw,memory\n"
+        two = "30 24 0:26 /docker/ab /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"
+        seen = "30 24 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"
+        for groups, mounts, file in (
+            ("4:memory:/docker/ab\n", one, "sys/fs/cgroup/memory/memory.limit_in_bytes"),
+            ("4:memory:/docker/ab/job\n", one, "sys/fs/cgroup/memory/job/memory.limit_in_bytes"),
+            ("0::/docker/ab/job\n", two, "sys/fs/cgroup/job/memory.max"),
+            ("0::/../elsewhere\n", seen, "sys/fs/cgroup/memory.max"),
+            ("0::/docker/ab\n", seen, "sys/fs/cgroup/memory.max"),
+        ):
+            self.assertEqual(self.told(groups, mounts, {file: "50000000\n"}), 50_000_000)
+
+    def test_where_nothing_is_limited_or_told_it_is_the_hosts(self) -> None:
+        host = listening.memory_bytes(Path("/nowhere"))
+        mount = "30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+        self.assertEqual(self.told("0::/\n", mount, {"sys/fs/cgroup/memory.max": "max\n"}), host)
+        self.assertEqual(self.told("", "", {}), host)
+        self.assertEqual(self.told("0::/\nodd\n", "odd\n", {}), host)
+        self.assertLessEqual(listening.memory_bytes(), host)
 
 
 class Cycles(SynchronousTestCase):

@@ -36,6 +36,19 @@ while not select.select([sys.stdin], [], [], 0.002)[0]:
 assert client.stats()["dropped"] == 0, client.stats()
 print(count)
 """
+# fills a large ring, with many Tabs, again and again until its standard input ends; then tells that it was full
+FILL = """
+import select, sys
+from taba import client
+client.start("web/flood")
+tabs = [client.counter("clicks", labels={"user": f"{sys.argv[1]}-{number}"}) for number in range(5_000)]
+while not select.select([sys.stdin], [], [], 0.05)[0]:
+    full = client.stats()["dropped"]
+    while client.stats()["dropped"] == full:
+        for tab in tabs:
+            tab.inc()
+print(client.stats()["dropped"])
+"""
 MANY, OWN = 8_000, 100
 
 
@@ -87,3 +100,35 @@ class Floods(SynchronousTestCase):
         self.assertEqual(sums['clicks{overflow="true"}']["1d"]["count"], MANY - OWN)
         self.assertEqual(len(services.query.names(name="clicks")), OWN + 1)
         self.assertTrue(any("more than 100 Tabs at once (--max-client-tabs)" in problem for problem in told), told)
+
+    def test_beside_rings_that_are_always_full_a_small_one_is_read_before_it_is(self) -> None:
+        services = Services()
+        self.addCleanup(services.stop)
+        services.start_server()
+        services.start_agent()
+        environ = {**services.environ, "PYTHONPATH": str(ROOT), "TABA_SHM_BYTES": str(1 << 28)}
+
+        def start(code: str, ring_bytes: int, *arguments: str) -> subprocess.Popen[str]:
+            more = {**environ, "TABA_RING_BYTES": str(ring_bytes)}
+            process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=more, stdin=-1, stdout=-1, text=True)
+            self.addCleanup(process.wait, 60)
+            self.addCleanup(process.kill)
+            return process
+
+        floods = [start(FILL, 32 << 20, str(number)) for number in range(3)]
+        agent, deadline = services.agent_query, time.monotonic() + PATIENCE_SECONDS
+        while agent.status()["dropped_by_reason"].get("ring_full", 0) < 300_000:  # all of them were full
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        beside = start(BESIDE.replace("bids.inc()", "[bids.inc() for _ in range(4)]").replace("+= 1", "+= 4"), 262_144)
+        while agent.status()["recorded"] < 4_000_000:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        recorded = int(beside.communicate("\n", timeout=PATIENCE_SECONDS)[0])  # it looks at its drops itself
+        self.assertEqual(beside.returncode, 0)
+        self.assertTrue(all(int(flood.communicate("\n", timeout=PATIENCE_SECONDS)[0]) for flood in floods))
+        aggregate: Any = {}
+        while aggregate.get("bids_won", {}).get("1d", {}).get("count") != recorded:
+            self.assertLess(time.monotonic(), deadline, aggregate)
+            aggregate = services.query.aggregates(name="bids_won")
+            time.sleep(0.05)
