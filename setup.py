@@ -21,7 +21,7 @@ def part(module: str, *headers: str) -> Extension:
 PARTS = [
     part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
     part("taba.server.ask._writing"),
-    part("taba.agent._drain", "taba/_arrays.h", *DRAIN),
+    part("taba.agent._drain", "taba/_arrays.h", "taba/batch/_named.h", *DRAIN),
     part("taba.batch._entries", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.batch._sections", "taba/batch/_bytes.h", "taba/batch/_named.h"),
     part("taba.handlers._fresh", "taba/_arrays.h"),

@@ -13,7 +13,7 @@
 #include "_looking.h"
 #include "_records.h"
 
-#define FORM 6 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 7 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -23,6 +23,7 @@ static PyMethodDef methods[] = {
     FAST("measure", measure, measure_doc),
     FAST("sum_up", sum_up, sum_up_doc),
     {"encode", encode, METH_VARARGS, encode_doc},
+    {"encode_plain", encode_plain, METH_VARARGS, encode_plain_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},
     {"join_bins", join_bins, METH_VARARGS, join_bins_doc},

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../batch/_named.h"
 #include "_checksum.h"
 #include "_packing.h"
 
@@ -187,28 +188,34 @@ PyDoc_STRVAR(encode_doc,
              "takes. The checksum is zlib's CRC-32, or None where this processor has no quick one. `room` None: its bytes stand in place of\n"
              "the length. `bounds`: columns, bytes, bytes beside each section, values in lists, bytes of these.");
 
-static PyObject *
-encode(PyObject *module, PyObject *args)
+/* What all batches of a drain have in common. */
+typedef struct {
+    unsigned long long version, most_columns, most_bytes, beside, most_values, most_listed;
+    Py_buffer stream;
+} Common;
+
+/* What one batch comes to. `content` is where its bytes went, NULL where there was no room for them. */
+typedef struct {
+    uint64_t events;
+    size_t length;
+    unsigned char *content;
+    PyObject *made; /* bytes, where there is no room to write in */
+} Written;
+
+enum { FAILED = -1, TOO_MUCH, WRITTEN };
+
+/* Write a batch of these Sections: into `room` of `left` bytes, or, without one, as bytes of its own. */
+static int
+write_batch(const Common *common, PyObject *listed, uint64_t bucket, uint64_t number, const Py_buffer *meanings, unsigned char *room, size_t left,
+            Written *written)
 {
-    (void)module;
-    PyObject *listed, *room, *answer = NULL, *content = NULL, *checksum = NULL;
-    Py_ssize_t begin;
-    unsigned long long version, bucket, number, most_columns, most_bytes, beside, most_values, most_listed;
-    Py_buffer stream, meanings;
-    if (!PyArg_ParseTuple(args, "O!Ky*KKy*(KKKKK)On", &PyList_Type, &listed, &version, &stream, &bucket, &number, &meanings, &most_columns,
-                          &most_bytes, &beside, &most_values, &most_listed, &room, &begin))
-        return NULL;
     Py_ssize_t total = PyList_GET_SIZE(listed), had = 0, runs = 0;
     Section *sections = NULL;
     Run *found = NULL;
-    if (total > MAX_SECTIONS) { /* each has a column at least: they are more than one batch takes, which whoever asks cuts */
-        answer = Py_NewRef(Py_None);
-        goto done;
-    }
-    if (most_bytes > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "beyond all bounds");
-        goto done;
-    }
+    int answer = FAILED;
+    *written = (Written){0};
+    if (total > MAX_SECTIONS) /* each has a column at least: they are more than one batch takes, which whoever asks cuts */
+        return TOO_MUCH;
     sections = PyMem_Calloc((size_t)total + 1, sizeof(Section));
     found = PyMem_Calloc((size_t)total + 1, sizeof(Run));
     if (sections == NULL || found == NULL) {
@@ -218,13 +225,13 @@ encode(PyObject *module, PyObject *args)
     for (; had < total; had++)
         if (read_section(PyList_GET_ITEM(listed, had), &sections[had]) < 0)
             goto done;
-    uint64_t columns = 0, size = 0, values = 0, bytes = 0, events = 0;
+    uint64_t columns = 0, size = 0, values = 0, bytes = 0;
     for (Py_ssize_t at = 0; at < total; at++) {
         const Section *section = &sections[at];
         if (at == 0 || !is_one_kind(&sections[at - 1], section)) {
             found[runs].first = at;
             runs++;
-            size += beside;
+            size += common->beside;
         }
         Run *run = &found[runs - 1];
         run->after = at + 1;
@@ -240,56 +247,154 @@ encode(PyObject *module, PyObject *args)
                           : weighs      ? sum_uint32s(&section->parts[ITS_STANDS_FOR])
                                         : rows;
         run->weight += weight;
-        events += section->edge ? weight : rows;
+        written->events += section->edge ? weight : rows;
         if (section->is_listed) {
             values += rows;
             bytes += (uint64_t)section->parts[ITS_VALUES].len;
         }
     }
-    if (columns > most_columns || size + (uint64_t)meanings.len > most_bytes || values > most_values || bytes > most_listed) {
-        answer = Py_NewRef(Py_None);
+    if (columns > common->most_columns || size + (uint64_t)meanings->len > common->most_bytes || values > common->most_values ||
+        bytes > common->most_listed) {
+        answer = TOO_MUCH;
         goto done;
     }
     for (Py_ssize_t run = 0; run < runs; run++)
         found[run].inside = put_run(NULL, sections, &found[run]);
-    size_t length = put_batch(NULL, version, &stream, bucket, number, sections, found, runs, &meanings);
-    unsigned char *to = NULL;
-    Py_buffer view = {0};
-    if (room == Py_None) {
-        content = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-        if (content == NULL)
+    written->length = put_batch(NULL, common->version, &common->stream, bucket, number, sections, found, runs, meanings);
+    if (room == NULL) {
+        written->made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)written->length);
+        if (written->made == NULL)
             goto done;
-        to = (unsigned char *)PyBytes_AS_STRING(content);
+        written->content = (unsigned char *)PyBytes_AS_STRING(written->made);
     }
-    else {
-        if (PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0)
-            goto done;
-        if (begin < 0 || begin > view.len) {
-            PyBuffer_Release(&view);
-            PyErr_SetString(PyExc_ValueError, "beyond the room");
-            goto done;
-        }
-        content = PyLong_FromSize_t(length);
-        if (length <= (size_t)(view.len - begin))
-            to = (unsigned char *)view.buf + begin;
-    }
-    if (to != NULL) {
-        put_batch(to, version, &stream, bucket, number, sections, found, runs, &meanings);
-        checksum = checksum_or_none(to, length); /* while it is in the cache */
-    }
-    else
-        checksum = Py_NewRef(Py_None);
-    PyBuffer_Release(&view);
-    if (content != NULL && checksum != NULL)
-        answer = Py_BuildValue("KOO", (unsigned long long)events, content, checksum);
+    else if (written->length <= left)
+        written->content = room;
+    if (written->content != NULL)
+        put_batch(written->content, common->version, &common->stream, bucket, number, sections, found, runs, meanings);
+    answer = WRITTEN;
 done:
-    Py_XDECREF(content);
-    Py_XDECREF(checksum);
     if (sections != NULL)
         release_sections(sections, had);
     PyMem_Free(found);
-    PyBuffer_Release(&stream);
+    return answer;
+}
+
+static PyObject *
+encode(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *listed, *room, *answer = NULL;
+    Py_ssize_t begin;
+    unsigned long long bucket, number;
+    Py_buffer meanings, view = {0};
+    Common its;
+    Written written = {0};
+    if (!PyArg_ParseTuple(args, "O!Ky*KKy*(KKKKK)On", &PyList_Type, &listed, &its.version, &its.stream, &bucket, &number, &meanings,
+                          &its.most_columns, &its.most_bytes, &its.beside, &its.most_values, &its.most_listed, &room, &begin))
+        return NULL;
+    if (its.most_bytes > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "beyond all bounds");
+        goto done;
+    }
+    if (room != Py_None && (PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0))
+        goto done;
+    if (room != Py_None && (begin < 0 || begin > view.len)) {
+        PyErr_SetString(PyExc_ValueError, "beyond the room");
+        goto done;
+    }
+    unsigned char *to = room == Py_None ? NULL : (unsigned char *)view.buf + begin;
+    int how = write_batch(&its, listed, bucket, number, &meanings, to, room == Py_None ? 0 : (size_t)(view.len - begin), &written);
+    if (how == TOO_MUCH)
+        answer = Py_NewRef(Py_None);
+    else if (how == WRITTEN) { /* the checksum while it is in the cache */
+        PyObject *checksum = written.content != NULL ? checksum_or_none(written.content, written.length) : Py_NewRef(Py_None);
+        PyObject *content = written.made != NULL ? Py_NewRef(written.made) : PyLong_FromSize_t(written.length);
+        if (content != NULL && checksum != NULL)
+            answer = Py_BuildValue("KOO", (unsigned long long)written.events, content, checksum);
+        Py_XDECREF(content);
+        Py_XDECREF(checksum);
+    }
+done:
+    Py_XDECREF(written.made);
+    PyBuffer_Release(&view);
+    PyBuffer_Release(&its.stream);
     PyBuffer_Release(&meanings);
+    return answer;
+}
+
+PyDoc_STRVAR(encode_plain_doc,
+             "encode_plain(buckets, first, packed, version, stream, numbers, created, bounds, room, at, id, batch)\n--\n\n"
+             "(batches, where in `room` the last of them ends): of the Sections in `packed` of each of these `buckets` (a list), from the one at\n"
+             "`first` on, until one is more than one batch takes or than there is room for. A batch is a `batch` of `id` (NamedTuples): with\n"
+             "the next of `numbers` (a dict), of `created`, without meanings, its bytes a view of `room`. The rest as in `encode`.");
+
+static PyObject *
+encode_plain(PyObject *module, PyObject *args)
+{
+    (void)module;
+    static const Py_buffer none = {0};
+    PyObject *buckets, *packed, *numbers, *created, *room, *id, *batch, *stream, *list = NULL, *answer = NULL, *key = NULL;
+    Py_ssize_t place, begin;
+    Py_buffer view = {0};
+    Common its = {0};
+    if (!PyArg_ParseTuple(args, "O!nO!KSO!O(KKKKK)OnOO", &PyList_Type, &buckets, &place, &PyDict_Type, &packed, &its.version, &stream,
+                          &PyDict_Type, &numbers, &created, &its.most_columns, &its.most_bytes, &its.beside, &its.most_values, &its.most_listed,
+                          &room, &begin, &id, &batch))
+        return NULL;
+    if (PyObject_GetBuffer(stream, &its.stream, PyBUF_SIMPLE) < 0 || PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0)
+        goto done;
+    if (its.most_bytes > INT32_MAX || begin < 0 || begin > view.len || place < 0) {
+        PyErr_SetString(PyExc_ValueError, "beyond all bounds, or the room");
+        goto done;
+    }
+    key = PyBytes_FromStringAndSize(NULL, 0);
+    list = PyList_New(0);
+    if (key == NULL || list == NULL)
+        goto done;
+    for (; place < PyList_GET_SIZE(buckets); place++) {
+        PyObject *bucket = PyList_GET_ITEM(buckets, place);
+        PyObject *listed = PyDict_GetItemWithError(packed, bucket), *last = listed == NULL ? NULL : PyDict_GetItemWithError(numbers, bucket);
+        if (listed == NULL || !PyList_Check(listed)) {
+            if (!PyErr_Occurred())
+                PyErr_SetString(PyExc_TypeError, "no Sections of this bucket");
+            goto done;
+        }
+        unsigned long long of = PyLong_AsUnsignedLongLong(bucket), number = last == NULL ? 0 : PyLong_AsUnsignedLongLong(last);
+        if (PyErr_Occurred())
+            goto done;
+        Written written;
+        unsigned char *to = (unsigned char *)view.buf + begin;
+        int how = write_batch(&its, listed, of, number + 1, &none, to, (size_t)(view.len - begin), &written);
+        if (how == FAILED)
+            goto done;
+        if (how == TOO_MUCH || written.content == NULL)
+            break;
+        PyObject *names[] = {Py_NewRef(stream), Py_NewRef(bucket), PyLong_FromUnsignedLongLong(number + 1)};
+        PyObject *whole = named(id, 3, names), *start = PyLong_FromSsize_t(begin), *end = PyLong_FromSsize_t(begin + (Py_ssize_t)written.length);
+        PyObject *slice = start != NULL && end != NULL ? PySlice_New(start, end, NULL) : NULL;
+        PyObject *items[] = {whole,
+                             Py_NewRef(created),
+                             PyLong_FromUnsignedLongLong(written.events),
+                             slice == NULL ? NULL : PyObject_GetItem(room, slice),
+                             Py_NewRef(key),
+                             checksum_or_none(to, written.length)};
+        PyObject *made = named(batch, 6, items);
+        Py_XDECREF(start);
+        Py_XDECREF(end);
+        Py_XDECREF(slice);
+        if (made == NULL || PyList_Append(list, made) < 0) {
+            Py_XDECREF(made);
+            goto done;
+        }
+        Py_DECREF(made);
+        begin += (Py_ssize_t)written.length;
+    }
+    answer = Py_BuildValue("On", list, begin);
+done:
+    Py_XDECREF(key);
+    Py_XDECREF(list);
+    PyBuffer_Release(&view);
+    PyBuffer_Release(&its.stream);
     return answer;
 }
 

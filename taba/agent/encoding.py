@@ -79,6 +79,13 @@ class WritingRoom:
         self._arena.reach(self._used)
         return events, self._arena.view[begin : self._used], crc
 
+    def written_plain(self, native: Any, fields: tuple[Any, ...]) -> list[EncodedBatch]:
+        """The batches that `native.encode_plain` gives for these: as many as there is room for."""
+        made: list[EncodedBatch]
+        made, self._used = native.encode_plain(*fields, self._arena.view, self._used, BatchId, EncodedBatch)
+        self._arena.reach(self._used)
+        return made
+
 
 def encode(
     packed: SectionsByBucket,
@@ -100,18 +107,29 @@ def encode(
     `meanings`, of buckets that have columns here, go into the last batch of each, for a Tab must be there to be told of.
     `room`: where most of the batches are written, as views that hold until it is used again; without it they are bytes.
     """
-    batches = []
+    batches: list[EncodedBatch] = []
     if room is not None:
         room.begin()
     bounds = MAX_BATCH_COLUMNS, most - HEADER_BYTES, SECTION_BYTES, MAX_LIST_VALUES, MAX_LIST_BYTES
-    for bucket in sorted(packed):
+    buckets = sorted(packed)
+    is_plain = native is not None and room is not None and isinstance(numbers, dict) and not weights and not meanings
+    left = 0  # of these the first that is still to be made
+    while left < len(buckets):
+        if is_plain and room is not None:  # nearly always: of most buckets nothing is said, and all they have is one batch
+            made = room.written_plain(native, (buckets, left, packed, version, stream, numbers, created, bounds))
+            batches += made
+            left += len(made)
+            if left == len(buckets):
+                break
+        bucket = buckets[left]
+        left += 1
         number = numbers.get(bucket, 0)
         told = encode_meanings(meanings[bucket]) if bucket in meanings else b""
         if native is not None:
             fields = packed[bucket], version, stream, bucket, number + 1, told, bounds
-            made = native.encode(*fields, None, 0) if room is None else room.written(native, fields)
-            if made is not None:
-                events, content, crc = made
+            one = native.encode(*fields, None, 0) if room is None else room.written(native, fields)
+            if one is not None:
+                events, content, crc = one
                 id = BatchId(stream, bucket, number + 1)
                 batches.append(EncodedBatch(id, created, events + weights.get(bucket, 0), content, b"", crc))
                 continue

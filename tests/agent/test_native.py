@@ -18,7 +18,9 @@ from taba.agent.drain import Drain
 from taba.agent.edge import Edge
 from taba.agent.encoding import WritingRoom, encode
 from taba.agent.native import NATIVE
-from taba.batch import Section, pack_bin
+from taba.agent.outbox import EncodedBatch
+from taba.batch import BatchId, Section, pack_bin
+from taba.bounds import MAX_BATCH_COLUMNS
 from taba.handlers.lookup import find_edges
 from tests.agent.moments import at
 from tests.agent.test_reader import Case
@@ -170,6 +172,36 @@ class ArgumentsTests(Native):
         ):
             self.assertRaises(ValueError, NATIVE.place, *wrong)
         self.assertRaises(TypeError, NATIVE.place, content)
+
+    def test_batches_are_the_same_in_a_room_and_in_one_that_is_too_small_and_what_is_too_much_is_cut(self) -> None:
+        def section(bucket: int, columns: int) -> Section:
+            return Section("Sum", columns, pack_bin(b"a\0b") * columns, b"\1\0\0\0" * columns, bytes(8 * columns), bytes(8 * columns))
+
+        packed = {bucket: [section(bucket, columns)] for bucket, columns in ((3, 1), (7, 5), (9, MAX_BATCH_COLUMNS + 1), (11, 2))}
+        numbers = {7: 4}
+        expected = encode(packed, b"s" * 16, numbers, at(1.0), native=None)
+        self.assertEqual([batch.id.number for batch in expected], [1, 5, 1, 2, 1])
+        for size in (1, 200, 2**20):
+            found = encode(packed, b"s" * 16, numbers, at(1.0), room=WritingRoom(size))
+            crcs = [zlib.crc32(batch.content) for batch in expected]
+            self.assertTrue(all(batch.crc in (None, crc) for batch, crc in zip(found, crcs, strict=True)))
+            self.assertEqual([batch._replace(content=bytes(batch.content), crc=None) for batch in found], expected)
+
+    def test_what_is_no_section_of_a_bucket_makes_no_batch(self) -> None:
+        good: list[Any] = [[1], 0, {1: []}, 5, b"s" * 16, {}, at(1.0), (9, 9_000, 9, 9, 9), bytearray(200), 0, BatchId, EncodedBatch]
+        [batch], end = NATIVE.encode_plain(*good)
+        self.assertEqual((bytes(batch.content), type(batch), type(batch.id)), (bytes(good[8][:end]), EncodedBatch, BatchId))
+        wrongs: list[tuple[int, Any, type[Exception]]] = [
+            (0, [2], TypeError), (0, ["1"], TypeError), (0, [-1], OverflowError), (1, -1, ValueError), (2, {1: [()]}, TypeError),
+            (5, {1: "a"}, TypeError), (8, bytes(200), BufferError), (9, 201, ValueError), (9, -1, ValueError), (10, int, TypeError),
+        ]  # fmt: skip
+        for place, wrong, error in wrongs:
+            given = list(good)
+            given[place] = wrong
+            if wrong == [-1]:
+                given[2] = {-1: []}
+            self.assertRaises(error, NATIVE.encode_plain, *given)
+        self.assertEqual(NATIVE.encode_plain(*good[:8], bytearray(3), 0, BatchId, EncodedBatch), ([], 0))
 
     def test_bins_are_joined_and_nothing_else_is(self) -> None:
         contents = [b"", b"a" * 255, b"b" * 256, b"c" * 70_000]
