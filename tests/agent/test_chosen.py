@@ -24,6 +24,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.loop import Loop, Surroundings
 from taba.agent.problems import Space
 from taba.bounds import DAY, STREAM_DAYS, MiB
+from taba.damage import unseal
 from taba.versions import Versions
 from tests.agent.producers import Producer
 from tests.agent.servers import Answers
@@ -166,7 +167,7 @@ class ChosenTests(ChosenCase):
         self.loop.close()
         self.loop = self.born()
         self.assertEqual(self.hear(False, asked=READS_5), (4, 2))
-        self.assertEqual(json.loads(Path(self.directory, "store").read_text())["batch_version"], 4)
+        self.assertEqual(json.loads(unseal(Path(self.directory, "store").read_bytes()).texts[-1])["batch_version"], 4)
 
     def test_those_that_were_known_last_count_where_the_others_are_not_told(self) -> None:
         reads_5 = Versions((5,), (3,))
