@@ -10,8 +10,9 @@ from typing import Any
 
 import treq
 from twisted.internet import reactor as installed
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
@@ -31,11 +32,27 @@ BUCKETS = 16
 
 
 def asynchronous(method: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Deferred[None]]:
-    """A test that is a coroutine, as trial takes it."""
+    """A test that is a coroutine, as trial takes it.
+
+    Trial ends a test that takes too long by an errback of what it was given, and goes on to the cleanups: then the coroutine ends, too,
+    for what it asks a Server again and again would keep that from stopping. The failure says where it was.
+    """
 
     @wraps(method)
     def test(self: Any) -> Deferred[None]:
-        return ensureDeferred(method(self))  # type: ignore[arg-type]
+        running: Deferred[None] = ensureDeferred(method(self))  # type: ignore[arg-type]
+        given: Deferred[None] = Deferred()
+        late: list[Any] = []  # how the coroutine ended, where nobody waits for it any more
+        running.addBoth(lambda result: late.append(result) if given.called else given.callback(result))
+
+        def end(failure: Failure) -> Failure:
+            if not running.called:
+                running.cancel()
+                places = "".join(one.getTraceback() for one in late if isinstance(one, Failure))
+                return Failure(TimeoutError(f"{failure.getErrorMessage()}; it was here:\n{places}"))
+            return failure
+
+        return given.addErrback(end)
 
     return test
 
