@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from taba.connections import BoundedSite, make_site
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.listening import freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory, state_directory
-from taba.pins import Pin, mend_pins, read_pins, write_pin
+from taba.pins import Pin
 from taba.server.aging import LOOK_SECONDS, StoreAge
 from taba.server.ask.live import Live
 from taba.server.ask.overview import Overview
@@ -57,6 +56,7 @@ from taba.server.problems import Happened, Recent, restarted
 from taba.server.prometheus.api import PrometheusApi
 from taba.server.prometheus.catalogue import Catalogues
 from taba.server.prometheus.metrics import Metrics
+from taba.server.served import FOUND, Found, Served
 from taba.server.starts import Starts
 from taba.server.status import PRESENCE_SECONDS, Presence, Status
 from taba.server.steady import SteadyClock
@@ -81,18 +81,6 @@ STEADY_SECONDS = 5.0  # a worker that lived so long is restarted without growing
 QUERY_AWAY_SECONDS = 1.2  # a question is answered, or told which shard is away, within two seconds
 
 log = Logger()
-
-
-def _pin_of(listen: str, directory: Path) -> Pin | None:
-    """What the Server that listens there served last. A file that is damaged and tells it still is mended, and the log says so."""
-    pin = read_pins(directory).get(listen)
-    try:
-        said = mend_pins(directory)
-    except OSError as error:
-        said = f"{directory}: which stores were served is damaged, and cannot be written anew: {error}"
-    if said is not None:
-        log.warn("{said}", said=said)
-    return pin
 
 
 def makeService(options: Options) -> MultiService:
@@ -150,16 +138,25 @@ def give_up(program: str, failure: ConfigurationError, reactor: Any) -> None:
 class _Connected(Service):
     """What Server and Workers share: the store is started and reached, and what cannot be right ends the process."""
 
-    def __init__(self, options: Options, reactor: Any, embedded: EmbeddedStore | None = None, shown: str | None = None):
-        """`shown`: the store's address as people know it, where it is not that of the option."""
+    def __init__(
+        self,
+        options: Options,
+        reactor: Any,
+        embedded: EmbeddedStore | None = None,
+        shown: str | None = None,
+        found: Found | None = None,
+    ):
+        """`shown`: the store's address as people know it, where it is not that of the option; `found`: what a parent found of its pin."""
         store: Store = options["store"]
         self._options, self._embedded, self._reactor = options, embedded, reactor
         self._shown = shown or store.url.text
         # a port that the kernel chooses says of no Server which one it is
-        self._pin = None if options["listen"].port == 0 else _pin_of(options["listen"].text, state_directory(options.environ))
+        listen = None if options["listen"].port == 0 else options["listen"].text
+        self._served = Served(state_directory(options.environ), listen, reactor.seconds, found)
+        known = self._served.pin
         # an embedded store whose directory is gone is new on purpose; lost while it runs, it never is
-        self._follows = self._pin if embedded is not None and embedded.is_new else None
-        pin = self._pin if self._follows is None else None
+        self._follows = known if embedded is not None and embedded.is_new else None
+        pin = known if self._follows is None else None
         self.router = Router(
             store.url,
             options["buckets"],
@@ -193,14 +190,7 @@ class _Connected(Service):
 
     def remember_store(self) -> None:
         """Pin the store that is served, where that has changed."""
-        listen, pin = self._options["listen"], Pin(self.router.atlas.pinned or "", self._shown)
-        if listen.port == 0 or pin == self._pin or not pin.store:
-            return
-        self._pin = pin
-        try:
-            write_pin(state_directory(self._options.environ), listen.text, pin)
-        except OSError as failure:
-            log.warn("which store is served cannot be remembered: {failure}", failure=failure)
+        self._served.remember(Pin(self.router.atlas.pinned or "", self._shown))
 
     async def open(self) -> None:
         """What happens at once, whether or not the store answers."""
@@ -227,9 +217,10 @@ class Server(_Connected):
         shown: str | None = None,
         workers: int = 1,
         starts: Starts | None = None,
+        found: Found | None = None,
     ):
         """`workers`: how many there are, of which this is one; `starts`: how often each of them was."""
-        super().__init__(options, reactor, embedded, shown)
+        super().__init__(options, reactor, embedded, shown, found)
         self._front = front_of(options, reactor.seconds)
         bounds = Bounds(
             options["max-tabs"], options["max-clients"], all_tabs=options["max-all-tabs"], all_clients=options["max-all-clients"]
@@ -270,7 +261,7 @@ class Server(_Connected):
             caps,
             lambda: self.site,
             embedded,
-            lambda: self.catalogues.problems,
+            lambda: [*self._served.problems, *self.catalogues.problems],
         )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)
@@ -470,6 +461,8 @@ class Workers(_Connected):
         # every option as it was given, and what differs from worker to worker; nothing as an argument: those are for all to see
         environ = {**self._options.environ, **self._options.as_environment()}
         environ |= {"TABA_SERVER_STORE": self._options["store"].text, "TABA_SERVER_WORKERS": "1"}
+        if self._served.found is not None:  # they are asked what is wrong, and find the file whole
+            environ[FOUND] = str(self._served.found)
         for port in range(listen.port, listen.port + workers):
             check_free(listen, port)
         url: str | None = self._options["url"]

@@ -141,10 +141,10 @@ class Status:
         caps: Caps,
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
-        series: Callable[[], Sequence[str]] = tuple,
+        others: Callable[[], Sequence[str]] = tuple,
     ):
-        """`series`: what is wrong with the names under which Prometheus knows Tabs."""
-        self._series = series
+        """`others`: what is wrong with parts that it is not given: what the Server remembers, names under which Prometheus knows Tabs."""
+        self._others = others
         self._jobs, self._starts = jobs, starts
         self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
         self._caps |= {"all_clients": bounds.all_clients, "bucket_streams": bounds.streams, "bucket_posters": MAX_POSTERS}
@@ -363,7 +363,7 @@ class Status:
             *([self._now.problem] if self._now.problem else []),
             *self._ingest.problems,
             *self._envelopes.problems,
-            *self._series(),
+            *self._others(),
             *self._site().problems(self._now()),
         ]
 

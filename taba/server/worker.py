@@ -5,6 +5,7 @@ Its options are in its environment.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> None:
     from taba.errors import ConfigurationError
     from taba.listening import freeze_when_running, on_hangup
     from taba.server.options import ServerOptions
+    from taba.server.served import FOUND, Found
     from taba.server.service import Server
 
     reactor: Any = installed
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> None:
     options = ServerOptions()
     options.parseOptions([])
     try:
-        server = Server(options, reactor, None, shown, int(workers), starts)
+        server = Server(options, reactor, None, shown, int(workers), starts, Found.of(os.environ.get(FOUND, "")))
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, server.hang_up)

@@ -188,6 +188,23 @@ class Configuration(Processes):
             self.assertIn("remove it", line)
 
     @pytest.mark.real
+    def test_a_memory_of_stores_that_was_damaged_and_mended_is_a_problem_of_every_worker(self) -> None:
+        valkey, port = borrow(self), free_port()
+        arguments = ("--listen", f"tcp:{port}:interface=127.0.0.1", "--store", valkey.url)
+        first = self.run_server(*arguments)
+        eventually(lambda: self.ready(port))
+        self.end(first)
+        pins = self.directory / "state" / "stores.json"
+        content = bytearray(pins.read_bytes())
+        content[20] ^= 0x51
+        pins.write_bytes(content)
+        self.run_server(*arguments, "--workers", "2")
+        eventually(lambda: self.ready(port) and self.ready(port + 1))
+        for one in (port, port + 1):
+            [said] = ask(one, "/v1/status")["problems"]
+            self.assertIn(f"{pins}, which says which stores were served, was damaged, and nothing of it is lost", said)
+
+    @pytest.mark.real
     def test_a_port_that_is_taken(self) -> None:
         valkey = borrow(self)
         port = free_port()
