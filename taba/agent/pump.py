@@ -42,11 +42,18 @@ FEWEST_EVENTS = 2  # one drain's, when an outbox is so small: two of the longest
 RETIRED_NAMES = 32_768  # of rings that one turn lets go of, but always one
 MAX_DEATHS = 10_000  # rings whose process's death waits to be told
 
-_Publishing: TypeAlias = Generator[None, tuple[float, Moment], bool]  # it is sent each turn's time, the first one's, too
+_Publishing: TypeAlias = Generator[None, None, bool]
+_Encoded: TypeAlias = tuple[list[EncodedBatch], list[Telling]]
 
 
 class _UnderWay:
-    """A drain that goes on turn by turn: of these rings, of which each may be dead. `steps` reads, and what `publish` gives publishes."""
+    """A drain that goes on turn by turn: of these rings, of which each may be dead. `steps` reads, and what `publish` gives publishes.
+
+    `now` and `moment` are this turn's.
+    """
+
+    now: float
+    moment: Moment
 
     def __init__(
         self,
@@ -55,34 +62,24 @@ class _UnderWay:
         steps: Generator[None, None, Drained],
         publish: Callable[[_UnderWay, Drained], _Publishing],
     ):
-        self.drain, self.pairs = drain, pairs
+        self.drain, self.pairs, self.steps = drain, pairs, steps
         self.is_long = False  # it took more than one turn
-        self._steps, self._publish = steps, publish
-        self._publishing: _Publishing | None = None
-
-    def read(self) -> Drained | None:
-        """Go on reading for a turn; returns what it gives, once all is read."""
-        try:
-            next(self._steps)
-        except StopIteration as done:
-            return cast(Drained, done.value)
-        self.is_long = True
-        return None
+        self._publish = publish
+        self._all = self._in_steps()
 
     def step(self, now: float, moment: Moment) -> bool | None:
         """Go on for a turn; returns whether there is more at once, once all is published."""
+        self.now, self.moment = now, moment
         try:
-            if self._publishing is None:
-                drained = self.read()
-                if drained is None:
-                    return None
-                self._publishing = self._publish(self, drained)
-                next(self._publishing)
-            self._publishing.send((now, moment))
+            next(self._all)
         except StopIteration as done:
             return cast(bool, done.value)
         self.is_long = True
         return None
+
+    def _in_steps(self) -> _Publishing:
+        drained = yield from self.steps
+        return (yield from self._publish(self, drained))
 
 
 class RingPump:
@@ -255,98 +252,110 @@ class RingPump:
 
     def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
         """Publish what was read, and go on as `drain` does; in turns, where there is no room yet or it is read anew."""
-        now, moment = yield
-        drain, pairs, keeper, is_first = under_way.drain, under_way.pairs, self.keeper, True
-        while True:
-            if not is_first:
-                again = self._begin(drain, pairs)
-                while (read := again.read()) is None:
-                    now, moment = yield
-                drained = read
-            is_first = False
-            for ring, reason in drained.broken:
-                self._isolate(ring, reason)
-            pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
-            open_rings = [ring for ring, _ in pairs]
-            sums, broken = self.sums.pending(drain, open_rings, dict(drained.readings), drained.added, drained.packed)
-            if broken:
-                for ring, reason in broken:
-                    self._isolate(ring, reason)
-                pairs = [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
-                drain.begin_anew()
-                continue
-            if not drained.readings and not sums.changes:
-                break
-            columns = sum([section.columns for its in drained.packed.values() for section in its])
-            found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
-            while True:
-                self.meanings.begin(keeper.stream, self.rings.open.values())  # a stream may have begun since it was read
-                batches, told = self._encode(drained, sums, moment)
-                needed = group_bytes(batches)
-                if needed > keeper.group_bytes and self._events > FEWEST_EVENTS:
-                    break
-                is_first_try = True
-                while not keeper.is_ready(needed + keeper.spare_bytes, now, moment):
-                    is_first_try = False
-                    now, moment = yield
-                if is_first_try:
-                    break
-            if needed > keeper.group_bytes and self._events > FEWEST_EVENTS:
-                self._events = max(FEWEST_EVENTS, self._events // 4)  # nothing was settled: read less, and again
-                drain.begin_anew()
-                continue
-            dropped = {"malformed": drained.malformed} if drained.malformed else {}
-            if drained.refused:
-                dropped["too_many_tabs"] = drained.refused
-            if drained.held_back:
-                dropped["spool_full"] = drained.held_back.total()
-            stream = keeper.stream
-            is_taken = keeper.make_room(batches, now, moment)
-            if not is_taken:
-                dropped["spool_full"] = dropped.get("spool_full", 0) + sum(batch.events for batch in batches)
-                batches = []
-            elif keeper.stream != stream:  # all before moves to the spool
-                self.meanings.begin(keeper.stream, self.rings.open.values())
-                batches, told = self._encode(drained, sums, moment)
-            covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
-            if sums.changes:
-                self.sums.sending(batches)
-            try:
-                try:
-                    keeper.publish(batches, now, covered, found, dropped)
-                except SpoolFull:  # the disk is full before the spool's bound is reached
-                    dropped["spool_full"] = dropped.get("spool_full", 0) + sum(batch.events for batch in batches)
-                    batches, is_taken = [], False
-                    keeper.publish((), now, covered, found, dropped)
-            except TableFull:
-                worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
-                self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
-                drain.begin_anew()
-                return True
-            self._tell_clients(drained, sums, is_taken)
-            self.sums.spares(drained.malformed + drained.refused + drained.held_back.total())
-            self.sums.published(sums, bool(batches))
-            if batches:
-                self._batches, self._columns = len(batches), columns + (self._columns if self._is_cut else 0)
-                self.meanings.published(told)
-                self.edge.published()
-            for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
-                self._settle(ring, reading)
-            self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them
-            if not under_way.is_long:
-                self._tally()
-            break
+        try:
+            while not (yield from self._publish_or_not(under_way, drained)):
+                under_way.drain.begin_anew()  # nothing was settled
+                drained = yield from self._begin(under_way.drain, under_way.pairs).steps
+        except TableFull:
+            worst = max(self.rings.open.values(), key=lambda ring: len(ring.covered))
+            self._isolate(worst, f"{len(worst.covered)} holes: the outbox's table cannot name them all")
+            under_way.drain.begin_anew()
+            return True
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
         self._is_cut = drained.is_cut
         self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
-        dead = dict(pairs)
+        dead = dict(under_way.pairs)
         if under_way.is_long and any(map(dead.get, drained.empty)):
-            now, moment = yield  # who gives it up has them found empty by the next drain again
-        self._retire(dead, drained, now, moment)
+            yield  # who gives it up has them found empty by the next drain again
+        self._retire(dead, drained, under_way.now, under_way.moment)
         return drained.is_cut
 
-    def _encode(self, drained: Drained, sums: Pending, moment: Moment) -> tuple[list[EncodedBatch], list[Telling]]:
+    def _publish_or_not(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
+        """Publish what was read, once there is room. Returns False where it must be read anew: a ring turned out to be none, or it is too
+        much for the outbox. Raises TableFull."""
+        sums = self._owed(under_way, drained)
+        if sums is None:
+            return False
+        if not drained.readings and not sums.changes:
+            return True
+        ready = yield from self._encode_with_room(under_way, drained, sums)
+        if ready is None:
+            self._events = max(FEWEST_EVENTS, self._events // 4)  # read less
+            return False
+        self._publish(under_way, drained, sums, *ready)
+        return True
+
+    def _owed(self, under_way: _UnderWay, drained: Drained) -> Pending | None:
+        """What counters of these rings have come to beside what was read; None where a ring turned out to be none."""
+        for ring, reason in drained.broken:
+            self._isolate(ring, reason)
+        under_way.pairs = self._still_open(under_way.pairs)
+        open_rings = [ring for ring, _ in under_way.pairs]
+        sums, broken = self.sums.pending(under_way.drain, open_rings, dict(drained.readings), drained.added, drained.packed)
+        for ring, reason in broken:
+            self._isolate(ring, reason)
+        under_way.pairs = self._still_open(under_way.pairs)
+        return None if broken else sums
+
+    def _still_open(self, pairs: list[tuple[Ring, bool]]) -> list[tuple[Ring, bool]]:
+        return [(ring, dead) for ring, dead in pairs if ring.name in self.rings.open]
+
+    def _encode_with_room(self, under_way: _UnderWay, drained: Drained, sums: Pending) -> Generator[None, None, _Encoded | None]:
+        """The batches of this, in the turn in which there is room for them in the outbox; None where there never is."""
+        keeper = self.keeper
+        while True:
+            self.meanings.begin(keeper.stream, self.rings.open.values())  # a stream may have begun since it was read
+            batches, told = self._encode(drained, sums, under_way.moment)
+            needed = group_bytes(batches)
+            if needed > keeper.group_bytes and self._events > FEWEST_EVENTS:
+                return None
+            if keeper.is_ready(needed + keeper.spare_bytes, under_way.now, under_way.moment):
+                return batches, told
+            yield
+            while not keeper.is_ready(needed + keeper.spare_bytes, under_way.now, under_way.moment):
+                yield
+            # numbers, stream and time are others by now
+
+    def _publish(self, under_way: _UnderWay, drained: Drained, sums: Pending, batches: list[EncodedBatch], told: list[Telling]) -> None:
+        """Publish these batches of what was read, or count their events as dropped where nothing takes them; then move the tails."""
+        keeper, now, moment = self.keeper, under_way.now, under_way.moment
+        columns = sum([section.columns for its in drained.packed.values() for section in its])
+        found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
+        held_back = drained.held_back.total()
+        counts = {"malformed": drained.malformed, "too_many_tabs": drained.refused, "spool_full": held_back}
+        dropped = Counter({reason: events for reason, events in counts.items() if events})
+        stream = keeper.stream
+        is_taken = keeper.make_room(batches, now, moment)
+        if not is_taken:
+            dropped["spool_full"] += sum(batch.events for batch in batches)
+            batches = []
+        elif keeper.stream != stream:  # all before moves to the spool
+            self.meanings.begin(keeper.stream, self.rings.open.values())
+            batches, told = self._encode(drained, sums, moment)
+        covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
+        if sums.changes:
+            self.sums.sending(batches)
+        try:
+            keeper.publish(batches, now, covered, found, dropped)
+        except SpoolFull:  # the disk is full before the spool's bound is reached
+            dropped["spool_full"] += sum(batch.events for batch in batches)
+            batches, is_taken = [], False
+            keeper.publish((), now, covered, found, dropped)
+        self._tell_clients(drained, sums, is_taken)
+        self.sums.spares(drained.malformed + drained.refused + held_back)
+        self.sums.published(sums, bool(batches))
+        if batches:
+            self._batches, self._columns = len(batches), columns + (self._columns if self._is_cut else 0)
+            self.meanings.published(told)
+            self.edge.published()
+        for ring, reading in drained.readings:  # the tails move only now: until here a kill loses nothing
+            self._settle(ring, reading)
+        self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them
+        if not under_way.is_long:
+            self._tally()
+
+    def _encode(self, drained: Drained, sums: Pending, moment: Moment) -> _Encoded:
         """The batches of what was read, as the keeper's numbers are now, and what they tell of Tabs. They hold until the next."""
         keeper = self.keeper
         meanings, told = self.meanings.pending(drained.tellings)
