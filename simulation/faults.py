@@ -177,11 +177,19 @@ def _which_for(least: float, most: float) -> Callable[[Random], dict[str, Any]]:
 
 
 def _full(name: str) -> Callable[[World, Fault], None]:
+    """Several at once are over when the last of them is."""
+
     def happen(world: World, fault: Fault) -> None:
         setattr(world.machine, name, True)
         world.may_lose = True
         if not world.is_quiet:
-            world.later(fault.detail["seconds"], None, setattr, world.machine, name, False)
+            world.machine.filling[name] += 1
+            world.later(fault.detail["seconds"], None, over, world)
+
+    def over(world: World) -> None:
+        world.machine.filling[name] -= 1
+        if not world.is_quiet and not world.machine.filling[name]:
+            setattr(world.machine, name, False)
 
     return happen
 

@@ -173,6 +173,20 @@ class SimulationTests(SynchronousTestCase):
                 call()
             self.assertEqual(store.lag, REPLICA_SECONDS)
 
+    def test_of_disks_that_are_filled_twice_at_once_the_last_fault_has_the_end(self) -> None:
+        ends: list[tuple[Callable[..., None], Any]] = []
+        machine = SimpleNamespace(is_disk_full=False, filling=Counter())
+        world: Any = SimpleNamespace(
+            machine=machine, is_quiet=False, may_lose=False, later=lambda seconds, process, end, *its: ends.append((end, its))
+        )
+        for seconds in (4.0, 1.0):
+            KINDS["disk full"].happen(world, Fault(0, 0.0, "disk full", {"seconds": seconds}))
+        is_full = []
+        for end, its in reversed(ends):
+            end(*its)
+            is_full.append(machine.is_disk_full)
+        self.assertEqual(is_full, [True, False])
+
     def test_a_kind_of_fault_that_there_is_not_is_said_in_words(self) -> None:
         with self.assertRaisesRegex(ArgumentTypeError, "'flood': takes kill agent, "):
             kinds("flood")
