@@ -688,6 +688,7 @@ class Arrived:
 
     uri = b""
     args: ClassVar[dict[bytes, list[bytes]]] = {}
+    poster = "this host"
 
     def __init__(self, content: bytes, key: str):
         self.content = BytesIO(content)

@@ -92,6 +92,11 @@ class Call:
         """Whether it came here by TLS itself; what ended TLS before us does not count."""
         return bool(self._request.isSecure())
 
+    @property
+    def poster(self) -> str:
+        """Who asks, as what is posted is accounted: by the token, where tokens are asked for, else by user or address."""
+        return cast(str, cast(Any, self._request).poster)
+
     def many(self, name: str) -> list[str]:
         """All values of a repeatable parameter."""
         return self.arguments.get(name, [])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections import Counter
 from typing import Any, cast
 
@@ -32,7 +33,7 @@ from taba.guard import Refused
 from taba.options import is_loopback
 from taba.plural import many
 from taba.tokens import EVERYTHING, Grant
-from taba.tries import RECENT_SECONDS
+from taba.tries import RECENT_SECONDS, address_of
 from taba.turns import Turns
 from taba.web import Api, refusal, refused
 
@@ -56,6 +57,7 @@ MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
 CHUNKS_BYTES = 4 * KiB  # of a chunked body, taken at once: where each chunk is a byte, some 15 ms
 TLS_HANDSHAKE = b"\x16"  # the first byte of one
+_CREDENTIALS = struct.Struct("3i")  # of the peer of a socket of a file system: process, user, group
 
 
 def make_site(api: Api, max_body_bytes: int = MAX_BODY_BYTES) -> BoundedSite:
@@ -216,6 +218,14 @@ class BoundedChannel(http.HTTPChannel):
             self._refuse(HTTPError(503, "full", "too many requests are being answered; try again in a moment", {"retry-after": "1"}))
         else:
             self.cut()
+
+    @property
+    def owner(self) -> str:
+        """Whose this connection is: of a socket of a file system the user, else the host; all addresses of loopback are this one."""
+        used = getattr(self.transport, "socket", None)
+        if used is not None and used.family == socket.AF_UNIX:
+            return f"uid {_CREDENTIALS.unpack(used.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]}"
+        return "this host" if self.is_local else address_of(self.peer)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True
@@ -498,9 +508,18 @@ class BoundedRequest(server.Request):
                 self._grant = EVERYTHING
             else:
                 certificate = getattr(self.channel.transport, "getPeerCertificate", lambda: None)()
-                offered = self._values("authorization") or self._shown()
-                self._grant = guard.identify(offered, certificate is not None, self.channel.peer)
+                self._grant = guard.identify(self._offered(), certificate is not None, self.channel.peer)
         return self._grant
+
+    @property
+    def poster(self) -> str:
+        """Who asks, once identified: a token's bearer, else a user of this host by a socket of a file system, else a host."""
+        guard = self.channel.site.guard
+        name = None if guard is None else guard.name_of(self._offered())
+        return self.channel.owner if name is None else name
+
+    def _offered(self) -> list[str]:
+        return self._values("authorization") or self._shown()
 
     def _shown(self) -> list[str]:
         """What a browser shows instead of an Authorization header."""

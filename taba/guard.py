@@ -15,10 +15,11 @@ from typing import Any
 
 from taba.errors import ConfigurationError
 from taba.options import Listen
-from taba.tokens import EVERYTHING, KINDS, OPEN, Grant, Tokens, read_tokens
+from taba.tokens import EVERYTHING, KINDS, OPEN, Grant, Tokens, digest_of, read_tokens
 from taba.tries import FAILED_SECONDS, Tries
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/=-]{1,512}) *", re.I)
+NAME_LETTERS = 16  # of a token's hash, by which its bearer is known
 
 
 class Refused(Exception):
@@ -82,6 +83,12 @@ class Guard:
             challenge = 'Bearer realm="taba", error="invalid_request"'
             raise self._refuse(401, "no_token", "takes one Authorization header, Bearer and a token", challenge)
         return self.grant_of(bearer[1], peer)
+
+    def name_of(self, authorizations: Iterable[str]) -> str | None:
+        """What the bearer of these Authorization headers, once identified, is known by: a part of the token's hash; None where none is
+        asked for."""
+        bearer = _BEARER.fullmatch(next(iter(authorizations), "")) if self._tokens is not None else None
+        return None if bearer is None else f"token {digest_of(bearer[1]).hex()[:NAME_LETTERS]}"
 
     def grant_of(self, token: str, peer: str) -> Grant:
         """What the bearer of this token may do, wherever it was shown: each way counts failed tries in one place. Raises Refused."""

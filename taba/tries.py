@@ -36,7 +36,7 @@ class Tries:
     def failed(self, peer: str) -> float:
         """Note one of `peer`, an address; how many seconds it has to wait for its answer."""
         self.count += 1
-        now, address = self._seconds(), _address(peer)
+        now, address = self._seconds(), address_of(peer)
         before, when = self._tried.pop(address, (0, now))
         count = 1 + (before if now - when < RECENT_SECONDS else 0)
         if len(self._tried) >= MAX_ADDRESSES:
@@ -65,7 +65,7 @@ class Tries:
         ]
 
 
-def _address(peer: str) -> str:
+def address_of(peer: str) -> str:
     """What stands for all the addresses that one host may have."""
     try:
         address = ip_address(peer.partition("%")[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 from typing import Any
@@ -11,10 +12,12 @@ from twisted.internet import defer, reactor, threads
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba import connections
 from taba import turns as turns_module
 from taba.calls import Answer, Call
+from taba.options import is_loopback
 from taba.query.questions import unreachable
 from taba.turns import Turns
 from taba.web import Api
@@ -389,3 +392,23 @@ class Fuzz(Served):
         finally:
             globalLogPublisher.removeObserver(observe)
         self.assertEqual(errors, [])
+
+
+class Owners(SynchronousTestCase):
+    def test_a_connection_is_a_users_by_a_socket_of_a_file_system_else_a_hosts_of_which_loopback_is_one(self) -> None:
+        channel = connections.make_site(Api(ROUTES), LIMIT).buildProtocol(None)
+        for peer, expected in [
+            ("127.0.0.1", "this host"),
+            ("127.9.9.9", "this host"),
+            ("::1", "this host"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("fd00::5", "fd00::/64"),
+        ]:
+            channel.peer, channel.is_local = peer, is_loopback(peer)
+            channel.transport = StringTransport()
+            self.assertEqual(channel.owner, expected)
+        one, other = socket.socketpair(socket.AF_UNIX)
+        self.addCleanup(one.close)
+        self.addCleanup(other.close)
+        channel.transport.socket = one
+        self.assertEqual(channel.owner, f"uid {os.getuid()}")

@@ -68,6 +68,13 @@ class Guards(SynchronousTestCase):
             for scheme in ("Bearer ", "bearer   "):
                 self.assertEqual(self.guard.identify([scheme + token], False, ""), Grant(kind))
 
+    def test_who_posts_is_known_by_a_part_of_the_tokens_hash_and_by_no_token_where_none_is_asked_for(self) -> None:
+        one, other = (self.guard.name_of([f"{scheme} {self.files.tokens[kind]}"]) for scheme, kind in (("Bearer", READ), ("Bearer", WRITE)))
+        self.assertRegex(str(one), "^token [0-9a-f]{16}$")
+        self.assertNotEqual(one, other)
+        self.assertEqual(self.guard.name_of([f"bearer   {self.files.tokens[READ]}"]), one)
+        self.assertIsNone(Guard(None, None, LOCAL, self.clock.seconds).name_of(["Bearer invented"]))
+
     def test_whoever_shows_no_token_or_a_wrong_one_is_refused_and_counted(self) -> None:
         for offered in [(), ("",), ("Basic abc",), ("Bearer",), ("Bearer a b",), (f"Bearer {self.files.tokens[READ]}",) * 2]:
             self.assertEqual(self.refusal(*offered), (401, "no_token"))

@@ -130,7 +130,7 @@ class Routes:
         if posted.accepted or part is not None:  # a key stands for its request, whatever became of that
             now, moment = self._clock()
             try:
-                is_kept = post(self._pump.keeper, self._keys, posted, part, now, moment)
+                is_kept = post(self._pump.keeper, self._keys, posted, part, now, moment, call.poster)
             except OtherRequest as error:
                 raise HTTPError(422, "other_request", str(error)) from None
             if not is_kept:

@@ -1,6 +1,7 @@
 """Which posts with an Idempotency-Key came to this Agent before: each counts once, after a restart too. SQLite, one file an Agent.
 
-The bound is shared fairly: beyond it the Client that has most keys loses its oldest, so that one that floods forgets its own alone.
+The bound is shared fairly: beyond it, of whoever posts the one that has most keys, and of its Clients the one that has most, loses its
+oldest. So a poster that floods forgets its own alone, under however many Clients, and a Client of one that does not flood its own.
 
 It is remembered that a post came after its events are in the outbox, which remembers it meanwhile. What a power cut takes from this file
 it takes from the outbox too, so nothing here is synced.
@@ -19,45 +20,78 @@ from taba.agent.locks import private
 from taba.batch import KeyPart
 from taba.plural import many
 
-MAX_KEYS = 100_000  # 12 MiB; of more, the oldest of whoever has most are forgotten, and count anew
-CLIENT_BYTES = 8  # of the digest by which a Client is known here
+MAX_KEYS = 100_000  # 14 MiB; of more, the oldest of whoever has most are forgotten, and count anew
+WHOSE_BYTES = 8  # of the digest by which a Client is known here; whoever posts for it is before that
 MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
 RETRY_SECONDS = 5.0  # between two tries to write what the disk did not take: each writes all of that, a tenth of a second
 _SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
 _CLIENTS = (
-    "ALTER TABLE keys ADD COLUMN client BLOB NOT NULL DEFAULT x''"  # of what came before, or from the outbox, nobody knows whose it is
+    # of what came before, or from the outbox, nobody knows whose it is; there are rows that have a Client's digest alone
+    "ALTER TABLE keys ADD COLUMN client BLOB NOT NULL DEFAULT x''"
 )
 _BY_CLIENT = "CREATE INDEX IF NOT EXISTS keys_of_clients ON keys (client, id)"
 
 
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=WHOSE_BYTES).digest()
+
+
 class Shares:
-    """How many keys each Client has; who has most, of several the one that came to have so many first."""
+    """How many keys each has; who has most, of several the one that came to have so many first."""
 
     def __init__(self) -> None:
         self._of: dict[bytes, int] = {}
         self._with: dict[int, dict[bytes, None]] = {}  # so many → who has them
         self._most = 0
 
-    def add(self, client: bytes, keys: int = 1) -> None:
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def add(self, whose: bytes, keys: int = 1) -> None:
         """It has so many more."""
-        has = self._of.pop(client, 0)
+        has = self._of.pop(whose, 0)
         if has:
-            self._with[has].pop(client)
+            self._with[has].pop(whose)
             if not self._with[has]:
                 del self._with[has]
         has += keys
         if has > 0:
-            self._of[client] = has
-            self._with.setdefault(has, {})[client] = None
+            self._of[whose] = has
+            self._with.setdefault(has, {})[whose] = None
         self._most = max(self._most, has)
 
     def take(self) -> bytes:
         """Who has most, and has one less from now on."""
         while self._most not in self._with:
             self._most -= 1
-        client = next(iter(self._with[self._most]))
-        self.add(client, -1)
-        return client
+        whose = next(iter(self._with[self._most]))
+        self.add(whose, -1)
+        return whose
+
+
+class SharesOfPosters:
+    """How many keys each Client has of each poster: by both digests, that of the poster first."""
+
+    def __init__(self) -> None:
+        self._posters = Shares()
+        self._of: dict[bytes, Shares] = {}  # poster → its Clients'
+
+    def add(self, whose: bytes, keys: int = 1) -> None:
+        """It has so many more."""
+        poster = whose[:-WHOSE_BYTES]
+        self._posters.add(poster, keys)
+        shares = self._of.setdefault(poster, Shares())
+        shares.add(whose, keys)
+        if not shares:
+            del self._of[poster]
+
+    def take(self) -> bytes:
+        """Of the poster that has most, the Client that has most, and has one less from now on."""
+        poster = self._posters.take()
+        whose = self._of[poster].take()
+        if not self._of[poster]:
+            del self._of[poster]
+        return whose
 
 
 class Keys:
@@ -113,7 +147,7 @@ class Keys:
         if "client" not in {column[1] for column in self._database.execute("PRAGMA table_info(keys)")}:
             self._database.execute(_CLIENTS)
         self._database.execute(_BY_CLIENT)
-        self._shares = Shares()
+        self._shares = SharesOfPosters()
         self.count = 0
         for client, count in self._database.execute("SELECT client, count(*) FROM keys GROUP BY client ORDER BY min(id)"):
             self._shares.add(client, count)
@@ -130,9 +164,10 @@ class Keys:
             return None
         return None if row is None else row[0]
 
-    def add(self, parts: Iterable[KeyPart], now: float, client: str = "") -> None:
-        """Remember that these posts of `client` came: in memory while the disk does not take it, for their events are published."""
-        whose = blake2b(client.encode(), digest_size=CLIENT_BYTES).digest() if client else b""
+    def add(self, parts: Iterable[KeyPart], now: float, client: str = "", poster: str = "") -> None:
+        """Remember that these posts of `client` came from `poster`: in memory while the disk does not take it, for their events are
+        published."""
+        whose = _digest(poster) + _digest(client) if client else b""
         for part in parts:
             self._unwritten.setdefault(part.key, (part, whose))
         self.tick(now)

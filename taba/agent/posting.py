@@ -65,8 +65,8 @@ class PostNaming:
         self._admission.end_post(self._client, [name for name, is_own in self._names.items() if is_own], self._summed)
 
 
-def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, moment: Moment) -> bool:
-    """Publish posted events; True once they are in the outbox, False where there is no room.
+def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, moment: Moment, poster: str = "") -> bool:
+    """Publish events that `poster` sent; True once they are in the outbox, False where there is no room.
 
     With a `key` they count once, however often they are posted. Raises OtherRequest for another request under that key.
     """
@@ -77,7 +77,7 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return True
         if not posted.accepted:
-            keys.add([key], now, posted.client)
+            keys.add([key], now, posted.client, poster)
             return True
     for _ in range(2):
         batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
@@ -92,5 +92,5 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
     except (TableFull, SpoolFull):  # of the disk, before the spool's bound is reached
         return False
     if key is not None:
-        keys.add([key], now, posted.client)  # a kill before this: the next Agent finds the key beside the batches
+        keys.add([key], now, posted.client, poster)  # a kill before this: the next Agent finds the key beside the batches
     return True

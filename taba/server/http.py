@@ -33,7 +33,7 @@ from taba.server.ask.query import Query
 from taba.server.ask.reachable import Reachable
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
-from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.fold.posts import OtherRequest, PosterHasMany, Posts
 from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
@@ -211,7 +211,7 @@ class Routes:
         except UnknownVersion as error:
             self._envelopes.note_version(error)
             raise
-        content = encode_verdicts(await self._envelopes.decide(envelope, call.breathe, call.grant.scope), self._age())
+        content = encode_verdicts(await self._envelopes.decide(envelope, call.breathe, call.grant.scope, call.poster), self._age())
         return Answer(content, content_type=CONTENT_TYPE, headers={VERDICTS_HEADER: "1"})
 
     async def events(self, call: Call) -> Answer:
@@ -226,9 +226,11 @@ class Routes:
         except ValueError as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         try:
-            stream = None if part is None else await self._posts.claim(part, posted.client)
+            stream = None if part is None else await self._posts.claim(part, posted.client, call.poster)
         except OtherRequest as error:
             raise HTTPError(422, "other_request", str(error)) from None
+        except PosterHasMany as error:
+            raise HTTPError(429, "too_many_keys", str(error), {"retry-after": "3600"}) from None
         since = self._posts.time_of(stream, now)
         if since != now:
             posted = await call.in_turns(reading(content, since, self._router.buckets, False, call.grant.scope))

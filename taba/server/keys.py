@@ -55,6 +55,11 @@ def posts(bucket: int) -> bytes:
     return b"taba:{%d}:keys" % bucket
 
 
+def posters(bucket: int) -> bytes:
+    """Hash: digest of whoever posts with Idempotency-Keys → for how many Clients (see fold/posts.py)."""
+    return b"taba:{%d}:posters" % bucket
+
+
 def age(bucket: int) -> bytes:
     """The store's age and when it was raised (see aging.py). In one bucket alone."""
     return b"taba:{%d}:age" % bucket

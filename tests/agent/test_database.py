@@ -11,11 +11,12 @@ from hashlib import blake2b
 from typing import Any
 from unittest import mock
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keys as module
 from taba.agent.database import Transaction
-from taba.agent.keys import CLIENT_BYTES, MAX_KEYS, RETRY_SECONDS, Keys
+from taba.agent.keys import MAX_KEYS, RETRY_SECONDS, WHOSE_BYTES, Keys
 from taba.batch import KeyPart
 from taba.plural import many
 
@@ -64,8 +65,8 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(self.rows(), [2])
 
 
-def b2(client: str) -> bytes:
-    return blake2b(client.encode(), digest_size=CLIENT_BYTES).digest()
+def b2(*texts: str) -> bytes:
+    return b"".join(blake2b(text.encode(), digest_size=WHOSE_BYTES).digest() for text in texts)
 
 
 class KeysTests(SynchronousTestCase):
@@ -166,14 +167,55 @@ class KeysTests(SynchronousTestCase):
         self.keys.add([part(10)], 0.0, "another")  # of two that have as many: who has had so for longer
         self.assertEqual(known(11), [6, 8, 9, 10])
 
+    def flood(self, clients: int, most: int) -> None:
+        """A poster with so many Client ids, one after the other, beside one with three and another with one."""
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=most)
+        good = [part(number) for number in range(4)]
+        for number, client in enumerate(("web/1", "web/1", "web/2")):
+            self.keys.add([good[number]], 0.0, client, "token good")
+        self.keys.add([good[3]], 0.0, "web/1", "token other")
+        for number in range(4, clients + 4):
+            if number == clients // 2:
+                self.keys.close()
+                self.keys = Keys(self.keys.path, most=most)
+            self.keys.add([part(number)], 0.0, f"flood/{number}", "token stranger")
+        self.assertEqual(([self.keys.digest(key.key) for key in good], self.keys.count), ([b"d" * 16] * 4, most))
+        kept = [self.keys.digest(part(clients + 4 - back).key) is not None for back in (1, most - 4, most - 3)]
+        self.assertEqual(kept, [True, True, False])  # of its own, the latest
+
+    def test_a_poster_that_invents_clients_pushes_out_its_own_and_nobody_elses_after_a_restart_too(self) -> None:
+        self.flood(60, 20)
+
+    @pytest.mark.real
+    def test_a_poster_with_a_hundred_thousand_clients_pushes_out_its_own_and_nobody_elses(self) -> None:
+        self.flood(MAX_KEYS, MAX_KEYS)
+
+    def test_of_a_poster_that_has_most_the_client_that_has_most_loses_its_oldest(self) -> None:
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=5)
+        for number, client in enumerate(("one", "many", "many", "two")):
+            self.keys.add([part(number)], 0.0, client, "host")
+        self.keys.add([part(4)], 0.0, "many", "other")
+        self.keys.add([part(5)], 0.0, "three", "host")
+        self.assertEqual([number for number in range(6) if self.keys.digest(part(number).key) is None], [1])
+
+    def test_rows_of_before_that_say_whose_client_alone_are_one_posters_and_go_before_others(self) -> None:
+        self.keys.add([part(number) for number in range(3)], 0.0, "web/1")
+        self.keys._database.execute("UPDATE keys SET client = ?", (b2("web/1"),))
+        self.keys.close()
+        self.keys = Keys(self.keys.path, most=3)
+        self.keys.add([part(3)], 0.0, "web/1", "host")
+        self.assertEqual([number for number in range(4) if self.keys.digest(part(number).key) is None], [0])
+
     def test_shares_are_as_they_were_where_the_disk_does_not_take_what_was_to_be_written(self) -> None:
         self.keys.close()
         self.keys = Keys(self.keys.path, most=2)
         self.keys.add([part(0), part(1)], 0.0, "one")
         self.fill(0)
         self.keys.add([part(number) for number in range(2, 4000)], 0.0, "two")
-        self.assertEqual((self.keys.count, self.keys._shares.take()), (2, b2("one")))
-        self.keys._shares.add(b2("one"))
+        self.assertEqual((self.keys.count, self.keys._shares.take()), (2, b2("", "one")))
+        self.keys._shares.add(b2("", "one"))
 
     def test_a_file_of_before_that_does_not_say_whose_its_keys_are_is_read(self) -> None:
         self.keys.add([part(0)], 0.0)

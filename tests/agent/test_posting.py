@@ -26,6 +26,7 @@ from taba.tokens import EVERYTHING
 from .moments import at
 from .world import BUCKETS, World
 
+MOST_KEYS = 30
 BODY = json.dumps({"client": "web/1", "events": [{"tab": "bids_won", "type": "CounterGroup", "value": 1.0}]}).encode()
 
 
@@ -34,8 +35,8 @@ class Asking:
 
     grant = EVERYTHING
 
-    def __init__(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None):
-        self._meanwhile, self._body, self._key = meanwhile, body, key
+    def __init__(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None, poster: str = "this host"):
+        self._meanwhile, self._body, self._key, self.poster = meanwhile, body, key, poster
 
     def once(self, name: str) -> str | None:
         return self._key
@@ -59,12 +60,12 @@ class Hosted(SynchronousTestCase):
         world = self.world = World(directory)
         self.addCleanup(world.end_producers)
         self.addCleanup(world.die)
-        keys = Keys(os.path.join(directory, "keys"))
+        keys = self.keys = Keys(os.path.join(directory, "keys"), most=MOST_KEYS)
         self.addCleanup(keys.close)
         self.routes = Routes(world.pump, keys, dict, lambda: (world.now, at(world.now)), lambda: 1.0, lambda: None)
 
-    def post(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None) -> Answer:
-        asking = self.routes.events(cast(Any, Asking(meanwhile, body, key)))
+    def post(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None, poster: str = "this host") -> Answer:
+        asking = self.routes.events(cast(Any, Asking(meanwhile, body, key, poster)))
         try:
             asking.send(None)
         except StopIteration as end:
@@ -105,6 +106,14 @@ class Posting(Hosted):
             self.assertEqual(self.post_under(key, good), 422)
             self.assertEqual(self.post_under(key, *first), 200)
             self.assertEqual(self.world.keeper.books.recorded - recorded, first.count(good))
+
+    def test_a_poster_under_ever_new_clients_costs_another_no_key(self) -> None:
+        self.post(key="good", poster="token good")
+        for number in range(2 * MOST_KEYS):
+            self.post(body=body("t", client=f"web/{number}"), key="k", poster="token stranger")
+        recorded = self.world.keeper.books.recorded
+        self.assertEqual(cast(Any, self.post(key="good", poster="token good").content)["accepted"], 1)
+        self.assertEqual((self.world.keeper.books.recorded, self.keys.count), (recorded, MOST_KEYS))
 
     def test_where_the_disk_does_not_take_the_key_the_events_are_accepted_and_count_once(self) -> None:
         good = {"tab": "t", "type": "CounterGroup", "value": 1.0}

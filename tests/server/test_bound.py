@@ -8,9 +8,11 @@ from typing import Any
 
 from taba import web
 from taba.batch import Verdict
+from taba.events import key_part
 from taba.names import bucket_of
+from taba.server.fold import posts
 from taba.server.service import Server
-from taba.tokens import ADMIN, READ, WRITE, Scope, line_of, new_token
+from taba.tokens import ADMIN, READ, WRITE, Scope, digest_of, line_of, new_token
 
 from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded
 from .samples import column
@@ -36,7 +38,8 @@ class Bound(ServerCase):
         path = Path(self.mktemp())
         path.touch(0o600)
         path.write_text("\n".join(lines))
-        return await self.start(tokens=str(path))
+        self.listed = str(path)
+        return await self.start(tokens=self.listed)
 
     async def ask_as(self, who: str, server: Server, path: str, method: str = "GET", body: Any = None) -> Answered:
         return await self.ask(server, path, method, body, {"Authorization": [f"Bearer {self.tokens[who]}"]})
@@ -124,6 +127,34 @@ class Bound(ServerCase):
         self.assertEqual((answered.status, answered.json["error"]), (403, "other_token"))
         self.assertEqual((await self.post_as(f"hosts {WRITE}", server, "web/9", NAMES)).json["accepted"], len(NAMES))
         self.assertEqual((await self.ask_as(READ, server, "/v1/clients")).json, ["anybody", "web/9"])
+
+    @asynchronous
+    async def test_a_token_under_ever_new_clients_takes_no_room_for_keys_from_another_after_a_restart_too(self) -> None:
+        self.patch(posts, "MAX_POSTERS", 9)
+        server = await self.begin()
+
+        def key_of(client: str) -> str:
+            """One whose record lies in one bucket, whoever posts."""
+            return next(f"{n}" for n in range(10_000) if int.from_bytes(key_part(client, f"{n}", b"").key[:8], "big") % BUCKETS == 0)
+
+        async def said(who: str, *clients: str) -> list[int]:
+            return [(await self.post_as(who, server, client, NAMES[:1], key_of(client))).status for client in clients]
+
+        self.assertEqual(await said(WRITE, "good/1"), [200])
+        strange = [f"flood/{number}" for number in range(6)]
+        self.assertEqual(await said(f"team {WRITE}", *strange), [200] * 4 + [429] * 2)
+        await self.stop(server)
+        server = await self.start(tokens=self.listed)
+        late = await self.post_as(f"team {WRITE}", server, "late", NAMES[:1], key_of("late"))
+        self.assertEqual((late.status, late.json["error"], late.headers.getRawHeaders("retry-after")), (429, "too_many_keys", ["3600"]))
+        self.assertIn("Idempotency-Keys of 4 Clients within a day: 4 more are left to others", late.json["detail"])
+        self.assertEqual(await said(f"team {WRITE}", strange[0]), [200])  # what it has is known
+        self.assertEqual(await said(WRITE, "good/1", "good/2", "good/2"), [200] * 3)
+        problems = "\n".join((await self.ask_as(READ, server, "/v1/status")).json["problems"])
+        named = digest_of(self.tokens[f"team {WRITE}"]).hex()[:16]
+        self.assertIn(f"token {named} posts under Idempotency-Keys of ever new Clients", problems)
+        told = (await self.ask_as(READ, server, f"/v1/projections?name={NAMES[0]}&client=good/*")).json[NAMES[0]]
+        self.assertEqual({client: of["count"] for client, of in told.items()}, {"good/1": 1, "good/2": 1})
 
     @asynchronous
     async def test_a_post_of_which_a_token_covered_a_part_is_another_than_the_same_with_one_that_covers_more(self) -> None:

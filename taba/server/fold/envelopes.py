@@ -64,9 +64,14 @@ class Envelopes:
         self._reading = 0  # bytes of batches, and of what was made of them, whose envelopes are not decided yet
 
     async def decide(
-        self, envelope: Envelope, breathe: Callable[[], Awaitable[None]] | None = None, scope: Scope = UNBOUND
+        self,
+        envelope: Envelope,
+        breathe: Callable[[], Awaitable[None]] | None = None,
+        scope: Scope = UNBOUND,
+        sender: str = "",
     ) -> list[Verdict]:
-        """The verdicts on its entries, in order. `breathe` lets others have a turn; without it this goes through in one.
+        """The verdicts on its entries, in order. `breathe` lets others have a turn; without it this goes through in one. `sender`: who is
+        taken for the poster of what came under keys.
 
         Columns beyond `scope` become dead letters that say so.
         """
@@ -107,11 +112,11 @@ class Envelopes:
                 read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
             # what is left is not read at all: the batches of a lane come in their order
             found += [Verdict(LATER, FULL_SECONDS)] * (len(envelope.entries) - len(found))
-            return await self._decide(found)
+            return await self._decide(found, sender)
         finally:
             self._reading -= read
 
-    async def _decide(self, found: list[WaitingBatch | Verdict]) -> list[Verdict]:
+    async def _decide(self, found: list[WaitingBatch | Verdict], sender: str) -> list[Verdict]:
         # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
         keyed: list[bool] = []
         behind: set[tuple[bytes, int]] = set()  # what follows it in its lane stays behind it: decided first, it would look like a gap
@@ -125,7 +130,7 @@ class Envelopes:
         if not posts:
             return await self._submit(others)
         verdicts: list[Iterator[Verdict]] = []
-        for outcome in await gather([self._submit(others), self._submit_posts(posts)]):
+        for outcome in await gather([self._submit(others), self._submit_posts(posts, sender)]):
             if isinstance(outcome, Exception):
                 raise outcome
             verdicts.append(iter(outcome))
@@ -136,8 +141,8 @@ class Envelopes:
         decided = iter(await self._ingest.submit(waiting) if waiting else ())
         return [next(decided) if isinstance(place, WaitingBatch) else place for place in found]
 
-    async def _submit_posts(self, found: list[WaitingBatch | Verdict]) -> list[Verdict]:
-        await self._draw_streams(found)
+    async def _submit_posts(self, found: list[WaitingBatch | Verdict], sender: str) -> list[Verdict]:
+        await self._draw_streams(found, sender)
         return await self._submit(found)
 
     def note_version(self, error: UnknownVersion) -> None:
@@ -153,7 +158,7 @@ class Envelopes:
     def problems(self) -> list[str]:
         """What somebody should look at, in sentences."""
         since = self._seconds() - SHOWN_SECONDS
-        return [sentence for when, sentence in self._noted.values() if when > since]
+        return [*(sentence for when, sentence in self._noted.values() if when > since), *self._posts.problems]
 
     async def _read(
         self, entry: Entry, envelope: Envelope, buckets: int, breathe: Callable[[], Awaitable[None]] | None
@@ -197,14 +202,14 @@ class Envelopes:
         finally:
             self._reading -= charged
 
-    async def _draw_streams(self, found: list[WaitingBatch | Verdict]) -> None:
+    async def _draw_streams(self, found: list[WaitingBatch | Verdict], sender: str) -> None:
         """Have each batch of a post with a key know the stream of that post; or be decided already."""
         claims: dict[tuple[bytes, bytes], Any] = {}
         for place in found:
             if isinstance(place, WaitingBatch) and place.part is not None and (place.part.key, place.part.digest) not in claims:
                 # also of what the sender may not send: the records of a post's key are its Client's, whoever sends the post
                 client = next((column.client for column in place.batch.columns if column.client), "")
-                claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client))
+                claims[place.part.key, place.part.digest] = ensureDeferred(self._posts.claim(place.part, client, sender))
         outcomes = dict(zip(claims, await DeferredList(list(claims.values()), consumeErrors=True), strict=True)) if claims else {}
         waits: dict[tuple[bytes, int], Verdict] = {}  # by lane: what follows one that waits, waits
         for index, place in enumerate(found):

@@ -3,7 +3,9 @@
 1. A key's record lies in the bucket of Client and key, and is written before any part of its post is folded: it has the digest of the
    request, so that another request under the same key is known wherever its parts lie, and the stream that was drawn for the post.
 2. A record goes after a day of the store's age, or when its Client has too many: then the key counts anew, in another stream.
-3. Posts without a key share one stream of this process, which has one writer: a mark in each bucket, not one a post. A number that
+3. Whoever posts can invent Clients. So it is counted for how many Clients of a bucket a poster has taken room within a day, and it takes
+   more while that is less than what is free: whatever one takes, as much is left to others, and no record is given up for another's.
+4. Posts without a key share one stream of this process, which has one writer: a mark in each bucket, not one a post. A number that
    was not folded for certain is never sent again.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.task import deferLater
 
@@ -20,12 +22,13 @@ from taba.batch import APPLIED, Batch, KeyPart, Verdict
 from taba.bounds import DAY
 from taba.errors import StoreUnavailable, TabaError
 from taba.events import LOT_BYTES, Posted
+from taba.plural import many
 from taba.server import keys
 from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.ingest import SLOW, SLOW_SECONDS, Ingest
 from taba.server.fold.marks import ANY
 from taba.server.router import IsRouter
-from taba.shard import Writes
+from taba.shard import Command, Writes
 
 CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
 POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
@@ -34,8 +37,13 @@ MAX_KEYS = 131_072  # of one Client, in all buckets: three every two seconds …
 MAX_KEYS_HERE = 4096  # … and in one: 200 KiB, which each post of this Client reads and writes there
 MAX_UNFINISHED = 1000  # posts whose time is remembered: who sends again does so at once
 MAX_POSTERS = 10_000  # Clients that have keys in one bucket; of more, posts must wait until keys of others have gone
+SHOWN_SECONDS = 120.0  # for which it is shown who was refused
+MAX_NAMED = 3  # of these
+HOURS = int(DAY / 3600) + 1  # in which a record of the last day may have been written
+POSTER_BYTES = 8  # of the digest by which whoever posts is known here
 
 _RECORD = struct.Struct("<16s16s16sI")  # key, digest of its request, stream, age of the store
+_TAKEN = struct.Struct("<II")  # an hour of the store's age, and for how many Clients, whose youngest record is of then, a poster took room
 
 
 class OtherRequest(TabaError):
@@ -44,6 +52,58 @@ class OtherRequest(TabaError):
 
 class TooManyKeys(StoreUnavailable):
     """So many Clients have posted with keys within a day that no more are remembered; try later."""
+
+
+class PosterHasMany(TooManyKeys):
+    """Whoever posts has taken as much room for Clients as is left to others; try later."""
+
+
+class Taken(NamedTuple):
+    """For how many Clients of a bucket a poster took room: by the hour of the store's age in which they posted last."""
+
+    hours: dict[int, int]
+
+    @staticmethod
+    def read(content: bytes | None, age: int) -> Taken:
+        """What of it is not over at this age, in minutes."""
+        pairs = _TAKEN.iter_unpack(content[: len(content) // _TAKEN.size * _TAKEN.size]) if content else ()
+        return Taken({hour: count for hour, count in pairs if age // 60 - hour < HOURS})
+
+    @property
+    def clients(self) -> int:
+        return sum(self.hours.values())
+
+    def moved(self, before: int | None, after: int) -> Taken:
+        """With one of the hour `before` less, where that is an hour, and one of `after` more."""
+        hours = {**self.hours, after: self.hours.get(after, 0) + 1}
+        if before in hours:
+            hours[before] -= 1
+        return Taken({hour: count for hour, count in hours.items() if count > 0})
+
+    def encode(self) -> bytes:
+        return b"".join(_TAKEN.pack(*pair) for pair in sorted(self.hours.items()))
+
+
+def take_room(kept: bytes | None, poster: bytes, taken: Taken, clients: int, age: int) -> tuple[bytes, Taken]:
+    """Whose room a Client's records are in once one more of `poster` is among them, and what that poster has taken then. Pure.
+
+    `kept`: the records before, behind which stands whose room they are in, unless a Server of before wrote them last; `clients`: how many
+    Clients the bucket has. Raises TooManyKeys where none is left for a Client that has no records of the last day.
+    """
+    size = len(kept) // _RECORD.size * _RECORD.size if kept else 0
+    hour, whose = age // 60, kept[size : size + POSTER_BYTES] if kept else b""
+    if kept is None or is_over(kept, age):
+        free = MAX_POSTERS - clients + (kept is not None)
+        if free <= 0:
+            raise TooManyKeys(f"{clients} Clients have posted with an Idempotency-Key within a day: no more are remembered")
+        if taken.clients >= free:
+            had = many(taken.clients, "Client")
+            raise PosterHasMany(f"whoever posts this did so with Idempotency-Keys of {had} within a day: {free} more are left to others")
+        return poster, taken.moved(None, hour)
+    before = _RECORD.unpack_from(kept, size - _RECORD.size)[3] // 60
+    if before == hour:  # it has the room of this hour, whoever took it
+        return whose, taken
+    return poster, taken.moved(before if whose == poster else None, hour)
 
 
 def claim(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int) -> tuple[bytes, bytes]:
@@ -75,26 +135,56 @@ class Posts:
         self._stream = draw(16)
         self._numbers: dict[int, int] = {}
         self._unfinished: dict[bytes, float] = {}  # by stream, when what was posted and not folded yet came first
+        self._refused: dict[str, float] = {}  # posters that had taken too much room, and when they were told so last
 
-    async def claim(self, part: KeyPart, client: str) -> bytes:
-        """The stream of the post with this key. Raises OtherRequest, or StoreUnavailable where nobody can tell now."""
+    async def claim(self, part: KeyPart, client: str, poster: str = "") -> bytes:
+        """The stream of the post with this key, which `poster` sends. Raises OtherRequest, PosterHasMany, or StoreUnavailable where
+        nobody can tell now."""
         buckets = self._router.buckets
         bucket = int.from_bytes(part.key[:8], "big") % buckets
-        name, field = keys.posts(bucket), hashlib.blake2b(client.encode(), digest_size=8).digest()
+        takers, name, field = keys.posters(bucket), keys.posts(bucket), hashlib.blake2b(client.encode(), digest_size=8).digest()
+        mine = hashlib.blake2b(poster.encode(), digest_size=POSTER_BYTES).digest()
         drawn, most = self._draw(16), min(MAX_KEYS_HERE, -(-MAX_KEYS // buckets))
 
         def update(replies: Sequence[Any]) -> Writes:
             age = self._age()
             if age is None:
                 raise StoreUnavailable("the store's age is not known to this Server yet")
-            kept, posters = replies
-            if kept is None and posters >= MAX_POSTERS:
-                raise TooManyKeys(f"{posters} Clients have posted with an Idempotency-Key within a day: no more are remembered")
+            kept, clients, content = replies
             records, stream = claim(kept, part, drawn, age, most)
-            return Writes([] if records == kept else [(b"HSET", name, field, records)], stream)
+            if records == kept:
+                return Writes([], stream)
+            taken = Taken.read(content, age)
+            try:
+                whose, now_taken = take_room(kept, mine, taken, clients, age)
+            except PosterHasMany:
+                self._note_refused(poster)
+                raise
+            writes: list[Command] = [(b"HSET", name, field, records + whose)]
+            if now_taken != taken:
+                writes.append((b"HSET", takers, mine, now_taken.encode()))
+            return Writes(writes, stream)
 
-        stream: bytes = await self._router.transact(bucket, [(b"HGET", name, field), (b"HLEN", name)], update, CLAIM_SECONDS)
+        reads = [(b"HGET", name, field), (b"HLEN", name), (b"HGET", takers, mine)]
+        stream: bytes = await self._router.transact(bucket, reads, update, CLAIM_SECONDS)
         return stream
+
+    def _note_refused(self, poster: str) -> None:
+        self._refused.pop(poster, None)
+        self._refused[poster] = self._clock.seconds()
+        if len(self._refused) > MAX_NAMED:
+            del self._refused[next(iter(self._refused))]
+
+    @property
+    def problems(self) -> list[str]:
+        """What somebody should look at, in sentences."""
+        since = self._clock.seconds() - SHOWN_SECONDS
+        return [
+            f"{poster or 'somebody'} posts under Idempotency-Keys of ever new Clients, and has as much room for them as is left to others: "
+            "further ones wait until a day has gone; if they are meant, give whoever posts tokens of their own"
+            for poster, when in self._refused.items()
+            if when > since
+        ]
 
     def time_of(self, stream: bytes | None, now: float) -> float:
         """When events that have no time happened: where a post comes again that was not folded yet, when it first came, so that what

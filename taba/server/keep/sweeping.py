@@ -3,13 +3,13 @@ mean that are not there, where that is too much."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from taba.server import keys
 from taba.server.fold.bounds import MEANINGS_OF_ABSENT
 from taba.server.fold.marks import MARK_MINUTES, POSTED_MINUTES, stale
-from taba.server.fold.posts import is_over
+from taba.server.fold.posts import Taken, is_over
 from taba.server.keep.changing import MAX_ARGUMENTS
 from taba.server.router import IsRouter
 from taba.shard import Writes
@@ -24,11 +24,13 @@ async def sweep_marks(router: IsRouter, bucket: int, age: int | None) -> None:
         found = [
             (keys.marks(bucket), stale(replies[0], age, MARK_MINUTES)),
             (keys.posted(bucket), stale(replies[1], age, POSTED_MINUTES)),
-            (keys.posts(bucket), [field for field, kept in zip(replies[2][::2], replies[2][1::2], strict=True) if is_over(kept, age)]),
+            (keys.posts(bucket), [field for field, kept in _pairs(replies[2]) if is_over(kept, age)]),
+            (keys.posters(bucket), [field for field, kept in _pairs(replies[3]) if not Taken.read(kept, age).hours]),
         ]
         return Writes([(b"HDEL", key, *lot) for key, fields in found for lot in _lots(fields)])
 
-    await router.transact(bucket, [(b"HGETALL", name(bucket)) for name in (keys.marks, keys.posted, keys.posts)], update)
+    names = (keys.marks, keys.posted, keys.posts, keys.posters)
+    await router.transact(bucket, [(b"HGETALL", name(bucket)) for name in names], update)
 
 
 async def sweep_meanings(router: IsRouter, bucket: int) -> None:
@@ -41,6 +43,11 @@ async def sweep_meanings(router: IsRouter, bucket: int) -> None:
         return Writes([(b"HDEL", keys.meanings(bucket), *lot) for lot in _lots(fields)])
 
     await router.transact(bucket, [(b"HKEYS", keys.meanings(bucket)), (b"HKEYS", keys.tabs(bucket))], update)
+
+
+def _pairs(reply: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Of what HGETALL answers."""
+    return zip(reply[::2], reply[1::2], strict=True)
 
 
 def _lots(fields: Sequence[bytes]) -> list[Sequence[bytes]]:

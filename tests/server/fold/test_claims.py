@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import KeyPart
+from taba.server import keys
 from taba.server.fold import posts
-from taba.server.fold.posts import MAX_KEYS, MAX_KEYS_HERE, Posts, TooManyKeys, claim
+from taba.server.fold.posts import KEY_MINUTES, MAX_KEYS, MAX_KEYS_HERE, MAX_POSTERS, PosterHasMany, Posts, TooManyKeys, claim
 
 
 def part(number: int, bucket: int = 0) -> KeyPart:
@@ -25,30 +27,36 @@ class Hashes:
     def __init__(self, buckets: int):
         self.buckets = buckets
         self.kept: dict[int, dict[bytes, bytes]] = {}
+        self.taken: dict[int, dict[bytes, bytes]] = {}
 
     async def transact(self, bucket: int, reads: Sequence[Any], update: Callable[[Sequence[Any]], Any], seconds: float) -> Any:
-        (_, _, field), _ = reads
-        there = self.kept.setdefault(bucket, {})
-        writes = update([there.get(field), len(there)])
-        for _, _, name, content in writes.commands:
-            there[name] = content
+        (_, _, field), _, (_, _, poster) = reads
+        there, taken = self.kept.setdefault(bucket, {}), self.taken.setdefault(bucket, {})
+        writes = update([there.get(field), len(there), taken.get(poster)])
+        for _, key, name, content in writes.commands:
+            (taken if key == keys.posters(bucket) else there)[name] = content
         return writes.result
 
 
 class Claims(SynchronousTestCase):
     def setUp(self) -> None:
         self.drawn = 0
+        self.age = 5
 
-    def posts(self, buckets: int) -> Posts:
+    def posts(self, buckets: int, hashes: Hashes | None = None) -> Posts:
         def draw(size: int) -> bytes:
             self.drawn += 1
             return self.drawn.to_bytes(size, "big")
 
-        return Posts(cast(Any, Hashes(buckets)), cast(Any, SimpleNamespace()), lambda: 5, draw, Clock())
+        return Posts(cast(Any, hashes or Hashes(buckets)), cast(Any, SimpleNamespace()), lambda: self.age, draw, Clock())
 
-    def claim(self, posts: Posts, number: int, bucket: int = 0, client: str = "web/1") -> bytes:
-        stream: Deferred[bytes] = ensureDeferred(posts.claim(part(number, bucket), client))
+    def claim(self, posts: Posts, number: int, bucket: int = 0, client: str = "web/1", poster: str = "") -> bytes:
+        stream: Deferred[bytes] = ensureDeferred(posts.claim(part(number, bucket), client, poster))
         return self.successResultOf(stream)
+
+    def refused(self, posts: Posts, client: str, poster: str) -> type[Exception]:
+        stream: Deferred[bytes] = ensureDeferred(posts.claim(part(0), client, poster))
+        return type(cast(Exception, self.failureResultOf(stream).value))
 
     def test_a_client_has_so_many_in_a_bucket_and_of_one_more_the_oldest_is_forgotten(self) -> None:
         self.patch(posts, "MAX_KEYS", 6)
@@ -86,8 +94,75 @@ class Claims(SynchronousTestCase):
     def test_of_so_many_clients_keys_are_kept_in_a_bucket_and_who_comes_then_hears_so(self) -> None:
         self.patch(posts, "MAX_POSTERS", 2)
         here = self.posts(1)
-        streams = [self.claim(here, 0, client=f"web/{number}") for number in range(2)]  # the bound
-        late: Deferred[bytes] = ensureDeferred(here.claim(part(0), "web/2"))  # one past it
-        self.failureResultOf(late, TooManyKeys)
+        streams = [self.claim(here, 0, client=f"web/{number}", poster=f"{number}") for number in range(2)]  # the bound
+        self.assertIs(self.refused(here, "web/2", "2"), TooManyKeys)  # one past it
         self.claim(here, 1, client="web/1")  # who is there goes on
         self.assertEqual([self.claim(here, 0, client=f"web/{number}") for number in range(2)], streams)
+
+    def flood(self, clients: int, most: int) -> None:
+        hashes = Hashes(1)
+        here = self.posts(1, hashes)
+        good = [self.claim(here, number, client="web/1", poster="token good") for number in range(3)]
+        taken = 0
+        for number in range(clients):
+            if number == clients // 2:
+                here = self.posts(1, hashes)  # as after a restart, or at another Server
+            if taken < most // 2:
+                self.claim(here, 0, client=f"flood/{number}", poster="token stranger")
+                taken += 1
+            else:
+                self.assertIs(self.refused(here, f"flood/{number}", "token stranger"), PosterHasMany)
+        self.claim(here, 1, client="flood/0", poster="token stranger")  # what it has goes on
+        self.assertEqual([self.claim(here, number, client="web/1", poster="token good") for number in range(3)], good)
+        for number in range(most // 8):  # and there is room for new ones of others
+            self.claim(here, 0, client=f"job/{number}", poster="token other")
+        self.assertEqual(len(hashes.kept[0]), 1 + taken + most // 8)
+
+    def test_a_poster_that_invents_clients_takes_room_while_as_much_is_free_and_others_keep_theirs(self) -> None:
+        self.patch(posts, "MAX_POSTERS", 41)
+        self.flood(100, 41)
+
+    @pytest.mark.real
+    def test_a_poster_with_a_hundred_thousand_clients_leaves_others_theirs(self) -> None:
+        self.flood(100_000, MAX_POSTERS)
+
+    def test_what_a_poster_took_is_given_back_when_its_records_have_gone_and_no_sooner(self) -> None:
+        self.patch(posts, "MAX_POSTERS", 8)
+        hashes = Hashes(1)
+        here = self.posts(1, hashes)
+        for number in range(4):
+            self.claim(here, 0, client=f"web/{number}", poster="a")
+        self.age += KEY_MINUTES - 60
+        self.claim(here, 1, client="web/0", poster="a")  # of which the room is that of a later hour now, and no second one
+        self.assertIs(self.refused(here, "web/4", "a"), PosterHasMany)
+        self.age += 59  # the day of the first is not over yet
+        self.assertIs(self.refused(here, "web/4", "a"), PosterHasMany)
+        self.age += 61  # the hour after it: one is left
+        self.assertEqual(posts.Taken.read(next(iter(hashes.taken[0].values())), self.age).clients, 1)
+        for field in [field for field, kept in hashes.kept[0].items() if posts.is_over(kept, self.age)]:
+            del hashes.kept[0][field]  # as pruning does
+        for number in range(4, 7):
+            self.claim(here, 0, client=f"web/{number}", poster="a")
+        self.assertIs(self.refused(here, "web/7", "a"), PosterHasMany)
+
+    def test_who_keeps_anothers_client_alive_pays_for_it(self) -> None:
+        self.patch(posts, "MAX_POSTERS", 4)
+        here = self.posts(1)
+        for number in range(2):
+            self.claim(here, 0, client=f"web/{number}", poster="a")
+        self.age += 60
+        for number in range(2):
+            self.claim(here, 1, client=f"web/{number}", poster="b")
+        self.assertIs(self.refused(here, "web/2", "b"), PosterHasMany)
+        self.claim(here, 0, client="web/2", poster="c")
+
+    def test_records_of_before_that_do_not_say_whose_room_they_are_in_are_read_and_written_on(self) -> None:
+        hashes = Hashes(1)
+        here = self.posts(1, hashes)
+        first = self.claim(here, 0, poster="a")
+        ((field, kept),) = hashes.kept[0].items()
+        hashes.kept[0][field], hashes.taken[0] = kept[: -posts.POSTER_BYTES], {}
+        self.assertEqual(self.claim(here, 0, poster="a"), first)
+        self.age += 60
+        self.claim(here, 1, poster="a")
+        self.assertEqual((self.claim(here, 0, poster="b"), len(hashes.taken[0])), (first, 1))

@@ -12,6 +12,7 @@ from taba.bounds import DAY
 from taba.names import RETIRED_CLIENT
 from taba.server import keys, service
 from taba.server.fold.marks import MARK_MINUTES
+from taba.server.fold.posts import HOURS, Taken
 from taba.server.keep.pruning import RETIRED_TIMES
 from taba.shard import Writes
 
@@ -115,9 +116,13 @@ class Pruning(KeepingCase):
         old = (OLD_MINUTES - MARK_MINUTES).to_bytes(4, "little")
         for name, pairs in ((keys.marks(3), marks), (keys.posted(3), posted)):
             self.valkey.call("HSET", name, pairs[0], pairs[1][:-4] + old)
+        age = server.age() or 0
+        over, going_on = Taken({age // 60 - HOURS: 2}), Taken({age // 60 - HOURS: 2, age // 60 - HOURS + 1: 1})
+        self.valkey.call("HSET", keys.posters(3), b"over", over.encode(), b"goingon", going_on.encode())
         await self.done(server, "/v1/prune")
-        left = await server.router.read(3, [(b"HKEYS", keys.marks(3)), (b"HKEYS", keys.posted(3))])
-        self.assertEqual(left, [[marks[2]], [posted[2]]])
+        left = await server.router.read(3, [(b"HKEYS", keys.marks(3)), (b"HKEYS", keys.posted(3)), (b"HGET", keys.posters(3), b"over")])
+        self.assertEqual(left, [[marks[2]], [posted[2]], None])
+        self.assertIsNotNone((await server.router.read(3, [(b"HGET", keys.posters(3), b"goingon")]))[0])
 
     @asynchronous
     async def test_a_tab_that_only_retired_clients_have_is_forgotten_much_later(self) -> None:
