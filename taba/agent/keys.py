@@ -20,7 +20,7 @@ from taba.agent.locks import private
 from taba.batch import KeyPart
 from taba.plural import many
 
-MAX_KEYS = 100_000  # 14 MiB; of more, the oldest of whoever has most are forgotten, and count anew
+MAX_KEYS = 100_000  # 12 MiB; of more, the oldest of whoever has most are forgotten, and count anew
 WHOSE_BYTES = 8  # of the digest by which a Client is known here; whoever posts for it is before that
 MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
 RETRY_SECONDS = 5.0  # between two tries to write what the disk did not take: each writes all of that, a tenth of a second
