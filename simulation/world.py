@@ -492,9 +492,7 @@ class World(Ground):
             return
         if not completed <= recorded <= completed + doubtful:
             raise Broken(f"{completed} events were recorded and {doubtful} perhaps; the books: {books}")
-        # a damaged spool does not tell whether what it lost there was applied just before an Agent was killed: it is counted in any case
-        twice = dropped["spool_corrupt"] if self.fired["damaged the spool"] else 0
-        if not recorded <= accounted <= recorded + twice:
+        if recorded != accounted:
             raise Broken(f"the books do not balance: {books}")
         own = sum(client.dropped - client.unknown for client in self.clients)
         lost = sum(dropped.values()) - own

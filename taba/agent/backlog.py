@@ -1,6 +1,7 @@
 """What an Agent does with its spool: it is filled, read, mended where it is damaged, and its lanes are taken up in their turn.
 
-1. What a salvage could not read is counted once, when it is found; what of it is on its way to a Server is brought back.
+1. What a salvage could not read is counted once, as far as the store does not have it: its lane asks before anything of it is sent.
+   What of it is on its way to a Server is brought back.
 2. An error of the disk's is a problem, and what it kept from being done is tried again; only damage is mended, and that seldom.
 3. Of the lanes that are on disk so many are worked on at once; the others wait there.
 """
@@ -120,7 +121,8 @@ class Backlog:
     # --- what is done with ---
 
     def forget(self) -> None:
-        """Remove from the spool what lanes have forgotten."""
+        """Remove from the spool what lanes have forgotten, and from what it lost what is not."""
+        self._forget_found()
         if not self._books.to_forget:
             return
         self._books.flush_history()
@@ -132,6 +134,21 @@ class Backlog:
             self._books.to_forget.clear()
             self._books.spool_problem = None
 
+    def _forget_found(self) -> None:
+        books = self._books
+        if not books.found:
+            return
+        found = [(BatchId(*key, number), events) for key, numbers in books.found.items() for number, events in numbers.items()]
+        try:
+            self._spool.found(id for id, _ in found)
+        except sqlite3.Error as error:  # tried again; until then no lane of these is ended
+            self.heal(error)
+            return
+        for id, events in found:
+            if events:  # should the store lose it later, it counts as others do that are known no more
+                books.note_forgotten(id, events)
+        books.found.clear()
+
     def give_up(self) -> None:
         """Forget the spool's batches that are acknowledged: what is not goes before them."""
         while self._books.spool_retained:
@@ -141,14 +158,15 @@ class Backlog:
 
     def discard_settled(self) -> None:
         """Remove from the spool what the last table says was dropped."""
-        if self._books.settling:
+        if told := [id for id in self._books.settling if id in self._books.told]:
             self._books.flush_history()
             try:
-                self._spool.discard(self._books.settling)
+                self._spool.discard(told)
             except sqlite3.Error as error:  # named by the next tables, too, until it is done
                 self.heal(error)
             else:
-                self._books.settling.clear()
+                for id in told:
+                    self._books.settling.pop(id, None)
                 self._books.spool_problem = None
 
     # --- damage ---
@@ -169,27 +187,45 @@ class Backlog:
         return True
 
     def count_lost(self, settled: set[BatchId]) -> None:
-        """Count what a salvage of the spool could not read, once. What of it is under way to a Server is brought back."""
-        if not self._spool.salvage or self._spool.salvage == self.salvage:
+        """Have what a salvage of the spool could not read asked for, and counted where the store does not have it.
+
+        Of so many lanes that they cannot all be known here all is counted at once, whoever has it. What of it is under way to a Server is
+        brought back.
+        """
+        spool, books = self._spool, self._books
+        if not spool.salvage or spool.salvage == self.salvage:
             return
-        self.salvage = self._spool.salvage
+        lost = {
+            id: events
+            for id, events in spool.lost.items()
+            if not (id in settled or id.number <= books.to_forget.get(id[:2], 0) or id.number in books.found.get(id[:2], ()))
+        }
+        is_at_once = len({id[:2] for id in lost} - self._lanes.keys()) > MAX_LANES
+        if is_at_once:
+            self.salvage = spool.salvage
+            books.is_dirty = True
         under_way: list[EncodedBatch] = []
-        for id, events in self._spool.lost.items():
-            if id in settled or id.number <= self._books.to_forget.get(id[:2], 0):
-                continue
+        for id, events in lost.items():
             lane = self._lanes.get(id[:2])
-            if lane is not None and id.number <= lane.loaded:
-                found = lane.lose(id.number)
-                if isinstance(found, Outgoing) and isinstance(found.entry, SentBatch) and found.batch is not None:
-                    under_way.append(EncodedBatch(id, found.batch.created, events, found.entry.batch, found.batch.key))
-                if not isinstance(found, HeldBatch):
-                    continue  # done with, or it may be applied yet
-            self._books.unreadable.pop(id, None)
-            self._books.counted.append(id)
-            self._books.dropped["spool_corrupt"] += events
-        self._books.is_dirty = True
+            if lane is None and not is_at_once:
+                lane = self._lanes[id[:2]] = Lane(*id[:2], books, True)
+            if lane is not None:
+                kept = lane.lose(id.number, events)
+                if isinstance(kept, Outgoing) and isinstance(kept.entry, SentBatch) and kept.batch is not None:
+                    under_way.append(EncodedBatch(id, kept.batch.created, events, kept.entry.batch, kept.batch.key))
+                elif isinstance(kept, HeldBatch) and kept.group is not None:
+                    books.found.setdefault(id[:2], {})[id.number] = 0
+                if id.number not in lane.doubt:
+                    continue
+                if is_at_once:
+                    del lane.doubt[id.number]
+            books.unreadable.pop(id, None)
+            if is_at_once:
+                books.counted.append(id)
+                books.dropped["spool_corrupt"] += events
+        self.stuck += [lane for lane in self._lanes.values() if lane.doubt]  # whoever called may have one of them in hand
         if under_way:
             try:
-                self._spool.restore(under_way)
+                spool.restore(under_way)
             except (sqlite3.Error, SpoolFull) as error:  # should they not be applied either, they are counted when they are read back
-                self._books.spool_problem = f"{error}"
+                books.spool_problem = f"{error}"

@@ -79,6 +79,8 @@ class Books:
         self.openings = Openings()
         self.unreadable: dict[BatchId, str] = {}  # in the spool, and why they cannot be read now; of each lane one at the most
         self.settling: dict[BatchId, HeldBatch | None] = {}  # dropped and counted: the next table says so
+        self.told: frozenset[BatchId] = frozenset()  # of these, what the last table says
+        self.found: dict[tuple[bytes, int], dict[int, int]] = {}  # events of what the spool lost, and is not: it no longer says so soon
         self.skips: dict[tuple[bytes, int], Skip] = {}
         self.counted: list[BatchId] = []  # that a store lost: once a table has their count, the history says so
         self.newest: Moment | None = None  # when a batch was published last
@@ -200,6 +202,26 @@ class Books:
 
     def misses(self, lane: Lane) -> None:
         self.holes += 1
+
+    def settles_doubt(self, lane: Lane, mark: int) -> None:
+        for number in sorted(lane.doubt):
+            if number <= mark:
+                self.found.setdefault((lane.stream, lane.bucket), {})[number] = lane.doubt.pop(number)
+                continue
+            if self.holds_backlog:
+                with contextlib.suppress(OutboxFull, SpoolFull):
+                    self._shelf.settle_totals()
+                if self.holds_backlog:
+                    return  # the disk removes nothing: a table names no more of them, and the lane asks again
+            id = BatchId(lane.stream, lane.bucket, number)
+            self.dropped["spool_corrupt"] += lane.doubt.pop(number)
+            self.counted.append(id)
+            self.settling[id] = None
+            self.is_dirty = True
+
+    def note_forgotten(self, id: BatchId, events: int) -> None:
+        """Nothing is left here of a batch that a Server applied."""
+        self._history.note(id, events)
 
     # --- what a table says ---
 

@@ -162,7 +162,7 @@ class Keeper:
         ranges = self.books.covered if covered is None else tuple(covered)
         if batches:
             self.books.newest = batches[0].created
-        table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.spool.salvage)
+        table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.backlog.salvage)
         try:
             if self.is_homeless:
                 raise OutboxFull("nobody would find it there")
@@ -175,7 +175,7 @@ class Keeper:
             if batches:  # nor for their table, maybe: all goes to the spool, and what is fresh behind it
                 self.spool_all(now, batches[0].created)
                 # the totals again: the spool may have been mended on the way, and what was lost there is in them now
-                table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.spool.salvage)
+                table = self.books.table(ranges, self.books.recorded + recorded, self.books.totals_with(dropped), self.backlog.salvage)
                 self._publish_in_spool(table, batches, now)
             else:
                 self._journal(table)
@@ -216,8 +216,9 @@ class Keeper:
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""
         self.books.sequence = table.sequence
+        self.books.told = frozenset(table.settled)
         # what was lost in a spool that was mended while this table was written is in the next one's totals
-        self.books.is_dirty = bool(self.spool.salvage) and table.salvage != self.spool.salvage
+        self.books.is_dirty = table.salvage != self.backlog.salvage or not self.books.settling.keys() <= self.books.told
         for id in self.books.counted:
             self.history.note(id, 0)
         self.books.counted.clear()
@@ -285,7 +286,8 @@ class Keeper:
         if not lane.pending and lane.more:
             self.backlog.load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
-            if (lane.stream, lane.bucket) in self.books.to_forget or lane.in_outbox > self.outbox.released:
+            key = lane.stream, lane.bucket
+            if key in self.books.to_forget or key in self.books.found or lane.in_outbox > self.outbox.released:
                 # first outbox and disk let go of what is folded: found there after a kill, once its mark is gone, it would fold again
                 self._over[lane] = None
                 return
@@ -359,7 +361,7 @@ class Keeper:
         if not self.books.is_dirty:
             return
         self.before_publish()
-        table = self.books.table(self.books.covered, self.books.recorded, self.books.dropped, self.spool.salvage)
+        table = self.books.table(self.books.covered, self.books.recorded, self.books.dropped, self.backlog.salvage)
         try:
             if self.is_homeless:
                 raise OutboxFull("nobody would find it there")
@@ -507,7 +509,7 @@ class Keeper:
         for key, lane in list(self.lanes.items()):
             if lane.pending and lane.pending[-1].group is None:
                 lane.moved_to_spool(SPOOL_ROWS)
-                if not (lane.sent or lane.retained or lane.skip):
+                if not (lane.sent or lane.retained or lane.skip or lane.doubt):
                     del self.lanes[key]  # the spool brings it back in its turn
         for lane in self.schedule.empty():
             if self.lanes.get((lane.stream, lane.bucket)) is lane:

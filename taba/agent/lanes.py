@@ -119,6 +119,7 @@ class Ledger(Protocol):
     def skipping(self, lane: Lane, skip: Skip | None) -> None: ...
     def lost(self, lane: Lane, skip: Skip, now: float) -> None: ...
     def misses(self, lane: Lane) -> None: ...
+    def settles_doubt(self, lane: Lane, mark: int) -> None: ...
 
 
 class Outgoing(NamedTuple):
@@ -153,6 +154,7 @@ class Lane:
     __slots__ = (
         "_history",
         "bucket",
+        "doubt",
         "ending",
         "failures",
         "highest",
@@ -187,6 +189,7 @@ class Lane:
         self.failures = 0
         self.highest = 0  # the highest number that ever came in
         self.in_outbox = 0  # where the last group of the outbox ends that has, or had, a batch of it
+        self.doubt: dict[int, int] = {}  # events of batches that the spool lost, by number: whether the store has them is asked first
         self.more = more  # the spool has, or may have, batches beyond `loaded`
         self.loaded = 0
         self.skip: Skip | None = None  # what the run under way leaves out
@@ -207,12 +210,12 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left of this lane's batches."""
-        return not (self.pending or self.retained or self.sent or self.more)
+        return not (self.pending or self.retained or self.sent or self.more or self.doubt)
 
     @property
     def has_turn(self) -> bool:
         """Whether there is something to send, now or when `not_before` has come."""
-        return bool(self.pending) or self.probing or self.ending
+        return bool(self.pending) or self.probing or self.ending or bool(self.doubt)
 
     def next(self, now: float, moment: Moment, most: int = 1) -> list[Outgoing]:
         """What to send now, at most so many batches; the lane is busy with them until they are answered.
@@ -224,6 +227,8 @@ class Lane:
         self.probing = self.probing and bool(self.retained)
         if not self.has_turn:
             return []
+        if self.doubt:
+            self.nonce = None  # it is opened anew, whatever its Server knows of it: that tells the mark
         if self.is_idle and (not self.unproven or self.nonce is not None):
             self.ledger.ending(self)
             self._send_header(END, 0)
@@ -234,7 +239,7 @@ class Lane:
             self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
             try:
-                while self.pending and not self.sent:
+                while self.pending and not (self.sent or self.doubt):  # a run of what follows would move the mark past the doubt
                     first = self.pending[0]
                     self._begin_run(most)
                     if not self.sent and self.pending and self.pending[0] is first:
@@ -254,6 +259,10 @@ class Lane:
         sent = self._answered()
         self.failures = 0
         self.nonce = nonce
+        if self.doubt:
+            self.ledger.settles_doubt(self, mark)
+            if self.doubt:  # no more of it can be told for now
+                self.nonce, self.not_before = None, now + UNREADABLE_SECONDS
         self._gap(mark, now, sent)
 
     def ended(self, now: float) -> None:
@@ -327,19 +336,26 @@ class Lane:
             self.probing = True
         return due
 
-    def lose(self, number: int) -> HeldBatch | Outgoing | None:
-        """The batch of this number is in the spool no more. Returns it, and it is the caller's to count; None where it does not wait.
+    def lose(self, number: int, events: int) -> HeldBatch | Outgoing | None:
+        """The batch of this number is in the spool no more: whether the store has it is asked before anything else is sent.
 
-        Where it is under way, all of it that goes is returned instead, and it waits on: the caller may bring it back.
+        Returns it where all the same it is kept: retained, or in the outbox. Where it is under way, all of it that goes is returned, and
+        it waits on: the caller may bring it back. None where it is in doubt now, or was done with before.
         """
-        batch = next((batch for batch in self.pending if batch.number == number and batch.group is None), None)
+        batch = next((batch for batch in (*self.pending, *self.retained) if batch.number == number), None)
+        if batch is None:
+            if number > self.loaded:
+                self.doubt[number] = events
+            return None
+        if batch.group is not None or not batch.is_pending:
+            return batch
         send = next((send for send in self.sent if send.batch is batch), None)
-        if batch is None or send is not None:
-            return send if batch is not None else None
+        if send is not None:
+            return send
         self.pending.remove(batch)
-        self._remember(batch, counted=True)
         batch.is_pending, batch.is_dropped = False, True
-        return batch
+        self.doubt[number] = events
+        return None
 
     def give_up_retained(self) -> None:
         """Forget all that is retained, before its time."""
@@ -430,7 +446,7 @@ class Lane:
         first = self.pending[0].number if self.pending else self.loaded + 1 if self.more else sent.number + 1
         if first > mark + 1:
             self.ledger.misses(self)
-        if not self.pending and not self.more and sent.number > mark:  # a probe of what is here no more
+        if not self.pending and not self.more and not self.doubt and sent.number > mark:  # a probe of what is here no more
             missing = self._between(mark, sent.number + 1)
             if missing.batches:
                 self._lose(missing, now)

@@ -28,9 +28,9 @@ def recover(keeper: Keeper, now: float) -> None:
     books.sequence = table.sequence
     settled = set(table.settled)
     _take_groups(keeper, settled)
+    books.settling, books.told = dict.fromkeys(settled), frozenset(settled)  # of the spool
     keeper.backlog.salvage = table.salvage
     keeper.backlog.count_lost(settled)
-    books.settling = dict.fromkeys(settled)  # of the spool
     for id in settled:
         keeper.history.note(id, 0)
     books.flush_history()
@@ -42,7 +42,8 @@ def recover(keeper: Keeper, now: float) -> None:
     books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
     last_known = _last_known(keeper)
     for stream, bucket in books.openings.lanes():
-        if (stream, bucket) not in lanes and not spool.last(stream, bucket):  # nothing of it is left: it is ended
+        lane = lanes.get((stream, bucket))
+        if (lane is None or not lane.pending) and not spool.last(stream, bucket):  # nothing of it is left: it is ended
             keeper.lane_of(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
     for skip in table.skipped:
         lane = lanes.get(skip.id[:2])

@@ -174,7 +174,10 @@ class Spool:
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError("a row of it is none")
-        found = run("SELECT salvage, stream, bucket, number, events FROM lost").fetchall()
+        self._read_lost()
+
+    def _read_lost(self) -> None:
+        found = self._database.execute("SELECT salvage, stream, bucket, number, events FROM lost").fetchall()
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
         self.salvage = found[0][0] if found else ""
 
@@ -299,6 +302,12 @@ class Spool:
         with self._transaction():
             self._database.execute("DELETE FROM lost")
         self.salvage = ""
+
+    def found(self, ids: Iterable[BatchId]) -> None:
+        """These are not lost after all, though not here: a Server has applied them, or the outbox has them. Raises sqlite3.Error."""
+        with self._transaction():
+            self._database.executemany("DELETE FROM lost WHERE stream = ? AND bucket = ? AND number = ?", ids)
+        self._read_lost()
 
     def restore(self, batches: Sequence[EncodedBatch]) -> None:
         """Keep batches that are among the lost, whose bytes somebody has: they are lost no more. Raises SpoolFull or sqlite3.Error."""
@@ -452,14 +461,18 @@ class Spool:
 
     def _remove(self, where: str, ids: Iterable[BatchId]) -> None:
         """Remove these in one transaction; what is left is counted once it is over: a full disk undoes all of it."""
-        run, batches, length, ids = self._database.execute, 0, 0, list(ids)
+        run, batches, length, ids, has_lost = self._database.execute, 0, 0, list(ids), bool(self.lost)
         self._manifest.let_go(ids, "<=" in where)
         with self._transaction():
             self._name_manifest()
             for id in ids:
                 found = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
                 run(f"DELETE FROM batches WHERE {where}", id)
+                if has_lost:
+                    run(f"DELETE FROM lost WHERE {where}", id)
                 batches, length = batches + found[0], length + found[1]
+        if has_lost:
+            self._read_lost()
         self.batches -= batches
         self.bytes -= length
         if not self.batches:

@@ -83,6 +83,9 @@ class Recorder:
     def skipping(self, lane: Lane, skip: Skip | None) -> None:
         self.skip = skip
 
+    def settles_doubt(self, lane: Lane, mark: int) -> None:
+        lane.doubt.clear()
+
     def misses(self, lane: Lane) -> None:
         self.missed += 1
 

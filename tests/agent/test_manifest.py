@@ -13,6 +13,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import backlog, books
 from taba.agent import manifest as manifests
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch
@@ -232,3 +233,85 @@ class CountedTests(WorldCase):
     def test_what_went_with_the_spools_files_is_counted_once_wherever_a_kill_comes_and_the_rest_is_folded(self) -> None:
         self.kills(lambda world, kill: self._damaged(world, kill, remove))
         self.assertFalse(self._damaged(self.world(), None, halved))
+
+    def _half_applied(self, world: World, kill: int | None, damage: Callable[[str], None] = remove) -> bool:
+        """Of what the spool has a part is applied, and retained there; an Agent is killed, and its file damaged. Whether the kill came."""
+        for _ in range(8):
+            world.record(50)
+            world.tick()
+        world.move()
+        for _ in range(2):
+            world.tick()
+            world.send()
+        self.assertEqual((world.store.folded, world.spool.batches > 0), (world.recorded, True))
+        for _ in range(2):
+            world.record(50)
+            world.tick()
+        world.move()
+        world.die()
+        damage(os.path.join(world.directory, "spool"))
+        world.born()
+        lost = sum(world.spool.lost.values())
+        self.assertGreater(lost, 100)
+        world.memory.steps = kill
+        killed = world.outlive(6, world.tick, world.send)
+        world.memory.steps = None
+        for _ in range(10):
+            world.send()
+            world.tick()
+        books = world.keeper.books
+        self.assertEqual(world.store.folded + sum(books.totals().values()), world.recorded, (damage, kill))
+        self.assertEqual((books.recorded, +books.totals()), (world.recorded, {"spool_corrupt": 100}), (damage, kill))
+        self.assertEqual((world.spool.salvage, world.spool.lost), ("", {}), (damage, kill))
+        return killed
+
+    def test_what_a_server_had_applied_of_what_went_with_the_file_is_not_counted_wherever_a_kill_comes(self) -> None:
+        self.kills(self._half_applied)
+
+    def test_nor_where_no_table_takes_as_many_as_are_lost(self) -> None:
+        with mock.patch.object(books, "MAX_SETTLING", 2):
+            self._half_applied(self.world(), None)
+
+    def test_of_more_lanes_than_can_be_known_all_is_counted_at_once_and_no_more(self) -> None:
+        world = self.world()
+        for _ in range(4):
+            world.record(50)
+            world.tick()
+        world.move()
+        world.die()
+        remove(os.path.join(world.directory, "spool"))
+        with mock.patch.object(backlog, "MAX_LANES", 0):
+            world.born()
+        for _ in range(2):
+            self.assertEqual(dict(world.keeper.books.totals()), {"spool_corrupt": 200})
+            for _ in range(4):
+                world.tick()
+                world.send()
+            world.die()
+            world.born()
+        self.assertEqual(world.spool.salvage, "")
+
+    def test_while_the_disk_removes_nothing_as_many_are_counted_as_a_table_names_and_nothing_moves_the_mark_past_the_others(self) -> None:
+        with mock.patch.object(books, "MAX_SETTLING", 2):
+            world = self.world()
+            for _ in range(8):
+                world.record(50)
+                world.tick()
+            world.move()
+            world.die()
+            remove(os.path.join(world.directory, "spool"))
+            world.born()
+            with mock.patch.object(world.spool, "discard", side_effect=sqlite3.OperationalError("disk I/O error")):
+                for _ in range(6):
+                    world.record(10)
+                    world.tick()
+                    world.send()
+                settling = len(world.keeper.books.settling)
+                self.assertLessEqual(settling, 2)
+                self.assertTrue(any(lane.doubt for lane in world.keeper.lanes.values()))
+            world.die()
+            world.born()
+            for _ in range(20):
+                world.tick()
+                world.send()
+            self.assertEqual((world.store.folded, +world.keeper.books.totals()), (world.recorded - 400, {"spool_corrupt": 400}))
