@@ -144,6 +144,14 @@ def _spool_is_unknown_to(function: str) -> Any:
     return lambda self, stream, bucket: 0 if sys._getframe(1).f_code.co_name == function else real(self, stream, bucket)
 
 
+@beside(
+    "tests.agent.test_manifest.CountedTests.test_what_a_server_had_applied_of_what_went_with_the_file_is_not_counted_wherever_a_kill_comes"
+)
+def what_the_spool_lost_is_counted_whoever_has_it(put: Any) -> None:
+    real = Books.settles_doubt
+    put(Books, "settles_doubt", lambda self, lane, mark: real(self, lane, 0))
+
+
 @beside("tests.agent.test_keeper.KeeperTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
 def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("_take_groups"))
