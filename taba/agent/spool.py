@@ -127,6 +127,7 @@ class Spool:
         self.path = path
         self.bound = spool_bytes
         self.problem: str | None = None
+        self._lost_rows: dict[BatchId, int] = {}
         self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more, …
         self.salvage = ""  # … as which salvage found; "" once they are counted
         self._manifest = Manifest(path + ".list")
@@ -177,8 +178,9 @@ class Spool:
         self._read_lost()
 
     def _read_lost(self) -> None:
-        found = self._database.execute("SELECT salvage, stream, bucket, number, events FROM lost").fetchall()
+        found = self._database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost").fetchall()
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
+        self._lost_rows = {BatchId(*row[1:4]): row[5] for row in found}  # they have no other index, and may be very many
         self.salvage = found[0][0] if found else ""
 
     def _salvage(self, reason: str) -> None:
@@ -280,7 +282,8 @@ class Spool:
                     self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
                 self._name_manifest()
             self._list_all()
-        self.lost.update(missing)
+        if missing:
+            self._read_lost()
 
     def _name_manifest(self) -> None:
         """In a transaction: which manifest is the file's."""
@@ -305,9 +308,20 @@ class Spool:
 
     def found(self, ids: Iterable[BatchId]) -> None:
         """These are not lost after all, though not here: a Server has applied them, or the outbox has them. Raises sqlite3.Error."""
+        found = [id for id in ids if id in self.lost]
         with self._transaction():
-            self._database.executemany("DELETE FROM lost WHERE stream = ? AND bucket = ? AND number = ?", ids)
-        self._read_lost()
+            self._delete_lost(found)
+        self._lost_no_more(found)
+
+    def _delete_lost(self, ids: Iterable[BatchId]) -> None:
+        """In a transaction: these are among the lost, and are it no more."""
+        self._database.executemany("DELETE FROM lost WHERE id = ?", ((self._lost_rows[id],) for id in ids))
+
+    def _lost_no_more(self, ids: Iterable[BatchId]) -> None:
+        for id in ids:
+            self.lost.pop(id, None)
+        if not self.lost:
+            self.salvage = ""
 
     def restore(self, batches: Sequence[EncodedBatch]) -> None:
         """Keep batches that are among the lost, whose bytes somebody has: they are lost no more. Raises SpoolFull or sqlite3.Error."""
@@ -461,18 +475,21 @@ class Spool:
 
     def _remove(self, where: str, ids: Iterable[BatchId]) -> None:
         """Remove these in one transaction; what is left is counted once it is over: a full disk undoes all of it."""
-        run, batches, length, ids, has_lost = self._database.execute, 0, 0, list(ids), bool(self.lost)
+        run, batches, length, ids = self._database.execute, 0, 0, list(ids)
+        if "<=" in where and self.lost:
+            last = {id[:2]: id.number for id in ids}
+            lost = [id for id in self.lost if id.number <= last.get(id[:2], 0)]
+        else:
+            lost = [id for id in ids if id in self.lost]
         self._manifest.let_go(ids, "<=" in where)
         with self._transaction():
             self._name_manifest()
             for id in ids:
                 found = run(f"SELECT count(*), coalesce(sum(length), 0) FROM batches WHERE {where}", id).fetchone()
                 run(f"DELETE FROM batches WHERE {where}", id)
-                if has_lost:
-                    run(f"DELETE FROM lost WHERE {where}", id)
                 batches, length = batches + found[0], length + found[1]
-        if has_lost:
-            self._read_lost()
+            self._delete_lost(lost)
+        self._lost_no_more(lost)
         self.batches -= batches
         self.bytes -= length
         if not self.batches:
