@@ -46,9 +46,8 @@ class Mender:
         standing = [why for times, why in self._failed.values() if times > FEW_LOOKS]
         if not standing:
             return []
-        return [
-            f"{many(len(standing), 'bucket is', 'buckets are')} on the way, and nobody moves what is: {standing[0]}; taba check says more"
-        ]
+        told = many(len(standing), "bucket is on its way, and nobody moves it", "buckets are on their way, and nobody moves them")
+        return [f"{told}: {standing[0]}; taba check says more"]
 
     def stop(self) -> None:
         """Look no more."""
