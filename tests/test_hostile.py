@@ -330,7 +330,7 @@ class Waits:
         self.parts = [item.part for item in waiting]
         return [batch.Verdict("applied", item.batch.number) for item in waiting]
 
-    async def claim(self, part: batch.KeyPart, client: str) -> bytes:
+    async def claim(self, part: batch.KeyPart, client: str, poster: str) -> bytes:
         return client.encode().ljust(16)
 
 
