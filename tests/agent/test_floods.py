@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, Services
 
 pytestmark = pytest.mark.real  # a Server, an Agent and two clients
@@ -59,10 +58,7 @@ class Floods(SynchronousTestCase):
         services.start_server("--max-client-tabs", str(OWN))
         services.start_agent()
         agent = services.agent_query
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while agent.status()["caps"]["client_tabs"] != OWN:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        until(lambda: agent.status()["caps"]["client_tabs"] == OWN, "the caps of the Server")
         environ = {**services.environ, "PYTHONPATH": str(ROOT)}
         beside = subprocess.Popen(
             [sys.executable, "-c", BESIDE],
@@ -77,24 +73,22 @@ class Floods(SynchronousTestCase):
         self.addCleanup(flood.wait, 60)
         self.addCleanup(flood.kill)
         self.assertEqual(flood.wait(60), 0)
-        deadline = time.monotonic() + PATIENCE_SECONDS
         told: set[str] = set()
-        while True:
+
+        def is_drained() -> bool:
             ours: Any = agent.status()
-            told |= {problem for problem in ours["problems"] if "web/flood" in problem}
-            if ours["recorded"] >= MANY and [ring["client"] for ring in ours["rings"]] == ["web/beside"]:
-                break
-            self.assertLess(time.monotonic(), deadline, ours)
-            time.sleep(0.05)
+            told.update(problem for problem in ours["problems"] if "web/flood" in problem)
+            return ours["recorded"] >= MANY and [ring["client"] for ring in ours["rings"]] == ["web/beside"]
+
+        until(is_drained, lambda: agent.status())
         recorded = int(beside.communicate("\n", timeout=PATIENCE_SECONDS)[0])
         self.assertEqual(beside.returncode, 0)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while True:
+
+        def ended() -> Any:
             ours, theirs = agent.status(), services.query.status()
-            if not ours["rings_open"] and ours["recorded"] == theirs["folded"]:
-                break
-            self.assertLess(time.monotonic(), deadline, (ours, theirs))
-            time.sleep(0.05)
+            return (ours, theirs) if not ours["rings_open"] and ours["recorded"] == theirs["folded"] else None
+
+        ours, theirs = until(ended, lambda: (agent.status(), services.query.status()))
         self.assertEqual((ours["recorded"], ours["dropped_by_reason"], theirs["dead_letters"]), (MANY + recorded, {}, 0))
         sums = services.query.aggregates(name='clicks{overflow="true"}')
         self.assertEqual(sums['clicks{overflow="true"}']["1d"]["count"], MANY - OWN)
@@ -116,24 +110,20 @@ class Floods(SynchronousTestCase):
             return process
 
         floods = [start(FILL, 32 << 20, str(number)) for number in range(3)]
-        agent, deadline = services.agent_query, time.monotonic() + PATIENCE_SECONDS
-        while agent.status()["dropped_by_reason"].get("ring_full", 0) < 300_000:  # all of them were full
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        agent = services.agent_query
+        # all of them were full
+        until(lambda: agent.status()["dropped_by_reason"].get("ring_full", 0) >= 300_000, lambda: agent.status())
         beside = start(BESIDE.replace("bids.inc()", "[bids.inc() for _ in range(4)]").replace("+= 1", "+= 4"), 262_144)
-        while "web/beside" not in [ring["client"] for ring in agent.status()["rings"]]:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
-        until = agent.status()["recorded"] + 4_000_000  # from when it is there: what came before says nothing of it
-        while agent.status()["recorded"] < until:
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        until(lambda: "web/beside" in [ring["client"] for ring in agent.status()["rings"]], lambda: agent.status())
+        goal = agent.status()["recorded"] + 4_000_000  # from when it is there: what came before says nothing of it
+        until(lambda: agent.status()["recorded"] >= goal, lambda: agent.status())
         recorded = int(beside.communicate("\n", timeout=PATIENCE_SECONDS)[0])  # it looks at its drops itself
         self.assertEqual(beside.returncode, 0)
         self.assertGreater(recorded, 0)
         self.assertTrue(all(int(flood.communicate("\n", timeout=PATIENCE_SECONDS)[0]) for flood in floods))
-        aggregate: Any = {}
-        while aggregate.get("bids_won", {}).get("1d", {}).get("count") != recorded:
-            self.assertLess(time.monotonic(), deadline, aggregate)
-            aggregate = services.query.aggregates(name="bids_won")
-            time.sleep(0.05)
+        until(lambda: self._counted(services) == recorded, lambda: (self._counted(services), recorded))
+
+    def _counted(self, services: Services) -> int:
+        aggregates: Any = services.query.aggregates(name="bids_won")
+        count: int = aggregates.get("bids_won", {}).get("1d", {}).get("count", 0)
+        return count

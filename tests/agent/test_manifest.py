@@ -207,6 +207,21 @@ class ManifestTests(SynchronousTestCase):
 
 
 class CountedTests(WorldCase):
+    def _found_damaged(self, world: World, kill: int | None, damage: Callable[[str], None]) -> tuple[int, bool]:
+        """An Agent dies, its spool's file is damaged, another one finds it and goes on to the end. Returns how many events the file lacks,
+        and whether the kill came."""
+        world.die()
+        damage(os.path.join(world.directory, "spool"))
+        world.born()
+        lost = sum(world.spool.lost.values())
+        world.memory.steps = kill
+        killed = world.outlive(6, world.tick, world.send)
+        world.memory.steps = None
+        for _ in range(10):
+            world.send()
+            world.tick()
+        return lost, killed
+
     def _damaged(self, world: World, kill: int | None, damage: Callable[[str], None]) -> bool:
         for _ in range(8):
             world.record(50)
@@ -214,17 +229,8 @@ class CountedTests(WorldCase):
         world.move()
         world.record(50)
         world.tick()
-        world.die()
-        damage(os.path.join(world.directory, "spool"))
-        world.born()
-        lost = sum(world.spool.lost.values())
+        lost, killed = self._found_damaged(world, kill, damage)
         self.assertGreater(lost, 0)
-        world.memory.steps = kill
-        killed = world.outlive(6, world.tick, world.send)
-        world.memory.steps = None
-        for _ in range(10):
-            world.send()
-            world.tick()
         books = world.keeper.books
         self.assertEqual((dict(books.totals()), world.spool.salvage), ({"spool_corrupt": lost}, ""), (damage, kill))
         self.assertEqual((books.recorded, world.store.folded), (world.recorded, world.recorded - lost), (damage, kill))
@@ -248,17 +254,8 @@ class CountedTests(WorldCase):
             world.record(50)
             world.tick()
         world.move()
-        world.die()
-        damage(os.path.join(world.directory, "spool"))
-        world.born()
-        lost = sum(world.spool.lost.values())
+        lost, killed = self._found_damaged(world, kill, damage)
         self.assertGreater(lost, 100)
-        world.memory.steps = kill
-        killed = world.outlive(6, world.tick, world.send)
-        world.memory.steps = None
-        for _ in range(10):
-            world.send()
-            world.tick()
         books = world.keeper.books
         self.assertEqual(world.store.folded + sum(books.totals().values()), world.recorded, (damage, kill))
         self.assertEqual((books.recorded, +books.totals()), (world.recorded, {"spool_corrupt": 100}), (damage, kill))
