@@ -111,6 +111,8 @@ class Loop:
         self._sentences: list[str] = []  # the problems of the last look
         self.alive = Alive(self.pump, around.wall, sender_of(around.host, home.name), lambda: self._sentences)
         self.pin = PinFile(pin)
+        if self.pin.problem and not self.pin.is_held:
+            self._happened["pin mended"] = self.pin.problem, now
         self.rings.admission.change(self.pin.caps)  # before anything is read
         self.dispatch = Dispatch(self.keeper, urls, around.random, around.host, self.pump.edge.edges)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.space, now)
@@ -191,9 +193,8 @@ class Loop:
             own["keys"] = self.home.keys.write_problem
         if self.home.register.problem:
             own["register"] = self.home.register.problem
-        is_held = self.pin.is_held  # asked first: what a person has removed is no problem any more
-        if self.pin.problem:
-            own["pin" if is_held else "start pin"] = self.pin.problem
+        if self.pin.is_held and self.pin.problem:
+            own["pin"] = self.pin.problem
         if self._loop_problem:
             own["loop"] = (
                 f"a step of the Agent's loop failed and is tried again every second: {self._loop_problem}; if it goes on, restart it"
@@ -221,7 +222,7 @@ class Loop:
                 if now >= self._next_look:
                     self._next_look = now + LOOK_SECONDS
                     self.home.keys.tick(now)
-                    self._look_at_pin()
+                    self._keep_again()
                     self._observer.looks(now)
                 if now >= self._next_sweep:
                     self.slots.sweep()
@@ -262,8 +263,8 @@ class Loop:
         self.rings.admission.change(caps)
         self._keep_caps()
 
-    def _look_at_pin(self) -> None:
-        """Keep what could not be kept: Servers, which tell it again, may be away for longer than its disk is full."""
+    def _keep_again(self) -> None:
+        """Keep what the pin's file did not take: Servers, which tell it again, may be away for longer than its disk is full."""
         if "caps" in self._own:
             self._keep_caps()
         if "version" in self._own:

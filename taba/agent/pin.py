@@ -63,7 +63,7 @@ class PinFile:
         self.caps = Caps()
         self.version: int | None = None
         self.problem: str | None = None
-        self._is_unreadable = False
+        self._unreadable: str | None = None  # why
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -95,12 +95,12 @@ class PinFile:
     @property
     def is_held(self) -> bool:
         """Whether nobody knows which store is the right one, for the file cannot be read and no person has removed it."""
-        if self._is_unreadable and not os.path.lexists(self._path):
-            self._is_unreadable, self.problem = False, None
-        return self._is_unreadable
+        if self._unreadable is not None and not os.path.lexists(self._path):
+            self._unreadable = self.problem = None
+        return self._unreadable is not None
 
     def _hold(self, reason: str) -> None:
-        self._is_unreadable, self.problem = True, self._sentence(reason, "")
+        self._unreadable, self.problem = reason, self._sentence(reason, "")
 
     def _sentence(self, reason: str, found: str) -> str:
         kept = "nothing is sent, and all that is recorded is kept here, until somebody says"
@@ -119,8 +119,8 @@ class PinFile:
     def meets(self, store: Store) -> bool:
         """A Server serves `store`: whether that is the one to send to, by now. Raises OSError where it cannot be kept."""
         known = self.store
-        if self.is_held:
-            self.problem = self._sentence("it is damaged", f" ({store.id[:8]}…)")
+        if self.is_held and self._unreadable is not None:
+            self.problem = self._sentence(self._unreadable, f" ({store.id[:8]}…)")
             return False
         if known is not None and store.id != known.id and known.id not in store.succeeds:
             return False

@@ -69,6 +69,16 @@ class Pins(SynchronousTestCase):
             self.assertTrue(pin.meets(Store("two", 8)))
             self.assertEqual((pin.is_held, pin.problem, PinFile(self.path).store), (False, None, Store("two", 8)))
 
+    def test_where_it_cannot_be_read_that_is_said_and_not_that_it_is_damaged(self) -> None:
+        self.path.mkdir()
+        pin = PinFile(self.path)
+        for found in ("is the one", "(one…) is the one"):
+            self.assertIn("cannot be read (Is a directory)", str(pin.problem))
+            self.assertIn(found, str(pin.problem))
+            self.assertFalse(pin.meets(Store("one", 8)))
+        self.path.rmdir()
+        self.assertTrue(pin.meets(Store("one", 8)))
+
     def test_whichever_byte_is_damaged_the_store_is_known_and_the_file_is_kept(self) -> None:
         PinFile(self.path).meets(Store("one", 8))
         content = self.path.read_bytes()

@@ -627,6 +627,16 @@ class ServiceTests(TestCase):
         service.loop._happened = {key: (told, when - LOSS_SHOWN_SECONDS) for key, (told, when) in service.loop._happened.items()}
         self.assertEqual(service.loop.problems({}), {})
 
+    async def test_that_its_pin_was_damaged_and_is_mended_is_said_for_an_hour(self) -> None:
+        path = self.spool / f"{self.agent}.store"
+        first = PinFile(path)
+        first.meets(Store(self.server.store_id, 8))
+        path.write_bytes(path.read_bytes()[1:])  # of its two lines one is whole
+        service = self.start()
+        self.assertIn("nothing of it is lost", service.loop.problems({})["pin mended"])
+        service.loop._happened = {key: (told, when - LOSS_SHOWN_SECONDS) for key, (told, when) in service.loop._happened.items()}
+        self.assertNotIn("pin mended", service.loop.problems({}))
+
     async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
         producer = self.producer()
         dead = FakeServer()
