@@ -129,15 +129,13 @@ class Problems:
         if keeper.books.unreadable:
             reason = next(iter(keeper.books.unreadable.values()))
             found["spool unreadable"] = (
-                f"{many(len(keeper.books.unreadable), 'batch')} in the spool {spool.path} cannot be read now ({reason}): they "
-                "stay there, what"
-                f" follows them waits, and they are tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
+                f"{many(len(keeper.books.unreadable), 'batch')} in the spool {spool.path} cannot be read now ({reason}): nothing "
+                f"of that is given up, what follows waits, and it is tried again every {UNREADABLE_SECONDS:.0f} s; look at its disk"
             )
         if spool.batches and spool.free < MiB:
             found["spool full"] = (
                 f"the spool {spool.path} is full: {many(spool.batches, 'batch')}, {spool.used} of {spool.bound} bytes; the newest "
-                "events are"
-                " dropped once the outbox is full as well; bring a Server back, or raise --spool-bytes"
+                "events are dropped once the outbox is full as well; bring a Server back, or raise --spool-bytes"
             )
 
     def _look_at_rings(self, now: float, found: dict[str, str]) -> None:
@@ -169,8 +167,8 @@ class Problems:
             found["sums"] = (
                 f"{sums.cut} Tabs{' or more' if sums.cut >= MAX_CUT else ''} are not among the sums that match= of this Agent's /metrics"
                 f" shows: it keeps those of {MAX_GONE} Tabs of processes that ended, and {many(sums.left_out, 'event')} of others "
-                "had no room;"
-                " scrape a Server for them; where their names hold data take that out, and restart the Agent: its sums begin anew"
+                "had no room; scrape a Server for them; where their names hold data take that out, and restart the Agent: its sums "
+                "begin anew"
             )
         names: dict[str, list[str]] = {}
         for name, reason in rings.problems.items():
@@ -188,8 +186,7 @@ class Problems:
             holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
             found["taken"] = (
                 f"{many(len(rings.taken), 'ring of this name is', 'rings of this name are')} read by another Agent, {holder}: end "
-                "one of the two, or give it another name"
-                " (--agent, and TABA_AGENT for its clients)"
+                "one of the two, or give it another name (--agent, and TABA_AGENT for its clients)"
             )
 
     def _look_at_servers(self, now: float, found: dict[str, str]) -> None:
@@ -220,6 +217,5 @@ class Problems:
         elif now - self._progress >= STUCK_SECONDS:
             found["stuck"] = (
                 f"{many(waiting, 'batch waits', 'batches wait')}, and no Server applied one for {now - self._progress:.0f} s: see "
-                "what the Servers say of their"
-                " store (taba status)"
+                "what the Servers say of their store (taba status)"
             )

@@ -226,8 +226,7 @@ class Spool:
         move(fresh, self.path)
         self.problem = (
             f"the spool {self.path} was damaged ({reason}): {many(len(brought), 'batch was', 'batches were')} brought over, "
-            f"{len(lost)} with"
-            f" {many(sum(lost.values()), 'event')} could not be read; it is kept as {aside}; look at its disk"
+            f"{len(lost)} with {many(sum(lost.values()), 'event')} could not be read; it is kept as {aside}; look at its disk"
         )
         self._open(self.path)
 
@@ -267,8 +266,7 @@ class Spool:
             salvage = self.salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
             found = (
                 f"{many(len(missing), 'batch')} with {many(sum(missing.values()), 'event')} went with the spool {self.path}: it "
-                "was cut off,"
-                " removed or replaced; look at its disk, and at who removes files there"
+                "was cut off, removed or replaced; look at its disk, and at who removes files there"
             )
             self.problem = found if self.problem is None else f"{self.problem}; and {found}"
         self._manifest.end()

@@ -155,9 +155,9 @@ class Reshard:
             await self._mover.stop()
         if odd := found.unsettled():
             shown = ", ".join(map(str, odd[:5])) + (" …" if len(odd) > 5 else "")
+            told = many(len(odd), f"bucket ({shown}) is", f"buckets ({shown}) are")
             raise StoreUnavailable(
-                f"{many(len(odd), 'bucket is', 'buckets are')} open nowhere, or twice ({shown}), and nobody moves what is so: "
-                "taba check --repair"
+                f"{told} open nowhere, or twice, and {'nobody moves it' if len(odd) == 1 else 'nobody moves them'}: taba check --repair"
             )
         return self.moved
 
