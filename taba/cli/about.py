@@ -17,13 +17,14 @@ from taba.installing import install_hint
 from taba.query import Query, QueryError, questions
 
 
-@click.command("latency", epilog="\b\nExamples:\n  taba latency")
+@click.command("latency", epilog="\b\nExamples:\n  taba latency\n  taba latency --seconds 10")
 @SERVER
 @AS_JSON
 @TIMEOUT
-def latency(server: str, timeout: float, as_json: bool) -> None:
+@click.option("--seconds", type=click.IntRange(5, 60), help="Of the last so many, instead of the last minute.")
+def latency(server: str, timeout: float, as_json: bool, seconds: int | None) -> None:
     """Seconds from record to visible, of the last minute: p50, p95, p99."""
-    answer = query_of(server, timeout=timeout).latency()
+    answer = query_of(server, timeout=timeout).latency(seconds=seconds)
     if as_json:
         print_json(answer)
     else:

@@ -132,9 +132,9 @@ class AsyncQuery:
         """What the Server (or Agent) says of itself."""
         return await self.ask(questions.status())
 
-    async def latency(self) -> dict[str, Any]:
-        """Seconds from record to visible: p50, p95, p99."""
-        return await self.ask(questions.latency())
+    async def latency(self, *, seconds: int | None = None) -> dict[str, Any]:
+        """Seconds from record to visible: p50, p95, p99; of the last minute, or of the last `seconds`, 5 to 60."""
+        return await self.ask(questions.latency(seconds))
 
     async def shards(self, *, detail: bool = False) -> list[dict[str, Any]]:
         """The shards of the store: name, url, buckets, keys, bytes, ops (per second); with `detail`, the uses of each bucket."""

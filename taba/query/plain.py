@@ -114,9 +114,9 @@ class Query:
         """What the Server (or Agent) says of itself."""
         return self.ask(questions.status())
 
-    def latency(self) -> dict[str, Any]:
-        """Seconds from record to visible: p50, p95, p99."""
-        return self.ask(questions.latency())
+    def latency(self, *, seconds: int | None = None) -> dict[str, Any]:
+        """Seconds from record to visible: p50, p95, p99; of the last minute, or of the last `seconds`, 5 to 60."""
+        return self.ask(questions.latency(seconds))
 
     def shards(self, *, detail: bool = False) -> list[dict[str, Any]]:
         """The shards of the store: name, url, buckets, keys, bytes, ops (per second); with `detail`, the uses of each bucket."""

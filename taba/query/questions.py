@@ -181,9 +181,9 @@ def status() -> Question[dict[str, Any]]:
     return Question("/v1/status", (), dict, _same)
 
 
-def latency() -> Question[dict[str, Any]]:
-    """Seconds from record to visible: p50, p95, p99."""
-    return Question("/v1/latency", (), dict, _same)
+def latency(seconds: int | None = None) -> Question[dict[str, Any]]:
+    """Seconds from record to visible: p50, p95, p99; of the last minute, or of the last `seconds`, 5 to 60."""
+    return Question("/v1/latency", (("seconds", str(seconds)),) if seconds is not None else (), dict, _same)
 
 
 def shards(detail: bool = False) -> Question[list[dict[str, Any]]]:

@@ -37,6 +37,7 @@ from taba.server.fold.posts import OtherRequest, PosterHasMany, Posts
 from taba.server.health import Health
 from taba.server.keep.deleting import delete_clients, delete_tabs
 from taba.server.keep.jobs import JobConflict, Jobs, UnknownJob
+from taba.server.latency import SLICE_SECONDS, WINDOW_SECONDS
 from taba.server.notes import NOTE_SCHEMA, Notes, read_note
 from taba.server.router import IsReader
 from taba.server.status import Presence, Status
@@ -90,6 +91,14 @@ ROWS = (
 WHO = (
     Parameter("path", "The figure of which Clients have their shares, such as 1h.count; by default the first that is there."),
     Parameter("limit", "How many Clients at either end.", WHOLE, least=1, most=MAX_WHO, default=5),
+)
+LATELY = Parameter(
+    "seconds",
+    "Of how many seconds, the last; slices of 5 s that began in them count.",
+    WHOLE,
+    least=int(SLICE_SECONDS),
+    most=int(WINDOW_SECONDS),
+    default=int(WINDOW_SECONDS),
 )
 WRONG = Parameter("detail", "1: what needs a person at each, as it said in the last half minute, too; null where it said nothing.", FLAG)
 DRY_RUN = Parameter("dry_run", "1: only say what would be done.", FLAG)
@@ -181,7 +190,7 @@ class Routes:
                 produces=(EVENTS,),
             ),
             Route("GET", "/v1/status", self.status, "how the Server does, and what needs a person", ANY),
-            Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ),
+            Route("GET", "/v1/latency", self.latency, "seconds from record to visible: p50, p95, p99", READ, (LATELY,)),
             Route("GET", "/v1/servers", self.servers, '[{"url", "roles", "started"}, …]', ANY, (WRONG,)),
             Route("GET", "/v1/shards", self.shards, '[{"name", "url", "buckets", "keys", "bytes", "ops"}, …]', READ, (USES,)),
             Route("GET", "/v1/dead-letters", self.dead_letters, "events that cannot be folded, newest first", READ, (LETTERS,)),
@@ -428,7 +437,7 @@ class Routes:
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
 
     async def latency(self, call: Call) -> Answer:
-        content = self._ingest.latency.percentiles(self._now())
+        content = self._ingest.latency.percentiles(self._now(), call.values["seconds"])
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value)}\n" for key, value in content.items()))
 
     async def servers(self, call: Call) -> Answer:

@@ -45,10 +45,12 @@ class Latency:
             self._slices.append((now, numpy.zeros(_BINS, dtype=numpy.int64)))
         self._slices[-1][1][:] += numpy.bincount(bins, minlength=_BINS)
 
-    def percentiles(self, now: float) -> dict[str, float | None]:
-        """`p50`, `p95`, `p99` of the last minute, in seconds; None while nothing was folded in it."""
+    def percentiles(self, now: float, seconds: float = WINDOW_SECONDS) -> dict[str, float | None]:
+        """`p50`, `p95`, `p99` of the last `seconds`, a minute at the most, in whole slices of SLICE_SECONDS; each in seconds, None while
+        nothing was folded in them."""
         self._forget(now)
-        total = sum((counts for _, counts in self._slices), numpy.zeros(_BINS, dtype=numpy.int64)).cumsum()
+        slices = (counts for began, counts in self._slices if began >= now - seconds)
+        total = sum(slices, numpy.zeros(_BINS, dtype=numpy.int64)).cumsum()
         answer: dict[str, float | None] = {}
         for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
             if total[-1]:

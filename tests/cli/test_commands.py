@@ -146,6 +146,7 @@ class Commands(BesideAServer):
         self.assertEqual((letter["tab"], letter["reason"], letter["value"]), ("odd", "unknown_type", 1))
         self.assertIn("odd", self.taba("dead-letters", "--limit", "1"))
         self.assertRegex(self.taba("latency"), "^p50 .* p95 .* p99 ")
+        self.assertRegex(self.taba("latency", "--seconds", "60"), "^p50 .* p95 .* p99 ")
 
     def test_no_server_says_what_to_start(self) -> None:
         self.taba(

@@ -78,6 +78,7 @@ class AgainstAServer(TestCase):
     async def test_a_server_says_how_it_does(self) -> None:
         self.assertEqual((await self.ask(lambda query: query.status()))["folded"], 6)
         self.assertEqual(set(await self.ask(lambda query: query.latency())), {"p50", "p95", "p99"})
+        self.assertEqual(set(await self.ask(lambda query: query.latency(seconds=5))), {"p50", "p95", "p99"})
         self.assertEqual(await self.ask(lambda query: query.dead_letters()), [])
         for answer in (await deferToThread(self.services.query.shards), await AsyncQuery(self.services.server_url).shards()):
             self.assertEqual([shard["name"] for shard in answer], ["s1"])

@@ -54,6 +54,9 @@ class Envelopes(ServerCase):
         self.assertEqual((status["folded"], status["dead_letters"], status["store"]["buckets"]), (5, 0, BUCKETS))
         latency = await self.get(server, "/v1/latency")
         self.assertTrue(0 < latency["p50"] <= latency["p95"] <= latency["p99"] < 10, latency)
+        self.assertEqual((await self.get(server, "/v1/latency?seconds=60")), latency)
+        for seconds in ("4", "61", "x"):
+            self.assertEqual((await self.ask(server, f"/v1/latency?seconds={seconds}")).status, 400)
 
     @asynchronous
     async def test_a_dozen_envelopes_of_a_few_bytes_that_would_become_millions_of_lists_are_refused(self) -> None:

@@ -370,5 +370,8 @@ class Latencies(SynchronousTestCase):
         latency.add(1000.0 - numpy.linspace(0.01, 1.0, 1000), 1000.0)
         for name, expected in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
             self.assertLess(abs((latency.percentiles(1000.0)[name] or 0) - expected), 0.03 * expected)
+        latency.add(1010.0 - numpy.full(10, 5.0), 1010.0)  # of less than a minute: what became visible in it, and nothing else
+        self.assertLess(abs((latency.percentiles(1012.0, 10)["p50"] or 0) - 5.0), 0.15)
+        self.assertLess(latency.percentiles(1012.0, 60)["p50"] or 0, 1.0)
         latency.add(numpy.array([1000.0 - MOST_SECONDS - 1, 1001.0, 999.0]), 1000.0)  # too old to count; from the future; ordinary
-        self.assertEqual(latency.percentiles(1000.0 + WINDOW_SECONDS + 6), {"p50": None, "p95": None, "p99": None})
+        self.assertEqual(latency.percentiles(1010.0 + WINDOW_SECONDS + 6), {"p50": None, "p95": None, "p99": None})
