@@ -1,5 +1,5 @@
 /* The Agent's drain, where numpy would go over the same events several times: records are counted by Tab, put in order, and written as
-   batches. `taba/agent/gathering.py`, `taba/agent/encoding.py` and `taba/agent/reader.py` say what for, and do without it the same in numpy.
+   batches. `taba/agent/gathering.py`, `taba/agent/encoding.py` and `taba/agent/search.py` say what for, and do without it the same in numpy.
 
    1. Records were read into this process's own memory: nobody changes them here. What is in them is hostile all the same: every size,
       every number of a Tab and every place is checked before it is used.

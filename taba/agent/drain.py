@@ -21,7 +21,8 @@ from taba.agent.gathering import LOT_EVENTS, Counted, Folded, Gathered, InOrder,
 from taba.agent.meanings import Telling
 from taba.agent.native import NATIVE
 from taba.agent.numbering import HEALS, HELD_BACK, NO_TAB, SUMMED, UNKNOWN, Numbers, Places
-from taba.agent.reader import FINDS, TURN_VALUES, Reading, Ring, Scratch
+from taba.agent.reader import Reading, Ring
+from taba.agent.scratch import FINDS, TURN_VALUES, Scratch
 from taba.agent.tallies import Sorted, Tally
 from taba.batch import MAX_DUMP_BYTES, Section, field_of, pack_bin, pack_values
 from taba.bounds import MAX_BATCH_BYTES, MiB

@@ -15,7 +15,8 @@ from taba.agent.arenas import Arena
 from taba.agent.edge import Edge, EdgeLot, States
 from taba.agent.fairness import EVENT_BYTES
 from taba.agent.numbering import HELD_BACK, Places
-from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.reader import Reading, Ring
+from taba.agent.scratch import Scratch
 from taba.agent.tallies import Sorted, Tally
 from taba.ring import RECORD_BYTES, MalformedRing
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taba.agent.native import NATIVE
-from taba.agent.reader import LOOKS, Ring, Scratch
+from taba.agent.reader import Ring
+from taba.agent.scratch import LOOKS, Scratch
 from taba.ring import MalformedRing
 
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring

@@ -16,8 +16,9 @@ from taba.agent.keeper import Keeper
 from taba.agent.looks import Looks
 from taba.agent.meanings import Meanings, Telling
 from taba.agent.outbox import Covered, EncodedBatch, TableFull, group_bytes
-from taba.agent.reader import Reading, Ring, Scratch
+from taba.agent.reader import Reading, Ring
 from taba.agent.register import ENDED, GONE, Register
+from taba.agent.scratch import Scratch
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
 from taba.agent.tallies import Sorted, Tallies, Tally

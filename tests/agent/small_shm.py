@@ -11,7 +11,7 @@ from pathlib import Path
 
 from taba.agent.home import CannotOpen, Home
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, TABLE_BYTES
-from taba.agent.reader import MAX_COVERED
+from taba.agent.search import MAX_COVERED
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
 from tests.agent.world import AGENT, World

@@ -13,7 +13,9 @@ from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
-from taba.agent.reader import FEW_RECORDS, FIRST_CHUNK, Ring, Scratch
+from taba.agent.reader import Ring
+from taba.agent.scratch import Scratch
+from taba.agent.search import FEW_RECORDS, FIRST_CHUNK
 from taba.ring import ACCELERATED, RECORD_BYTES
 from tests.agent.moments import at
 from tests.agent.test_reader import Case

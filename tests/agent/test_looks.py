@@ -12,7 +12,8 @@ import numpy as np
 from taba.agent import looks as looks_module
 from taba.agent.looks import HOLDS, Looks
 from taba.agent.native import NATIVE
-from taba.agent.reader import LOOKS, Ring, Scratch
+from taba.agent.reader import Ring
+from taba.agent.scratch import LOOKS, Scratch
 from tests.agent.producers import Producer
 from tests.agent.test_reader import Case
 

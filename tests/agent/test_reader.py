@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
-from taba.agent import discover, reader
+from taba.agent import discover, search
 from taba.agent import drain as draining
 from taba.agent.discover import Rings
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import unpack
 from taba.agent.outbox import Covered
-from taba.agent.reader import MAX_COVERED, Ring, Scratch
+from taba.agent.reader import Ring
+from taba.agent.scratch import MAX_CHUNK, Scratch
+from taba.agent.search import MAX_COVERED
 from taba.bounds import MAX_VALUE_DEPTH
 from taba.counting import unpack_counted
 from taba.ring import MalformedRing
@@ -175,7 +177,7 @@ class ReadingTests(Case):
     def test_a_look_that_finds_few_new_floats_takes_no_arrays_and_one_that_finds_a_hole_sees_what_is_behind(self) -> None:
         producer = self.producer()
         ring, scratch, tab = self.open(producer), Scratch(), producer.tab("a")
-        with mock.patch("taba.agent.reader.np.frombuffer", side_effect=AssertionError):
+        with mock.patch("taba.agent.search.np.frombuffer", side_effect=AssertionError):
             for few in (1, 7, 20, 3):
                 producer.record_many(tab, [1.0] * few)
                 self.assertEqual(ring.look(scratch).records, producer.head)
@@ -299,7 +301,7 @@ class ReadingTests(Case):
             now = values(drained).get("a", [])
             found += now
             # what is read is read twice, and of the last chunk, which is no larger than the fifth, it does not know before
-            self.assertLess(steps[0], finds + 2 * len(now) + reader.MAX_CHUNK)
+            self.assertLess(steps[0], finds + 2 * len(now) + MAX_CHUNK)
             if drained.empty:
                 break
             self.assertTrue(drained.readings)  # it is not to be taken for one that is empty
@@ -307,7 +309,7 @@ class ReadingTests(Case):
         self.assertFalse(drained.is_cut)
 
     def test_a_look_looks_at_so_many_records_and_says_that_there_are_more(self) -> None:
-        self.patch(reader, "LOOKED_RECORDS", 300)
+        self.patch(search, "LOOKED_RECORDS", 300)
         producer = self.producer(size=1 << 20)
         ring, scratch = self.open(producer), Scratch()
         tab = producer.tab("a")
