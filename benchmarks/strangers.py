@@ -51,6 +51,7 @@ class Shape(NamedTuple):
     body: bytes = b""
     kind: str = CONTENT_TYPE
     answer: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def run(effort: Effort) -> list[Row]:
@@ -127,7 +128,7 @@ def _cost(url: str, held: Held, shape: Shape) -> Cost:
 
 def _ask(url: str, shape: Shape) -> int:
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=ASK_SECONDS)) as connection:
-        headers = {"Content-Type": shape.kind, "Content-Encoding": "deflate"} if shape.body else {}
+        headers = dict(shape.headers) | ({"Content-Type": shape.kind, "Content-Encoding": "deflate"} if shape.body else {})
         connection.request(shape.method, shape.path, zlib.compress(shape.body, 1) if shape.body else None, headers)
         answer = connection.getresponse()
         while answer.read(1 << 20):
@@ -231,10 +232,24 @@ def _forms() -> list[Shape]:
         Shape("a form: a login of a long one", "POST", "/login", b"token=" + b"%41" * 80_000, FORM),
         Shape("a form: PromQL of many selectors", "POST", "/api/v1/series", many.encode(), FORM),
         Shape("a form: PromQL of escapes", "POST", "/api/v1/query", b"query=" + b"%F0%9F%98%80" * 20_000, FORM),
+        Shape("a form: PromQL of escapes between letters", "POST", "/api/v1/query", b"query=" + b"%C3%A9\xc3\xa9" * 32_000, FORM),
+        Shape("a form: PromQL of signs that are no escapes", "POST", "/api/v1/query", b"query=" + b"%zz" * 87_000, FORM),
+        *_headers(),
         Shape("a board of the longest names", "PUT", "/v1/boards/bad", board, "application/json", 200),
         Shape("a board nested deep", "PUT", "/v1/boards/bad", b'{"tabs": ' + b"[" * deep + b"]" * deep + b"}", "application/json", 400),
         Shape("all dead letters tried again", "POST", "/v1/retry"),
         Shape("all dead letters given up, tried first", "POST", "/v1/discard?dry_run=1"),
+    ]
+
+
+def _headers() -> list[Shape]:
+    """Headers at their bound, of what a reader of them may do again from each place."""
+    parts = ((" ", "spaces"), (",", "commas"), ("a= ", "names"), ("a;q=1,", "ranges"), ('"a\\', "quotes"))
+    of = ("Accept", "Accept-Encoding", "Cookie", "Authorization", "Idempotency-Key", "If-None-Match")
+    return [
+        Shape(f"a header: {name} of {what}", "GET", "/v1/clients", headers=((name, "x" + part * (BEFORE // len(part)) + "x"),))
+        for name in of
+        for part, what in parts
     ]
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -19,15 +18,18 @@ SAFE_COOKIE = "__Host-taba"  # over TLS: browsers take it from no other host of 
 READING = ("GET", "HEAD")
 OWN = ("same-origin", "none")  # what browsers say of who makes them ask: the page itself, or a person
 
-_PAIR = re.compile(r"\s*([^=;\s]+)=([^;]*?)\s*(?:;|$)")
-
 
 def token_shown(headers: Mapping[str, Sequence[str]], method: str) -> str | None:
     """The token in the cookies of a request; None where there is none, or where another page than this Server's makes a browser ask.
 
     `headers`: all values of `cookie`, `origin`, `host` and `sec-fetch-site`, as they came.
     """
-    found = dict(pair for value in headers["cookie"] for pair in reversed(_PAIR.findall(value)))
+    found: dict[str, str] = {}
+    for value in headers["cookie"]:
+        for pair in reversed(value.split(";")):  # of two of one name in a header the first counts
+            name, equals, of_name = pair.partition("=")
+            if equals:
+                found[name.strip()] = of_name.strip()
     token = found.get(SAFE_COOKIE) or found.get(COOKIE)
     if token is None or not is_token(token):
         return None

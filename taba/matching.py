@@ -6,7 +6,6 @@ child process with a deadline, because Python's own engine can take for ever and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 
 _SPECIAL = frozenset(".^$*+?{}[]\\|()")
@@ -52,11 +51,11 @@ def _matches(pieces: list[str], text: str) -> bool:
     if not middle:
         return text == first
     last = middle.pop()
-    if "\n" in text:
-        return re.fullmatch(".*".join(re.escape(piece) for piece in pieces), text) is not None
     if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
         return False
     position, end = len(first), len(text) - len(last)
+    if "\n" in text:
+        return _matches_lines(middle, text, position, end)
     for piece in middle:
         # the earliest place leaves most for the rest
         position = text.find(piece, position, end)
@@ -64,3 +63,21 @@ def _matches(pieces: list[str], text: str) -> bool:
             return False
         position += len(piece)
     return True
+
+
+def _matches_lines(middle: list[str], text: str, position: int, end: int) -> bool:
+    """The same of a text of several lines, between what its first and its last piece match: nothing but a piece goes over a line's end."""
+    for piece in middle:
+        line = text.find("\n", position, end)
+        stop = end if line < 0 else line
+        before, feed, _ = piece.partition("\n")
+        if not feed:
+            position = text.find(piece, position, stop)  # the earliest place leaves most for the rest
+        elif stop - len(before) >= position and text.startswith(piece, stop - len(before), end):
+            position = stop - len(before)  # the only place: its line's end is this one
+        else:
+            return False
+        if position < 0:
+            return False
+        position += len(piece)
+    return "\n" not in text[position:end]

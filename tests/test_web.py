@@ -14,7 +14,7 @@ from twisted.internet import defer, task
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import calls, connections, turns, web
-from taba.calls import Answer, Call
+from taba.calls import Answer, Call, quality
 from taba.routes import FLAG, Parameter
 from taba.steps import finish
 from taba.web import Api
@@ -332,19 +332,23 @@ class Streams(Served):
         self.assertEqual((await first)[:2], (200, "ab"))
 
 
+class Accepted(SynchronousTestCase):
+    """What of an Accept header is read."""
+
+    def test_the_most_specific_range_says_it(self) -> None:
+        self.assertEqual(quality("text/*;q=0.5, text/plain ; x=1 ; q=0.3, */*", "text/plain"), 0.3)
+        self.assertEqual(quality("text/*;q=0.5, */*", "text/plain"), 0.5)
+
+    def test_so_many_ranges_and_so_many_of_their_fields_are_read(self) -> None:
+        for most, separator, tail in ((calls.MAX_RANGES, ",", ",text/plain"), (calls.MAX_RANGE_FIELDS, ";", ";q=0.5")):
+            head = "a" if separator == "," else "text/plain"
+            at, past = (separator.join([head, *["b"] * (count - 2)]) + tail for count in (most, most + 1))
+            expected = (1.0, 0.0) if separator == "," else (0.5, 1.0)
+            self.assertEqual((quality(at, "text/plain"), quality(past, "text/plain")), expected)
+
+
 class Taking(Served):
-    """Forms and parameters in paths."""
-
-    async def test_a_form_is_read_field_by_field(self) -> None:
-        async def login(call: Call) -> Answer:
-            return Answer(await call.form())
-
-        self.serve(Api([route("POST", "/login", login)]))
-        status, content, _ = await self.ask("POST", "/login", b"token=a%20b%26c&next=", Content_Type="application/x-www-form-urlencoded")
-        self.assertEqual((status, content), (200, {"token": "a b&c", "next": ""}))
-        self.assertEqual((await self.ask("POST", "/login", b""))[1], {})
-        for bad in (b"token", b"a=1&a=2", b"a=%ff", b"\xff=1", b"&".join(b"f%d=1" % n for n in range(calls.MAX_FORM_FIELDS + 1))):
-            self.assertEqual((await self.ask("POST", "/login", bad))[0], 400, bad)
+    """Parameters in paths."""
 
     async def test_a_part_of_a_path_is_a_parameter(self) -> None:
         async def board(call: Call) -> Answer:

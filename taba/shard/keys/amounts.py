@@ -20,7 +20,7 @@ MAX_NUMBER_BYTES = 5 * 1024  # of a number that a key holds; a server reads no l
 SHOWN_CHARACTERS = 60  # of what was wrong
 
 _WHOLE = re.compile(rb"0|-?[1-9][0-9]{0,18}")
-_DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.IGNORECASE)
+_DECIMAL = re.compile(rb"[+-]?(\d+(?:\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
 
 def whole(what: str, number: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,6 +25,20 @@ ROUTES = ("names", "types", "aggregates", "projections", "slots")
 
 def event(tab: str, value: Any = 1, type: str = "TotalsCounter", **labels: str) -> dict[str, Any]:
     return {"tab": tab, "type": type, "value": value, "labels": labels}
+
+
+class Lines(SynchronousTestCase):
+    @given(st.lists(st.text("ab\n", max_size=3), min_size=1, max_size=5), st.text("ab\n", max_size=12))
+    def test_a_text_of_several_lines_matches_as_pythons_own_engine_says(self, pieces: list[str], text: str) -> None:
+        pattern = ".*".join(pieces)
+        matches = simple_matcher(pattern)
+        assert matches is not None
+        self.assertEqual(matches(text), re.fullmatch(pattern, text) is not None, pattern)
+
+    def test_such_a_text_takes_no_time_that_grows_with_its_pattern(self) -> None:
+        matches = simple_matcher("a.*" * 150 + "\nb")
+        assert matches is not None
+        self.assertEqual([matches("a" * 199 + end) for end in ("\nc", "\nb")], [False, True])
 
 
 class Globs(SynchronousTestCase):

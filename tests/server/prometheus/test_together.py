@@ -81,7 +81,7 @@ class Questions(SynchronousTestCase):
         questions = PrometheusApi(*given)
 
         def ask() -> Deferred[Any]:
-            return ensureDeferred(questions.instant(Asked((QUERY, TIME, LIMIT, LE), {"query": "x"}, b"")))
+            return ensureDeferred(questions.instant(Asked((QUERY, TIME, LIMIT, LE), {"query": "x"})))
 
         asked = [ask() for _ in range(api.MAX_QUESTIONS + api.MAX_WAITING)]
         self.assertEqual(len(looks), api.MAX_QUESTIONS)
