@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
+from taba.shard import reading
 from taba.shard import router as router_module
 from taba.shard.buckets import STORE_KEY, decode_record, owner_key, prefix_of
 from taba.shard.moving.check import check
@@ -188,7 +189,7 @@ class ClusterTests(TestCase):
         slot = slot_of_bucket(8)
         source, target = self.places(8)
         self.cluster.begin_migration(slot, source, target)
-        short = [self.patch(router_module, name, 0.4) for name in ("READ_SECONDS", "TRANSACT_SECONDS")]
+        short = [self.patch(reading, "READ_SECONDS", 0.4), self.patch(router_module, "TRANSACT_SECONDS", 0.4)]
         with self.assertRaises(StoreUnavailable):
             await router.transact(8, [(b"GET", prefix_of(8) + b"none")], lambda _: Writes([(b"SET", prefix_of(8) + b"none", b"1")]))
         with self.assertRaises(StoreUnavailable):
@@ -220,7 +221,7 @@ class ClusterTests(TestCase):
         await load.stop()
         source, _ = self.places(9)
         source.call("FLUSHALL")
-        self.patch(router_module, "READ_SECONDS", 0.4)
+        self.patch(reading, "READ_SECONDS", 0.4)
         self.patch(router_module, "TRANSACT_SECONDS", 0.4)
         with self.assertRaises(StoreUnavailable):
             await load.sums(router)

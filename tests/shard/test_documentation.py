@@ -14,7 +14,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.bounds import DEFAULT_BUCKETS, MAX_BUCKETS, MiB
-from taba.shard import operations, router, transaction
+from taba.shard import operations, reading, transaction
 from taba.shard.keys import places, writing
 from taba.shard.router import Router
 from taba.shard.servers import pool, url
@@ -73,5 +73,5 @@ class TableTests(SynchronousTestCase):
         self.assertIn(f"at most {places.MAX_PAGE_NAMES:,}", self.text)
         self.assertIn(f"| {pool.POOL_CONNECTIONS}, opened", self.text)
         self.assertIn(f"| {url.MAX_SHARDS:,} |", self.text)
-        self.assertIn(f"A read within {router.READ_SECONDS:g} s, a write within {transaction.TRANSACT_SECONDS:g} s", self.text)
+        self.assertIn(f"A read within {reading.READ_SECONDS:g} s, a write within {transaction.TRANSACT_SECONDS:g} s", self.text)
         self.assertIn(f"({transaction.TRANSACT_SECONDS + 2 * writing.TURN_SECONDS:g} s behind", self.text)

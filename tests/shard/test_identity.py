@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from taba import versions
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import initialise
+from taba.shard import initialise, reading
 from taba.shard import router as router_module
 from taba.shard.buckets import MAP_KEY, STORE_KEY, StoreRecord, decode_map, decode_record, prefix_of, with_version
 from taba.shard.maps import change_map, raise_version, succeed
@@ -43,7 +43,7 @@ class IdentityTests(TestCase):
 
     async def refuses(self, router: Router, says: str) -> None:
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)
-        self.patch(router_module, "READ_SECONDS", 0.5)
+        self.patch(reading, "READ_SECONDS", 0.5)
         while True:  # half a second may be too little to look
             with self.assertRaises(StoreUnavailable):
                 await router.transact(0, [], counted(0))

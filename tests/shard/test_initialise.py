@@ -11,8 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import atlas, buckets, initialise
-from taba.shard import router as router_module
+from taba.shard import atlas, buckets, initialise, reading
 from taba.shard.buckets import STORE_KEY, StoreRecord, encode_record
 from taba.shard.initialise import StoreLost
 from taba.shard.moving.check import check
@@ -207,7 +206,7 @@ class InitialiseTests(TestCase):
         router = self.router(one, two, buckets=4)
         await router.connect()
         two.ask("FLUSHALL")
-        short = self.patch(router_module, "READ_SECONDS", 0.3)
+        short = self.patch(reading, "READ_SECONDS", 0.3)
         with self.assertRaises(StoreUnavailable):
             await router.read(3, [(b"GET", b"taba:{3}:a")])
         short.restore()

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba import names
 from taba.errors import StoreUnavailable
+from taba.shard import reading, transaction
 from taba.shard import router as router_module
-from taba.shard import transaction
 from taba.shard.buckets import lease_key, owner_key
 from taba.shard.keys import writing
 from taba.shard.keys.places import bucket_of, end_of
@@ -72,6 +72,7 @@ class OperationsTests(TestCase):
         router = await self.prepare()
         self.patch(transaction, "REPLY_SECONDS", 0.2)
         self.patch(router_module, "REPLY_SECONDS", 0.2)
+        self.patch(reading, "REPLY_SECONDS", 0.2)
         await router.rpush("list", "1", "2", "3")
         await router.sadd("set", "m")
         wanted: list[Any] = [1, 4, [b"1"], 1, 1, True, 2]
@@ -116,7 +117,7 @@ class OperationsTests(TestCase):
     async def test_a_store_that_is_away_is_unavailable_within_the_deadline_for_all_who_wait(self) -> None:
         router = await self.prepare()
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)
-        self.patch(router_module, "READ_SECONDS", 0.5)
+        self.patch(reading, "READ_SECONDS", 0.5)
         self.patch(writing, "TURN_SECONDS", 0.7)
         self.valkey.kill()
         waiting: list[Deferred[Any]] = [ensureDeferred(router.incr("a")) for _ in range(20)]
@@ -156,7 +157,7 @@ class OperationsTests(TestCase):
         self.assertEqual(await router.mget(wanted), expected)
         self.assertEqual(writes, [[b"MGET"], [b"MGET"]])
         writes.clear()
-        self.patch(router_module, "MOST_KEYS", len(wanted) - 1)  # more would hold a server up
+        self.patch(reading, "MOST_KEYS", len(wanted) - 1)  # more would hold a server up
         self.assertEqual(await router.mget(wanted), expected)
         self.assertEqual(writes, [[b"MGET"] * 3] * 2)  # one a bucket, and the owner keys
         self.patch(writing, "MOST_KEYS", most := max(sizes) - 1)  # … also of those of one bucket

@@ -13,8 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
-from taba.shard import maps
-from taba.shard import router as router_module
+from taba.shard import maps, reading
 from taba.shard.buckets import INITIALISED_KEY, MAP_KEY, STORE_KEY, BucketMap, Owner, decode_map, decode_record, encode_owner, owner_key
 from taba.shard.moving import mending, mover, reshard
 from taba.shard.moving.check import check
@@ -424,7 +423,7 @@ class OrphanTests(ReshardCase):
     @pytest.mark.real
     async def test_a_seal_whose_target_cannot_be_asked_stands_and_is_a_problem(self) -> None:
         self.patch(mending, "FEW_LOOKS", 1)
-        self.patch(router_module, "READ_SECONDS", 2.0)
+        self.patch(reading, "READ_SECONDS", 2.0)
         router, new, _ = await self.killed_at("open")
         new.kill()
         with self.assertRaises(StoreUnavailable):

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
+from taba.shard import reading, transaction
 from taba.shard import router as router_module
-from taba.shard import transaction
 from taba.shard.buckets import BucketMap, Owner, encode_map, encode_owner, lease_key, owner_key
 from taba.shard.patience import Deadline, Pauses
 from taba.shard.router import Router
@@ -328,7 +328,7 @@ class RouterTests(TestCase):
         (router,) = await self.prepare()
         self.valkey.kill()
         self.patch(router_module, "TRANSACT_SECONDS", 0.5)
-        self.patch(router_module, "READ_SECONDS", 0.5)
+        self.patch(reading, "READ_SECONDS", 0.5)
         with self.assertRaises(StoreUnavailable):
             await self.count_up(router, 0)
         with self.assertRaises(StoreUnavailable):
@@ -367,7 +367,7 @@ class RouterTests(TestCase):
         (router,) = await self.prepare()
         await self.count_up(router, 0)
         self.valkey.ask("DEL", owner_key(0))
-        short = [self.patch(router_module, name, 0.3) for name in ("READ_SECONDS", "TRANSACT_SECONDS")]
+        short = [self.patch(reading, "READ_SECONDS", 0.3), self.patch(router_module, "TRANSACT_SECONDS", 0.3)]
         with self.assertRaises(StoreUnavailable):
             await self.count_up(router, 0)
         with self.assertRaises(StoreUnavailable):

@@ -12,8 +12,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
+from taba.shard import reading, transaction
 from taba.shard import router as router_module
-from taba.shard import transaction
 from taba.shard.buckets import owner_key, prefix_of
 from taba.shard.moving.check import check
 from taba.shard.moving.reshard import current_pools
@@ -218,7 +218,7 @@ class FailoverTests(SentinelCase):
         pool.sentinels.locate = lies
         # once a second the sentinels are asked: then the connections to the master are left
         await until(lambda: "a replica, where the sentinels say that m1 is" in pool.last_error)
-        self.patch(router_module, "READ_SECONDS", 0.5)
+        self.patch(reading, "READ_SECONDS", 0.5)
         with self.assertRaises(StoreUnavailable):
             await router.read(0, [(b"GET", prefix_of(0) + b"a")])
 
