@@ -38,6 +38,7 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 # whose `os` is exchanged
 WITH_OS = (
+    "taba.agent.database",
     "taba.agent.directory",
     "taba.agent.discover",
     "taba.agent.history",
@@ -408,7 +409,7 @@ class Machine:
             module = importlib.import_module(name)
             if hasattr(module, "os"):
                 self.put(module, "os", files)
-        from taba.agent import keys, segment, spool
+        from taba.agent import database, keys, segment, spool
         from taba.client import port, producer, pure
         from taba.client.own_ring import OwnRing
         from taba.server.fold import envelopes
@@ -423,6 +424,7 @@ class Machine:
             self.put(importlib.import_module(name), "open", open_file)
         self.put(spool, "sqlite3", databases)
         self.put(keys, "sqlite3", databases)
+        self.put(database, "sqlite3", databases)
         self.put(ring, "SHM_DIRECTORY", self.shm)
         for module in (pure, producer):
             self.put(module, "now", lambda: world.began_unix + world.now + world.running.skew)

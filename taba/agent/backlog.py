@@ -95,6 +95,7 @@ class Backlog:
             self.heal(error)
         else:
             self._books.spool_problem = None
+            self.count_lost(set(self._books.settling))  # what was found to be so once the disk had room
 
     def activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from taba.agent.database import is_full
 from taba.agent.locks import private
 from taba.batch import BatchId
 from taba.bounds import MiB
@@ -24,12 +25,18 @@ _STREAM = struct.Struct("<QQ")
 
 
 class History:
-    """The history in the files `path` and `path`.old. Raises OSError where they cannot be opened or written."""
+    """The history in the files `path` and `path`.old. Raises OSError where they cannot be opened or written, but not at first where the
+    disk is full: what is noted is written once it has room."""
 
     def __init__(self, path: str, most: int = MAX_HISTORY_BYTES):
         self.path = path
         self._most = most
-        self._fd = self._open()
+        self._fd = -1
+        try:
+            self._fd = self._open()
+        except OSError as error:
+            if not is_full(error):
+                raise
         self._noted: list[bytes] = []
         self._records: Any = None  # of both files, once somebody asked; until the next ones are written
 
@@ -42,9 +49,12 @@ class History:
         if not self._noted:
             return
         content, self._records = b"".join(self._noted), None
+        if self._fd < 0:
+            self._fd = self._open()
         if os.fstat(self._fd).st_size + len(content) > self._most:
             os.replace(self.path, self.path + ".old")
             os.close(self._fd)
+            self._fd = -1
             self._fd = self._open()
         written = os.write(self._fd, content)
         if written < len(content):  # a full disk took a part: of records whole ones only
@@ -72,7 +82,8 @@ class History:
         return found
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def _read(self) -> Any:
         """All that was noted, written or not."""

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from taba.agent.database import is_full
 from taba.agent.history import History
 from taba.agent.keys import Keys
 from taba.agent.locks import AgentRunning, NameLock, Stranger, check_kept
@@ -48,6 +49,9 @@ class Home:
             except Stranger as error:
                 raise CannotOpen(f"--spool: {str(directory)!r}: {error.filename} {error.strerror}") from None
             except (OSError, sqlite3.Error) as error:
+                if is_full(error):  # of a full disk: what is there is not known, or what keeps a second Agent away cannot be made
+                    why = "so what an Agent of before left there is not known, or a second one could begin beside this one"
+                    raise CannotOpen(f"--spool: {str(directory)!r}: its disk has no room ({error}), {why}; make room there") from None
                 raise CannotOpen(f"--spool: {str(directory)!r}: takes a directory to write in: {error}") from None
             try:
                 self.outbox, self.segment, problem = open_outbox(name, new_id, outbox_bytes, shm)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
 
-from taba.agent.database import DAMAGE, Transaction, is_trouble
+from taba.agent.database import DAMAGE, Transaction, is_full, is_trouble, open_full
 from taba.agent.locks import private
 from taba.batch import KeyPart
 from taba.plural import many
@@ -95,7 +95,8 @@ class SharesOfPosters:
 
 
 class Keys:
-    """The keys in the file `path`, `most` of them at the most. Raises sqlite3.Error where no file can be made there.
+    """The keys in the file `path`, `most` of them at the most. Raises sqlite3.Error where no file can be made there, but not on a full
+    disk: what is known is read, and `tick` makes up for the rest.
 
     A file that is none of its kind is made anew, and `problem` says so: what was posted before may count again.
     """
@@ -108,12 +109,20 @@ class Keys:
         self._failure: str | None = None  # of the last try
         self._not_before = 0.0  # the next one
         self.mended: str | None = None  # what was found damaged while it was open; its owner takes it away
+        self._stands_in = False  # for the file, in memory
         try:
             self._open()
-        except DAMAGE as error:
-            if is_trouble(error):
+        except OSError as error:
+            if not is_full(error):
                 raise
-            self.problem = self._make_anew(error)
+            self._open_full(error)
+        except DAMAGE as error:
+            if is_full(error):
+                self._open_full(error)
+            elif is_trouble(error):
+                raise
+            else:
+                self.problem = self._make_anew(error)
 
     def _make_anew(self, error: Exception) -> str:
         """In the place of a damaged file, whose rows have no checksums. Returns a sentence; raises sqlite3.Error, OSError."""
@@ -138,15 +147,48 @@ class Keys:
         if not os.path.exists(self.path):
             os.close(private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
+        try:
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._check()
+            self._begin()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open_full(self, error: Exception) -> None:
+        """Open the file without a byte written; where no keys are in it, memory stands in for it. Raises sqlite3.Error."""
+        self._failure = " ".join(f"{error}".split())
+        found = open_full(self.path)
+        if found is not None:
+            self._database = found
+            try:
+                self._check()
+                if found.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys_of_clients'").fetchone():
+                    self._count()
+                    return
+                if found.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise sqlite3.OperationalError("they are an earlier version's, to which a column is to be added")
+            except (sqlite3.Error, UnicodeDecodeError, OverflowError) as fault:
+                found.close()
+                raise sqlite3.OperationalError(f"{fault}; {self._failure}") from fault
+            found.close()
+        self._database, self._stands_in = sqlite3.connect(":memory:", isolation_level=None), True
+        self._begin()
+
+    def _check(self) -> None:
         (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
+
+    def _begin(self) -> None:
         self._database.execute(_SCHEMA)
         if "client" not in {column[1] for column in self._database.execute("PRAGMA table_info(keys)")}:
             self._database.execute(_CLIENTS)
         self._database.execute(_BY_CLIENT)
+        self._count()
+
+    def _count(self) -> None:
         self._shares = SharesOfPosters()
         self.count = 0
         for client, count in self._database.execute("SELECT client, count(*) FROM keys GROUP BY client ORDER BY min(id)"):
@@ -177,9 +219,11 @@ class Keys:
 
     def tick(self, now: float) -> None:
         """Write what the disk has not taken yet, unless that was tried a moment ago. `now` is monotonic seconds."""
-        if not self._unwritten or (self._failure is not None and now < self._not_before):
+        if (not self._unwritten and self._failure is None) or (self._failure is not None and now < self._not_before):
             return
         try:
+            if self._stands_in:
+                self._make_ready()
             try:
                 self._write(self._unwritten.values())
             except DAMAGE as error:
@@ -190,6 +234,17 @@ class Keys:
         else:
             self._failure = None
             self._unwritten.clear()
+
+    def _make_ready(self) -> None:
+        """What a full disk kept from being made. Raises sqlite3.OperationalError while that is so."""
+        before = self._database
+        try:
+            self._open()
+        except (OSError, *DAMAGE) as error:
+            self._database = before
+            raise sqlite3.OperationalError(" ".join(f"{error}".split())) from error
+        self._stands_in = False
+        before.close()
 
     @property
     def write_problem(self) -> str | None:

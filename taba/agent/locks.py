@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import struct
+from contextlib import suppress
 
 from taba import ring
 from taba.errors import TabaError
@@ -103,7 +104,8 @@ class NameLock:
                 raise
             raise running(name, int(pid) if pid.isdigit() else 0, path) from None
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # on a full disk it is locked all the same, and "another process" holds it
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
         os.close(self._fd)

@@ -101,6 +101,7 @@ class Loop:
         self._next_keep = self._next_look = self._next_sweep = 0.0
         now, moment = self.clock()
         self._happened.update((f"start {place}", (problem, now)) for place, problem in enumerate(home.problems))
+        self._spool_problem = home.spool.problem  # as it was said last
         self.keeper = Keeper(home.outbox, home.spool, home.history, around.new_id, now, moment)
         recover(self.keeper, now)
         home.keys.add(self.keeper.keys, now)
@@ -183,6 +184,10 @@ class Loop:
         now = self._around.reactor.seconds()
         if self.home.keys.mended is not None:
             self._happened["keys mended"], self.home.keys.mended = (self.home.keys.mended, now), None
+        if self.home.spool.problem != self._spool_problem:
+            self._spool_problem = self.home.spool.problem
+            if self._spool_problem is not None:
+                self._happened["spool mended"] = self._spool_problem, now
         self._happened = {key: told for key, told in self._happened.items() if now - told[1] <= LOSS_SHOWN_SECONDS}
         own = {**{key: sentence for key, (sentence, _) in self._happened.items()}, **self._own, **more}
         if self._name_problem:
@@ -303,7 +308,13 @@ class Loop:
 
     def _on_store(self, store: Store) -> bool:
         before = self._store_id()
-        if not self.pin.meets(store):
+        try:
+            is_right = self.pin.meets(store)
+        except OSError:  # nothing is sent before it is kept; rings are read meanwhile
+            if self.pump.buckets is None:
+                self.pump.set_buckets(store.buckets, self.moment())
+            raise
+        if not is_right:
             if self.pin.is_held and self.pump.buckets is None:
                 self.pump.set_buckets(store.buckets, self.moment())  # so that rings are read; of another store they are cut anew
             return False

@@ -284,6 +284,8 @@ class RingPump:
         if ready is None:
             self._events = max(FEWEST_EVENTS, self._events // 4)  # read less
             return False
+        if not self.sums.may_go(sums):
+            return False  # another stream began meanwhile, and the disk is full: they wait
         self._publish(under_way, drained, sums, *ready)
         return True
 

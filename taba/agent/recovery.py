@@ -52,6 +52,8 @@ def recover(keeper: Keeper, now: float) -> None:
     for lane in list(lanes.values()):
         keeper.queue(lane, now)
     keeper.backlog.activate(now)
+    if spool.unready is not None:
+        books.spool_problem = spool.unready  # tried again each second
 
 
 def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
@@ -97,7 +99,10 @@ def _last_table(keeper: Keeper) -> tuple[Table, bool]:
     """The latest table that is here, and whether it is the last that was published, as far as can be told."""
     # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
     outbox, spool = keeper.outbox, keeper.spool
-    is_last = not keeper.is_outbox_new and spool.problem is None  # a spool that was damaged, or is another, may have had a later one
+    # a spool that is another, for all that a full disk lets be known, too
+    is_last = (
+        not keeper.is_outbox_new and spool.problem is None and spool.unready is None
+    )  # a spool that was damaged, or is another, may have had a later one
     kept = spool.journal(outbox.id if outbox.table.sequence else None)
     if kept is not None:
         try:

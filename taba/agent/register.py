@@ -3,8 +3,9 @@
 1. A line is on the disk before anything of what it names is sent; a torn last line is none. Each stands twice, with its checksum.
 2. (ring, Tab) is "sent" from its first sum on, "ended" once its end was published, and "gone" when that has arrived for good.
 3. A stream is named from the first sum in it on, until it is over: what of it is still on its way is folded as long as it is open.
-4. The file is written anew when most of it is history. It has room set aside, so that a disk that is full later takes what a host must
-   know that boots anew just then; what could not be written is tried again with whatever is to be written next, once a second at the least.
+4. The file is written anew when most of it is history. It has room set aside, so that a disk that is full later, or at the next start,
+   takes what a host must know that boots anew just then; what could not be written is tried again with whatever is to be written next,
+   once a second at the least, and is not sent before.
 5. A damaged file is kept aside and written anew, as at each start; `damage` says what it lost.
 """
 
@@ -16,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from taba.agent.database import is_full
 from taba.agent.locks import private
 from taba.batch import STREAM_BYTES
 from taba.bounds import KiB
@@ -39,7 +41,8 @@ class SentSum(NamedTuple):
 
 
 class Register:
-    """The register at `path`. Raises OSError where it cannot be written at first; later `problem` says so."""
+    """The register at `path`. Raises OSError where it cannot be read, or written at first; later, or where the disk is full, `problem`
+    says so, and it is tried again. What it does not `have` then is not to be sent."""
 
     def __init__(self, path: str):
         self.path = path
@@ -48,6 +51,7 @@ class Register:
         self.streams: dict[bytes, None] = {}  # in the order of their begin
         self.problem: str | None = None
         self.damage: str | None = None  # of the file that was here
+        self._unwritten: set[SentSum | bytes] = set()  # what is begun, and the disk did not take
         self._file: Any = None
         self._lines = 0  # of the file, …
         self._used = self._room = 0  # … their bytes, and those that the disk has for it
@@ -59,7 +63,19 @@ class Register:
             stays = "what goes up and down may stay up after a restart of this host"
             what = f"some {lost} of its entries are lost: {stays}" if lost else "nothing of it is lost"
             self.damage = f"{path}, which names what goes up and down, was damaged; {what}; {kept}; look at its disk"
-        self._begin()
+        try:
+            self._begin()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            if damaged:
+                self._unwritten = {*self.live, *self.streams}
+            if damaged or not self._go_on():
+                self._failed(error)
+
+    def has(self, named: SentSum | bytes) -> bool:
+        """Whether this sum, or this stream, is begun where nothing takes it away."""
+        return named not in self._unwritten and (named in self.streams if isinstance(named, bytes) else named in self.live)
 
     def note(self, word: str, entries: Iterable[SentSum]) -> None:
         """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
@@ -105,10 +121,34 @@ class Register:
                 if self._used + SPARE_BYTES // 2 > self._room:
                     self._set_aside(self._file)
             self.problem = None
+            self._unwritten.clear()
         except OSError as error:
-            self.close()
-            self._file = None
-            self.problem = f"{self.path}: {error.strerror}: after a restart of this host what goes up and down may stay up; make room"
+            self._unwritten.update(named for word, named in lines if word in (SENT, STREAM))
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        self.close()
+        self._file = None
+        self.problem = (
+            f"{self.path}: {error.strerror}: what begins to go up and down is not sent before it is named there, so that a restart of this"
+            " host takes it back; make room"
+        )
+
+    def _go_on(self) -> bool:
+        """Go on in the file that is there, in what was set aside, since the disk takes no new one; False where that is not whole."""
+        try:
+            with open(self.path, "rb") as whole:
+                content = whole.read()
+            used = len(content.rstrip(b"\0"))
+            if not (is_sealed(content) and content[:used].endswith(b"\n\n")):
+                return False
+            file = open(self.path, "r+b", opener=private)  # noqa: SIM115
+        except OSError:
+            return False
+        self._used, self._room, self._lines = used, len(content), content.count(b"\n\n") // 2
+        file.seek(self._used)
+        self._file = file
+        return True
 
     def _begin(self) -> None:
         """Write the file anew: what is gone is left out."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taba.agent.ages import Moment
-from taba.agent.database import Transaction
+from taba.agent.database import Transaction, is_full, open_full
 from taba.agent.locks import private
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
@@ -119,8 +119,9 @@ class Spool:
     """The spool in the file `path`, of at most `spool_bytes`.
 
     Whatever the bytes of the file are, it opens: of a damaged one all that can be read is brought over into a new one, the rest is
-    named in `lost`, the damaged one is kept beside it, and `problem` says so. Raises OtherVersion for one of another
-    format, OSError or sqlite3.Error when the directory takes no file at all.
+    named in `lost`, the damaged one is kept beside it, and `problem` says so. On a full disk it opens, too: `unready` says why nothing
+    can be written, what is there is read, and `try_to_write` makes up for it. Raises OtherVersion for one of another format, OSError
+    or sqlite3.Error when the directory takes no file at all, or what is in the file cannot be told.
     """
 
     def __init__(self, path: str, spool_bytes: int = DEFAULT_SPOOL_BYTES):
@@ -133,13 +134,28 @@ class Spool:
         self._manifest = Manifest(path + ".list")
         if os.path.exists(path + ".new") and not os.path.exists(path):
             os.replace(path + ".new", path)  # a kill came at the very end of a salvage
+        self.unready: str | None = None
+        self._stands_in = False  # for the file, in memory
         try:
             self._open(path)
-        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:  # the latter two of what was in the damage
-            if any(words in f"{error}" for words in _TROUBLE):
+        except OSError as error:
+            if not is_full(error):
                 raise
-            self._salvage(f"{error}")
-        self._compare()
+            self._open_full(error)
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:  # the latter two of what was in the damage
+            if is_full(error):
+                self._open_full(error)
+            elif any(words in f"{error}" for words in _TROUBLE):
+                raise
+            else:
+                self._salvage(f"{error}")
+        if self.unready is None:
+            try:
+                self._compare()
+            except sqlite3.Error as error:
+                if not is_full(error):
+                    raise
+                self.unready = f"{error}"
         self._count()
 
     def _open(self, path: str) -> None:
@@ -148,20 +164,60 @@ class Spool:
             os.close(private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
+            self._database.execute("PRAGMA journal_mode=WAL")
             self._check(path)
         except BaseException:
             self._database.close()
             raise
 
-    def _check(self, path: str) -> None:
+    def _open_full(self, error: Exception) -> None:
+        """Open the file without a byte written; where nothing is in it, memory stands in for it. Raises what `_open` does."""
+        self.unready = " ".join(f"{error}".split())
+        found = open_full(self.path)
+        if found is not None:
+            self._database = found
+            try:
+                if self._check(self.path, is_full=True):
+                    return
+            except (sqlite3.Error, UnicodeDecodeError, OverflowError, OtherVersion) as fault:
+                found.close()
+                if isinstance(fault, OtherVersion):
+                    raise
+                raise sqlite3.OperationalError(f"{fault}; {self.unready}") from fault
+            found.close()
+        self._database, self._stands_in = sqlite3.connect(":memory:", isolation_level=None), True
+        self._database.executescript(_SCHEMA)
+
+    def _make_ready(self) -> None:
+        """What a full disk kept from being done when this was opened. Raises sqlite3.OperationalError while that is so."""
+        before = self._database
+        try:
+            if self._stands_in:
+                self._open(self.path)
+                self._stands_in = False
+                before.close()
+            else:
+                self._write_nothing()
+            self.unready = None
+            self._compare()
+        except (OSError, sqlite3.Error, UnicodeDecodeError, OverflowError, OtherVersion) as error:
+            if self._stands_in:
+                self._database = before
+            self.unready = " ".join(f"{error}".split())
+            raise sqlite3.OperationalError(self.unready) from error
+        self._count()
+
+    def _check(self, path: str, is_full: bool = False) -> bool:
+        """Whether there is something in the file; with `is_full` nothing is written, and there may be nothing in it."""
         run = self._database.execute
-        run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run(f"PRAGMA journal_size_limit={8 * MiB}")
         run("PRAGMA cache_size=-2000")
         version = run("PRAGMA user_version").fetchone()[0]
         schema = _schema_of(self._database)
         if not schema and run("PRAGMA page_count").fetchone()[0] <= 1:
+            if is_full:
+                return False
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT")
         elif version != VERSION and "batches" in schema and schema != _EXPECTED:
             raise OtherVersion(
@@ -169,13 +225,15 @@ class Spool:
             )
         elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
             raise sqlite3.DatabaseError("its first page is damaged")
-        self.try_to_write()  # it must be to be written as well
+        if not is_full:
+            self._write_nothing()  # it must be to be written as well
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError("a row of it is none")
         self._read_lost()
+        return True
 
     def _read_lost(self) -> None:
         found = self._database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost").fetchall()
@@ -242,6 +300,8 @@ class Spool:
 
         Takes as long as writing all of it anew. Raises OSError or sqlite3.Error where the disk does not take it: then all is as it was.
         """
+        if self.unready is not None:
+            raise sqlite3.OperationalError(self.unready)
         self._database.close()
         try:
             self._salvage(reason)
@@ -254,22 +314,20 @@ class Spool:
             else:
                 self._count()
             raise
-        self._compare()
-        self._count()
+        try:
+            self._compare()
+        except sqlite3.Error as error:
+            self.unready = " ".join(f"{error}".split())  # with what the manifest has: it is tried again
+            raise
+        finally:
+            self._count()
 
     def _compare(self) -> None:
         """What the manifest names and the file has not is lost, too; the manifest begins anew."""
         run = self._database.execute
         row = run("SELECT outbox, content FROM journal WHERE place = ?", (_LISTED,)).fetchone()
         missing = self._manifest.missing(self._database, row)
-        if missing:
-            salvage = self.salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
-            found = (
-                f"{many(len(missing), 'batch')} with {many(sum(missing.values()), 'event')} went with the spool {self.path}: it "
-                "was cut off, removed or replaced; look at its disk, and at who removes files there"
-            )
-            self.problem = found if self.problem is None else f"{self.problem}; and {found}"
-        self._manifest.end()
+        salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
         self._manifest.follow(row)
         if missing or run("SELECT 1 FROM batches LIMIT 1").fetchone():
             self._manifest.begin()
@@ -279,8 +337,15 @@ class Spool:
                     rows = ((salvage, *id, events) for id, events in missing.items())
                     self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
                 self._name_manifest()
-            self._list_all()
+            self._list_all()  # in the place of the one before: that is compared again until what it had is among the lost
+        else:
+            self._manifest.end()
         if missing:
+            found = (
+                f"{many(len(missing), 'batch')} with {many(sum(missing.values()), 'event')} went with the spool {self.path}: it "
+                "was cut off, removed or replaced; look at its disk, and at who removes files there"
+            )
+            self.problem = found if self.problem is None else f"{self.problem}; and {found}"
             self._read_lost()
 
     def _name_manifest(self) -> None:
@@ -294,8 +359,15 @@ class Spool:
             self._manifest.add((BatchId(*id), events) for *id, events in rows)
 
     def try_to_write(self) -> None:
-        """Change nothing. Raises sqlite3.Error where the disk, or the file, takes nothing."""
-        with self._transaction():
+        """Change nothing, but for what a full disk kept from being done at first: `lost` may name more then. Raises sqlite3.Error where
+        the disk, or the file, takes nothing."""
+        if self.unready is not None:
+            self._make_ready()
+        else:
+            self._write_nothing()
+
+    def _write_nothing(self) -> None:
+        with Transaction(self._database):
             self._database.execute(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
 
     def counted(self) -> None:
@@ -346,6 +418,8 @@ class Spool:
 
         `journal`, when given, is kept in the same step: the id of the outbox, and the table that it had no room for.
         """
+        if self.unready is not None:
+            raise SpoolFull(f"the disk: {self.unready}", True)
         needed = sum(len(batch.content) + ROW_BYTES for batch in batches)
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
@@ -469,6 +543,8 @@ class Spool:
         self._manifest.close()
 
     def _transaction(self) -> Transaction:
+        if self.unready is not None:
+            raise sqlite3.OperationalError(self.unready)
         return Transaction(self._database)
 
     def _remove(self, where: str, ids: Iterable[BatchId]) -> None:

@@ -8,6 +8,7 @@
    gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE, and once more when the batch
    of the first is retained no longer. It leaves the register once nothing of its bucket waits any more: a host that boots anew loses
    the outbox, and then all that is still there is sent again.
+   What the register cannot name, since its disk is full, waits: it is added up in the ring, and its events count once they are sent.
 4. The register names the streams, too. A host that boots anew knows from it which ones the lost outbox had open, and ends them: what
    of them is still on its way to a Server is folded as long as they are open, and would come after RING_GONE.
 """
@@ -45,7 +46,8 @@ class Sum:
 
     def __init__(self, cell: int, place: int, copy: Copy, owed: float, owed_events: int, key: bytes, told: int):
         self.cell = cell
-        self.key, self.told = key, told  # owed events that were published, as the outbox's table has them: they have no records
+        # owed events that were published, as the outbox's table has them: they have no records; less those that have, and wait
+        self.key, self.told = key, told
         self.place, self.copy = place, copy  # the copy that holds
         self.owed, self.owed_events = owed, owed_events
         self.is_dirty = True  # not sent since this Agent began, or not sure to have arrived
@@ -60,6 +62,7 @@ class Change(NamedTuple):
     copy: Copy
     told: int
     events: int
+    is_held: bool  # not sent: the register does not name it yet
 
 
 class Pending(NamedTuple):
@@ -107,12 +110,20 @@ class Sums:
         if is_anew:
             self._anew |= self.register.ended - self._going - self._resting.keys()
         changed = {found.ring for found in added}
+        looked: list[Ring] = []
         for ring in rings:
             try:
                 self._look(drain, ring)
-                if ring.is_settled and not is_anew and ring not in changed:
-                    continue  # most rings at most drains
+            except (MalformedRing, OSError) as error:
+                broken.append((ring, str(error)))
+                continue
+            if is_anew or not ring.is_settled or ring in changed:  # few rings at most drains
+                looked.append(ring)
+        can_send = self._name(looked)
+        for ring in looked:
+            try:
                 before = len(changes)
+                is_held_back = False
                 covered = ring.covered_after(readings.get(ring)) if ring.sums else 0
                 summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
                 for index, held in ring.sums.items():
@@ -121,10 +132,17 @@ class Sums:
                     owed_events = min(max(0, held.owed_events - held.told), MAX_TOLD)
                     if found is None and not owed_events and not held.is_dirty:
                         continue
+                    if not (can_send and held.is_noted):
+                        is_held_back = True
+                        if found is not None:
+                            copy = Copy(covered, held.copy.total + found.total)
+                            ring.write_sum(held.cell, 1 - held.place, copy)
+                            changes.append(Change(ring, index, copy, held.told - found.events, 0, True))
+                        continue
                     copy = Copy(covered, held.copy.total + (found.total if found else 0.0))
                     events = (found.events if found else 0) + owed_events
                     ring.write_sum(held.cell, 1 - held.place, copy)
-                    changes.append(Change(ring, index, copy, held.told + owed_events, events))
+                    changes.append(Change(ring, index, copy, held.told + owed_events, events, False))
                     tab = ring.directory[index]
                     if tab is not None and tab.is_overflow:
                         change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0])
@@ -135,13 +153,29 @@ class Sums:
                     self._pack(drain, packed, weights, (ring.client, tab.name, tab.type), found.time if found else 0.0, row, events)
                 if summed:
                     self._pack_summed(drain, packed, weights, ring, summed, covered, changes)
-                ring.is_settled = len(changes) == before
+                ring.is_settled = len(changes) == before and not is_held_back
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
-        fresh = [self._entry(change.ring, change.place) for change in changes if not change.ring.sums[change.place].is_noted]
-        if fresh:
-            self.register.note(SENT, [entry for entry in fresh if entry not in self.register.live])
         return Pending(changes, weights, sum(change.events for change in changes)), broken
+
+    def _name(self, rings: Iterable[Ring]) -> bool:
+        """Have the register name the sums of these rings, which are about to be sent; False where it does not name the stream."""
+        fresh = [(held, self._entry(ring, index)) for ring in rings for index, held in ring.sums.items() if not held.is_noted]
+        if unknown := [entry for _, entry in fresh if entry not in self.register.live]:
+            self.register.note(SENT, unknown)
+        for held, entry in fresh:
+            held.is_noted = self.register.has(entry)
+        if not any(ring.sums for ring in rings):
+            return True
+        self.register.begin(self._keeper.stream)
+        return self.register.has(self._keeper.stream)
+
+    def may_go(self, pending: Pending) -> bool:
+        """Whether what is pending may be published in the stream that is the keeper's by now."""
+        if all(change.is_held for change in pending.changes):
+            return True
+        self.register.begin(self._keeper.stream)
+        return self.register.has(self._keeper.stream)
 
     def _pack_summed(
         self,
@@ -176,7 +210,7 @@ class Sums:
         for change in pending.changes:
             held = change.ring.sums[change.place]
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
-            held.is_dirty, held.is_noted = not is_sent, True
+            held.is_dirty = change.is_held or not is_sent
             change.ring.is_settled = False
 
     def ending(self, drain: Drain, ring: Ring, packed: SectionsByBucket) -> Ending | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -176,3 +178,21 @@ class ChosenTests(ChosenCase):
         self.assertIn(
             "batches are written here in version 6, 5, 4, and not all Servers read one of these", "".join(self.loop.problems({}).values())
         )
+
+
+class FullDiskTests(ChosenCase):
+    def test_rings_are_read_and_nothing_is_sent_while_it_cannot_be_kept_which_store_that_is_for(self) -> None:
+        pin = self.loop.pin
+        self.patch(pin, "_write", fails_by_full_disk)
+        self.hear(asked=READS_5)
+        self.assertEqual((pin.store, self.loop.pump.buckets is None, self.loop.forwarder.may_send()), (None, False, False))
+        self.assertIn("No space left on device", f"{self.loop.dispatch.servers[self.server.url].problem}")
+        self.loop.pump.tick(*self.loop.clock())  # the ring is found
+        self.assertNotEqual(self.record(), set())
+        del pin._write  # there is room
+        self.hear(asked=READS_5)
+        self.assertEqual((pin.store is None, self.loop.forwarder.may_send()), (False, True))
+
+
+def fails_by_full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -20,6 +20,7 @@ from taba.agent.outbox import EncodedBatch
 from taba.agent.spool import Spool
 from taba.batch import BatchId
 from tests.agent.moments import at
+from tests.agent.test_outbox import Killed
 from tests.agent.world import World, WorldCase
 
 S, T = b"s" * 16, b"t" * 16
@@ -88,6 +89,23 @@ class ManifestTests(SynchronousTestCase):
             spool = self.open()
             self.assertEqual((spool.lost, spool.salvage, spool.problem), ({}, "", None))
             self.assertFalse(os.path.exists(self.list))
+
+    def test_what_is_missing_is_so_at_the_next_start_too_where_a_kill_or_the_disk_kept_it_from_being_written(self) -> None:
+        for step, fault in (("_transaction", Killed()), ("_name_manifest", sqlite3.OperationalError("database or disk is full"))):
+            self.filled().close()
+            remove(self.path)
+            with mock.patch.object(Spool, step, side_effect=fault):
+                if isinstance(fault, Killed):
+                    self.assertRaises(Killed, Spool, self.path)
+                else:
+                    spool = self.open()
+                    self.assertEqual((spool.lost, spool.problem, spool.unready), ({}, None, "database or disk is full"))
+                    self.assertRaises(sqlite3.OperationalError, spool.try_to_write)
+                    spool.close()
+            spool = self.open()
+            self.assertEqual((spool.lost, str(spool.problem).count("6 batches with 60 events")), (LEFT, 1))
+            spool.counted()
+            spool.close()
 
     def test_nothing_is_lost_of_a_whole_file_however_often_it_is_opened(self) -> None:
         self.filled().close()

@@ -480,3 +480,89 @@ class RegisterTests(SynchronousTestCase):
             self.anew().note(SENT, [self.entry(1)])
         self.assertIsNone(self.register.problem)
         self.assertEqual(self.anew().live, {self.entry(1)})
+
+    def test_one_that_begins_on_a_full_disk_goes_on_in_what_was_set_aside(self) -> None:
+        self.register.note(SENT, [self.entry(1)])
+        with mock.patch.object(Register, "_begin", side_effect=full()):
+            found = self.anew()
+        found.note(SENT, [self.entry(2)])
+        found.note(ENDED, [self.entry(1)])
+        found.begin(b"s" * 16)
+        self.assertEqual((found.problem, found.has(self.entry(2)), found.has(b"s" * 16)), (None, True, True))
+        again = self.anew()
+        self.assertEqual(
+            (again.live, again.ended, list(again.streams), again.damage), ({self.entry(2)}, {self.entry(1)}, [b"s" * 16], None)
+        )
+
+    def test_what_a_full_disk_does_not_take_it_does_not_have_until_it_does(self) -> None:
+        self.register.note(SENT, [self.entry(1)])
+        self.register.close()
+        self.spoil([20])  # kept aside: there is no file any more
+        with mock.patch.object(Register, "_begin", side_effect=full()):
+            found = self.anew()
+            found.note(SENT, [self.entry(2)])
+            self.assertEqual([found.has(self.entry(number)) for number in (1, 2)], [False, False])
+            self.assertIn("is not sent before it is named there", str(found.problem))
+        found.over([])
+        self.assertEqual([found.has(self.entry(number)) for number in (1, 2)], [True, True])
+        self.assertEqual(self.anew().live, {self.entry(1), self.entry(2)})
+
+
+class FullDiskTests(SynchronousTestCase):
+    """An Agent whose disk has no room for a register, from its start on."""
+
+    def setUp(self) -> None:
+        with mock.patch.object(Register, "_begin", side_effect=full()):
+            self.world = Served()
+        self.addCleanup(self.world.close)
+
+    def live_on(self, ticks: int) -> None:
+        with mock.patch.object(Register, "_begin", side_effect=full()):
+            self.world.live_on(ticks)
+
+    def sent(self) -> int:
+        return sum(column.tab == TAB for column in self.world.columns())
+
+    def test_what_goes_up_and_down_waits_until_it_is_named_and_everything_else_goes(self) -> None:
+        world = self.world
+        one, two = world.process(), world.process()
+        for producer in (one, two):
+            for owed in (False, True, False):
+                world.add(producer, 2.0, owed)
+            producer.record(producer.tab("other"), 1.0)
+        self.live_on(3)
+        self.assertEqual((self.sent(), world.keeper.books.recorded), (0, 2))
+        self.assertEqual([column.tab for column in world.columns()].count("other"), 2)
+        for steps in range(6):  # killed before each write of a drain, and begun anew: the rings have it
+            world.add(one, -3.0)
+            world.steps = steps
+            with mock.patch.object(Register, "_begin", side_effect=full()):
+                world.tick()
+        self.assertGreater(world.kills, 2)
+        self.live_on(2)
+        self.assertEqual(self.sent(), 0)
+        world.die(two)  # what it added is gone with it, its events count
+        self.live_on(2)
+        world.live_on(3)  # there is room
+        self.assertEqual((world.value, world.register.problem), (world.nets.total(), None))
+        weights = sum(column.weight for column in world.columns())
+        self.assertEqual((world.keeper.books.recorded, weights), (world.recorded + 2, world.recorded + 2))
+
+    def test_a_stream_that_cannot_be_named_carries_none(self) -> None:
+        world = self.world
+        producer = world.process()
+        world.add(producer, 2.0)
+        world.live_on(2)
+        sent = self.sent()
+        self.assertGreater(sent, 0)
+        world.register._failed(full())
+        world.keeper.begin_stream(at(world.now))
+        world.add(producer, 2.0)
+        self.live_on(2)
+        self.assertEqual(self.sent(), sent)
+        world.live_on(2)
+        self.assertEqual((world.value, world.keeper.books.recorded), (4.0, world.recorded))
+
+
+def full() -> OSError:
+    return OSError(28, "No space left on device")
