@@ -78,6 +78,25 @@ def draw(random: Random, duration: float, kinds: Collection[str], density: float
     return faults
 
 
+def _lasts(world: World, what: Any, put: Callable[[Any], None], value: Any, usual: Any, seconds: float) -> None:
+    """Have it be so for so long. Several of one kind at once each end by themselves: felt is the last begun of those that are not over."""
+    standing = world.lasting.setdefault(what, [])
+    standing.append(value)
+    put(value)
+
+    def over() -> None:
+        standing.remove(value)
+        if not world.is_quiet:
+            put(standing[-1] if standing else usual)
+
+    world.later(seconds, None, over)
+
+
+def _attribute(where: Any, name: str) -> tuple[Any, Callable[[Any], None]]:
+    """What lasts where it is an attribute: its place, and how it is set."""
+    return (where, name), lambda value: setattr(where, name, value)
+
+
 def _nothing(random: Random) -> dict[str, Any]:
     return {}
 
@@ -134,8 +153,8 @@ def _fuse(random: Random) -> dict[str, Any]:
 def _kill_store(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
     world.fired["killed a store"] += 1
-    store.stop()
-    world.later(fault.detail["seconds"], None, store.start)
+    store.end_life()
+    _lasts(world, *_attribute(store, "is_up"), False, True, fault.detail["seconds"])
 
 
 def _outage(random: Random) -> dict[str, Any]:
@@ -147,16 +166,14 @@ def _outage(random: Random) -> dict[str, Any]:
 def _store_for(name: str, value: Any, back: Any) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
         for store in world.stores:
-            setattr(store, name, value)
-            world.later(fault.detail["seconds"], None, setattr, store, name, back)
+            _lasts(world, *_attribute(store, name), value, back, fault.detail["seconds"])
 
     return happen
 
 
 def _weather(name: str) -> Callable[[World, Fault], None]:
     def happen(world: World, fault: Fault) -> None:
-        setattr(world.network.weather, name, fault.detail["share"])
-        world.later(fault.detail["seconds"], None, setattr, world.network.weather, name, 0.0)
+        _lasts(world, *_attribute(world.network.weather, name), fault.detail["share"], 0.0, fault.detail["seconds"])
 
     return happen
 
@@ -166,10 +183,9 @@ def _share(random: Random) -> dict[str, Any]:
 
 
 def _cut_off(world: World, fault: Fault) -> None:
-    server = world.servers[fault.detail["which"] % len(world.servers)]
-    world.network.cut.add(server.url)
+    url, cut = world.servers[fault.detail["which"] % len(world.servers)].url, world.network.cut
     world.fired["cut a server off"] += 1
-    world.later(fault.detail["seconds"], None, world.network.cut.discard, server.url)
+    _lasts(world, (world.network, url), lambda is_cut: cut.add(url) if is_cut else cut.discard(url), True, False, fault.detail["seconds"])
 
 
 def _which_for(least: float, most: float) -> Callable[[Random], dict[str, Any]]:
@@ -177,19 +193,9 @@ def _which_for(least: float, most: float) -> Callable[[Random], dict[str, Any]]:
 
 
 def _full(name: str) -> Callable[[World, Fault], None]:
-    """Several at once are over when the last of them is."""
-
     def happen(world: World, fault: Fault) -> None:
-        setattr(world.machine, name, True)
         world.may_lose = True
-        if not world.is_quiet:
-            world.machine.filling[name] += 1
-            world.later(fault.detail["seconds"], None, over, world)
-
-    def over(world: World) -> None:
-        world.machine.filling[name] -= 1
-        if not world.is_quiet and not world.machine.filling[name]:
-            setattr(world.machine, name, False)
+        _lasts(world, *_attribute(world.machine, name), True, False, fault.detail["seconds"])
 
     return happen
 
@@ -231,8 +237,11 @@ def _second_agent(world: World, fault: Fault) -> None:
     second = world.agents[1]
     second.may_start = True
     second.start()
+    second.ends = max(second.ends, world.now + fault.detail["seconds"])
 
     def end() -> None:
+        if world.now < second.ends:
+            return  # it was started once more meanwhile
         second.may_start = False
         if second.process is not None and not world.is_shielded:
             world.kill(second.process)
@@ -243,8 +252,7 @@ def _second_agent(world: World, fault: Fault) -> None:
 def _go_back(world: World, fault: Fault) -> None:
     for store in world.stores:
         back = store.go_back(fault.detail["seconds"])
-        store.stop()  # it is another process now, or another server: connections end
-        store.start()
+        store.end_life()  # it is another process now, or another server
         world.say(f"{store.name} is as it was {back:.1f} s ago")
         world.fired["a store went back in time"] += 1
 
@@ -285,26 +293,21 @@ def _future(world: World, fault: Fault) -> None:
     if world.is_folding and fault.detail["which"] >= 2:
         _step_back(world, server, fault.detail["seconds"])
         return
-    server.is_future = True
-    world.later(fault.detail["seconds"], None, setattr, server, "is_future", False)
+    _lasts(world, *_attribute(server, "is_future"), True, False, fault.detail["seconds"])
 
 
 def _step_back(world: World, server: Server, seconds: float) -> None:
     """It is one of a version before, for so long: what Agents have folded by then it cannot merge."""
 
     def become(is_older: bool) -> None:
-        server.is_older = is_older
-        if server.process is not None:
-            world.kill(server.process)
-
-    def upgrade() -> None:
-        if not world.is_quiet:  # else it was
-            become(False)
+        if server.is_older != is_older:
+            server.is_older = is_older
+            if server.process is not None:
+                world.kill(server.process)
 
     world.may_bury = True
     world.fired["stepped a server back"] += 1
-    become(True)
-    world.later(seconds, None, upgrade)
+    _lasts(world, (server, "is_older"), become, True, False, seconds)
 
 
 def _call_mover(world: World, fault: Fault) -> None:
@@ -345,7 +348,7 @@ def _stop(groups: tuple[str, ...]) -> Callable[[World, Fault], None]:
         part = parts[fault.detail["which"] % len(parts)]
         if part.process is not None:
             world.fired[f"stopped {_one(part)}"] += 1
-            part.process.wakes = world.now + fault.detail["seconds"]
+            part.process.wakes = max(part.process.wakes, world.now + fault.detail["seconds"])
 
     return happen
 
@@ -388,20 +391,14 @@ def _fail_over(world: World, fault: Fault) -> None:
     lost = store.fail_over()
     world.say(f"{store.name} is its replica now, which lacked {lost} changes")
     world.fired["a store failed over" if not lost else "a store failed over to a replica that lagged"] += 1
-    store.stop()
-    world.later(fault.detail["seconds"], None, store.start)
+    store.end_life()
+    _lasts(world, *_attribute(store, "is_up"), False, True, fault.detail["seconds"])
 
 
 def _lag(world: World, fault: Fault) -> None:
     store = world.stores[fault.detail["which"] % len(world.stores)]
     world.fired["a replica lagged"] += 1
-    store.lag = lag = fault.detail["seconds"] / 4
-
-    def catch_up() -> None:
-        if store.lag == lag and not world.is_quiet:  # else another one began meanwhile, and ends by itself
-            store.lag = REPLICA_SECONDS
-
-    world.later(fault.detail["seconds"], None, catch_up)
+    _lasts(world, *_attribute(store, "lag"), fault.detail["seconds"] / 4, REPLICA_SECONDS, fault.detail["seconds"])
 
 
 def _boot(world: World, fault: Fault) -> None:

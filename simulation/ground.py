@@ -6,6 +6,7 @@ import errno
 import traceback
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from simulation.census import Census, Ledger, OlderLedger
 from simulation.clockwork import Clockwork, Process
@@ -90,6 +91,7 @@ class Ground(Clockwork):
         self.paces: dict[str, float] = {}  # how long its host is busy with others between two turns of a part
         self.turns: dict[str, float] = {}  # how long what a part is to do at once waits
         self.folds = 0  # of States
+        self.lasting: dict[Any, list[Any]] = {}  # what faults that are not over have it be, by what they befall
         self.goes_back = False  # what a store has acknowledged it may lose
         self.may_fill = False  # what is written may find no room
         self.errors: list[str] = []

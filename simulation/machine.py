@@ -17,7 +17,6 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -379,7 +378,6 @@ class Machine:
         self.disk = os.path.join(self.root, "disk")
         os.mkdir(self.shm)  # the folder on the disk is the first Agent's to make
         self.is_memory_full = self.is_disk_full = False
-        self.filling: Counter[str] = Counter()  # by the name of one of these two, faults that are not over
         self.changed = 0  # ticks of the kernel's clock until the last change of a folder
         self.reads_other_version: Callable[[Process], bool] = lambda process: False
         self.databases: dict[Process, list[_Database]] = {}

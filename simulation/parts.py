@@ -76,13 +76,18 @@ class Client(Part):
         self.next: dict[tuple[str, str], int] = dict.fromkeys(tabs, 1)
         self.recorded: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # record returned, and dropped nothing
         self.doubtful: dict[tuple[str, str], set[int]] = {tab: set() for tab in tabs}  # a kill came within record
-        self.dropped = self.vanished = 0
+        self.dropped = self.vanished = 0  # events; of what went up or down, too, where there was no ring to hold it
         self.attempts = self.interrupted = 0
         self._under_way: tuple[tuple[str, str], int] | None = None  # an event whose record has not returned
         self.net = 0.0  # of this life, in its UpDown
         self.producer: Any = None
         self._made: dict[tuple[str, str], Any] = {}  # the Tabs of this life, as an application keeps them
         self._dropped_before = 0  # by the producer of this life
+
+    @property
+    def told(self) -> int:
+        """Events that it dropped, and that a ring tells of."""
+        return self.dropped - self.unknown
 
     @property
     def unknown(self) -> int:
@@ -132,10 +137,11 @@ class Client(Part):
         # from here on it counts: the call has returned
         self._under_way = None
         before, self._dropped_before = self._dropped_before, sum(self.producer._port._totals)
+        is_dropped = self._dropped_before > before
+        self.dropped += is_dropped
         if type == "UpDown":
             self.net += value
-        elif self._dropped_before > before:
-            self.dropped += 1
+        elif is_dropped:
             return
         self.recorded[key].add(number)
 
@@ -253,6 +259,7 @@ class Agent(Part):
     def __init__(self, world: Ground, name: str, urls: list[str]):
         super().__init__(world, name)
         self.urls = urls
+        self.ends = 0.0  # when it does, where it is a second one of its name
         self.loop: Loop | None = None
         self.problems: dict[str, str] = {}
 

@@ -183,12 +183,9 @@ class Store:
             self.pasts.pop()
         return self.world.now - when
 
-    def stop(self) -> None:
-        self.is_up = False
+    def end_life(self) -> None:
+        """Its process ends, or is another now: so do all connections to it."""
         self.lives += 1
-
-    def start(self) -> None:
-        self.is_up = True
 
     def seconds(self) -> float:
         """How long what is sent to it, or its answer, is on its way."""

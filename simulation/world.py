@@ -494,7 +494,7 @@ class World(Ground):
             raise Broken(f"{completed} events were recorded and {doubtful} perhaps; the books: {books}")
         if recorded != accounted:
             raise Broken(f"the books do not balance: {books}")
-        own = sum(client.dropped - client.unknown for client in self.clients)
+        own = sum(client.told for client in self.clients)
         lost = sum(dropped.values()) - own
         if lost and not self.may_lose:
             raise Broken(f"nothing had to be dropped, and was: {books}; by the clients themselves: {own}")
@@ -525,7 +525,7 @@ class World(Ground):
         missing = self._check_doubles()
         dropped = self.dropped()
         odd = sum(len(client.recorded.get((ODD, "Nobody"), ())) for client in self.clients)  # each a dead letter, or dropped
-        allowed = sum(dropped.values()) + self.figures()["dead"] - odd - sum(client.dropped for client in self.clients)
+        allowed = sum(dropped.values()) + self.figures()["dead"] - odd - sum(client.told for client in self.clients)
         if missing > max(0, allowed) + self.unsure:
             raise Broken(f"{missing} events were recorded and are nowhere; dropped {dict(dropped)}")
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentTypeError
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from random import Random
 from typing import Any, ClassVar
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from simulation.census import add, numbers
+from simulation.census import FOLDING, add, numbers
+from simulation.clockwork import Process
 from simulation.command import kinds
 from simulation.faults import KINDS, Fault, silent
 from simulation.machine import WITH_OPEN, WITH_OS
 from simulation.shrinking import shrink
-from simulation.store import REPLICA_SECONDS
+from simulation.world import World
 
 ROOT = Path(__file__).parent.parent.parent
 # modules of the simulated parts that reach the machine as it is, and why that is all the same to a world
@@ -70,7 +70,8 @@ WITHOUT_MOST = ",".join(str(number) for some in _LEFT_OUT for number in some)
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost, and what the next Agent makes of
 # that; what a full disk does not let go of, and what it does not take while a host boots anew; a sum that comes late; a world that was
 # judged before what a store had lost was asked for; what Agents say for ever, and nobody folds; problems that were over;
-# what is retained when a move has ended; a map that only a shard that left was told; what went with a spool's file and was applied before
+# what is retained when a move has ended; a map that only a shard that left was told; what went with a spool's file and was applied before;
+# what was dropped by who had no ring, beside what was dropped for another reason
 FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
@@ -88,6 +89,7 @@ FOUND = (
     ("--seed", "2026112720164"),
     ("--seed", "2026112706029", "--without", "5,6,8,15,30,31,40,41,42,43,44,45,46"),
     ("--seed", "101", "--kinds", "agent's fuse,kill agent,spool spoilt,server cut off,memory full"),
+    ("--folding", "--seed", "2026112730030", "--without", "0,1,2,3,6,7,10"),
 )
 RUN_SECONDS = 400  # a machine that has much else to do, too
 
@@ -110,6 +112,18 @@ print(*machine.WITH_OS)
 prepare()
 print(f"digest {play(int(sys.argv[1])).digest:08x}")
 """
+
+
+def _state(world: World) -> list[Any]:
+    """What faults that last change."""
+    stores = [(store.is_up, store.is_reading_only, store.cut_before, store.cut_after, store.late, store.lag) for store in world.stores]
+    servers = [(server.is_future, server.is_older) for server in world.servers]
+    stopped = [part.process is not None and part.process.wakes > world.now for part in (*world.servers, *world.agents, *world.clients)]
+    machine, second = world.machine, world.agents[1]
+    around = dict(vars(world.network.weather)), set(world.network.cut), machine.is_memory_full, machine.is_disk_full, second.may_start
+    return [stores, servers, stopped, *around]
+
+
 SEED = 3  # a short world in which much happens
 
 
@@ -160,33 +174,26 @@ class SimulationTests(SynchronousTestCase):
         self.assertEqual(silent(["kill agent", "kill server", "disk full"], fired), ["kill server", "disk full"])
         self.assertEqual(silent(KINDS, {word: 1 for kind in KINDS.values() for word in kind.counted}), [])
 
-    def test_of_replicas_that_lag_twice_at_once_none_lags_for_ever(self) -> None:
-        for seconds in ((4.0, 8.0), (8.0, 4.0), (8.0, 8.0)):
-            ends: list[tuple[float, Callable[[], None]]] = []
-            store = SimpleNamespace(lag=REPLICA_SECONDS)
-            world: Any = SimpleNamespace(
-                stores=[store], fired=Counter(), is_quiet=False, later=lambda after, process, call, ends=ends: ends.append((after, call))
-            )
-            for number, lasting in enumerate(seconds):
-                KINDS["replica lags"].happen(world, Fault(number, 0.0, "replica lags", {"which": 0, "seconds": lasting}))
-                self.assertEqual(store.lag, lasting / 4)
-            for _, call in sorted(ends, key=lambda end: end[0]):
-                call()
-            self.assertEqual(store.lag, REPLICA_SECONDS)
-
-    def test_of_disks_that_are_filled_twice_at_once_the_last_fault_has_the_end(self) -> None:
-        ends: list[tuple[Callable[..., None], Any]] = []
-        machine = SimpleNamespace(is_disk_full=False, filling=Counter())
-        world: Any = SimpleNamespace(
-            machine=machine, is_quiet=False, may_lose=False, later=lambda seconds, process, end, *its: ends.append((end, its))
-        )
-        for seconds in (4.0, 1.0):
-            KINDS["disk full"].happen(world, Fault(0, 0.0, "disk full", {"seconds": seconds}))
-        is_full = []
-        for end, its in reversed(ends):
-            end(*its)
-            is_full.append(machine.is_disk_full)
-        self.assertEqual(is_full, [True, False])
+    def test_of_faults_that_last_each_ends_by_itself_where_several_are_at_once(self) -> None:
+        lasting = [kind for kind, made in KINDS.items() if "seconds" in made.shape(Random(1))]
+        for kind in ("mover stopped", "mover naps", "sleeps before a step", "store goes back"):  # of a command; or how far back
+            lasting.remove(kind)
+        for kind, first, second in [(kind, *pair) for kind in lasting for pair in ((8.0, 2.0), (3.0, 6.0))]:
+            world = World(1, Random(1), types=FOLDING)
+            self.addCleanup(shutil.rmtree, world.machine.root)
+            world.agents[1].live = lambda: None  # type: ignore[method-assign]
+            for store in world.stores:
+                store.follow()
+            for part in (*world.servers, *world.agents, *world.clients):
+                part.process = part.process or Process(world, part.name)
+            usual, felt = _state(world), []
+            for number, (at, seconds) in enumerate(((0.0, first), (1.0, second))):
+                detail = {**KINDS[kind].shape(Random(4)), "which": 3, "seconds": seconds}
+                world.later(at, None, KINDS[kind].happen, world, Fault(number, at, kind, detail))
+            for until in (0.5, max(first, 1.0 + second) - 0.1, max(first, 1.0 + second) + 0.1):
+                world.advance(until)
+                felt.append(_state(world) != usual)
+            self.assertEqual(felt, [True, True, False], f"{kind} for {first} s, and for {second} s from then on")
 
     def test_a_kind_of_fault_that_there_is_not_is_said_in_words(self) -> None:
         with self.assertRaisesRegex(ArgumentTypeError, "'flood': takes kill agent, "):
