@@ -37,14 +37,15 @@ from taba.tries import RECENT_SECONDS, address_of
 from taba.turns import Turns
 from taba.web import Api, refusal, refused
 
-MAX_KNOWN = 768  # connections that are kept between requests; with the hall, a process's usual 1,024 descriptors
-MAX_HALL = 224  # newcomers, who have not been served yet; the rest of the descriptors is for store, files and children
+MAX_KNOWN = 768  # connections that are kept between requests
+MAX_HALL = 224  # newcomers, who have not been served yet
 LOCAL_HALL = 32  # of these for this host alone: its Agent, its proxy, whoever looks after it
 MAX_HALL_OF_PEER = 64  # of one address
 MAX_TOLD = 32  # newcomers for whom there is no room, that are being told; who comes beyond them is cut without a word
 MAX_LISTENERS = 1000  # connections that hear broadcasts, some 60 KiB each
 LEAST_LISTENERS = 16  # of which so many may be there although there are few descriptors
 SPARE_DESCRIPTORS = 128  # for store, files and children
+LEAST_SHARE = 1 / 16  # of the places above that is there however few descriptors are
 FIRST_SECONDS = 10.0  # for the first byte of a connection, TLS handshake included
 MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
 MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
@@ -80,6 +81,7 @@ class BoundedSite(server.Site):
         self.listening: set[BoundedChannel] = set()
         self.told: set[BoundedChannel] = set()  # that there is no room
         self.max_listeners = MAX_LISTENERS
+        self._share = 1.0  # of the other places, that this process has descriptors for
         self.ended = 0  # connections that are gone, since ever
         self.receiving = 0  # bytes of bodies, and of what is made of them, for which room is kept
         self.turns = Turns.of(self.reactor)
@@ -91,24 +93,30 @@ class BoundedSite(server.Site):
         """How many there are."""
         return len(self.known) + len(self.hall) + len(self.listening) + len(self.told)
 
-    def bound_listeners(self, descriptors: int) -> None:
-        """Have no more places for listeners than this process may have descriptors for, beside those for others."""
-        self.max_listeners = max(LEAST_LISTENERS, min(MAX_LISTENERS, descriptors - MAX_KNOWN - MAX_HALL - SPARE_DESCRIPTORS))
+    def bound_places(self, descriptors: int) -> None:
+        """Have no more places than this process may have descriptors for: those of listeners are what the others leave."""
+        left = descriptors - SPARE_DESCRIPTORS - MAX_TOLD
+        self.max_listeners = max(LEAST_LISTENERS, min(MAX_LISTENERS, left - MAX_KNOWN - MAX_HALL))
+        self._share = max(LEAST_SHARE, min(1.0, (left - self.max_listeners) / (MAX_KNOWN + MAX_HALL)))
+
+    def places(self, most: int) -> int:
+        """How many of `most` places there are here."""
+        return int(most * self._share)
 
     @property
     def is_full(self) -> bool:
         """Whether who is served must make room."""
-        return self.is_closing or len(self.known) >= MAX_KNOWN
+        return self.is_closing or len(self.known) >= self.places(MAX_KNOWN)
 
     def enter(self, channel: BoundedChannel) -> bool:
         """Take a newcomer into the hall, if need be in the place of another; whether it may stay."""
         peers = [other for other in self.hall if other.peer == channel.peer] if not channel.is_local else []
         strangers = sum(not other.is_local for other in self.hall)
-        if len(peers) >= MAX_HALL_OF_PEER:
+        if len(peers) >= self.places(MAX_HALL_OF_PEER):
             has_room = self._cut_one(peers, "too_many_of_peer")
-        elif not channel.is_local and strangers >= MAX_HALL - LOCAL_HALL:
+        elif not channel.is_local and strangers >= self.places(MAX_HALL) - self.places(LOCAL_HALL):
             has_room = self._cut_one([other for other in self.hall if not other.is_local], "hall_full")
-        elif len(self.hall) >= MAX_HALL:
+        elif len(self.hall) >= self.places(MAX_HALL):
             has_room = self._cut_one(list(self.hall), "hall_full")
         else:
             has_room = True
@@ -120,7 +128,7 @@ class BoundedSite(server.Site):
         """Cut the first that waits for nothing but its own peer; whether there was one."""
         waiting = next((channel for channel in channels if not channel.is_served), None)
         whose = f" of {channels[0].peer}" if reason == "too_many_of_peer" else ""
-        most = MAX_HALL_OF_PEER if whose else MAX_HALL
+        most = self.places(MAX_HALL_OF_PEER if whose else MAX_HALL)
         if waiting is None:
             reason = "busy"
             sentence = f"turned away: as many as {most} newcomers{whose} waited for answers at once; ask less, or start further Servers"

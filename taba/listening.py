@@ -23,6 +23,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from taba.bounds import MiB
+from taba.descriptors import Descriptors, wait_for_room
 from taba.errors import ConfigurationError
 from taba.guard import Guard, TokenFile
 from taba.installing import install_hint
@@ -90,18 +91,20 @@ def front_of(options: ServiceOptions, seconds: Callable[[], float]) -> Front:
     return Front(listen, Guard(tokens, tls, listen, seconds), tls)
 
 
-async def listen_at(front: Front, site: Any, reactor: Any) -> Any:
-    """The listening port. Raises ConfigurationError where nobody can listen."""
+async def listen_at(front: Front, site: Any, reactor: Any, descriptors: Descriptors) -> Any:
+    """The listening port, at which newcomers wait while there are no `descriptors`. Raises ConfigurationError where nobody can listen."""
     factory = site
     if front.tls is not None:
         from twisted.protocols.tls import TLSMemoryBIOFactory
 
         factory = TLSMemoryBIOFactory(front.tls, False, site, reactor)
     try:
-        return await serverFromString(reactor, front.listen.text).listen(factory)
+        port = await serverFromString(reactor, front.listen.text).listen(factory)
     except (CannotListenError, OSError, ValueError) as failure:
         reason = getattr(failure, "socketError", failure)
         raise ConfigurationError("--listen", front.listen.text, f"takes an endpoint that is free: {reason}") from None
+    wait_for_room(port, reactor, descriptors)
+    return port
 
 
 def on_hangup(reactor: Any, reload: Callable[[], list[str]]) -> None:
@@ -193,10 +196,15 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
         nonlocal known_bytes, known_ended, since
         gc.collect()
         gc.freeze()
-        known_bytes, known_ended, since = resident_bytes(), ended(), reactor.seconds()
+        with suppress(OSError):  # no descriptor is to be had just now: what was known before stands
+            known_bytes = resident_bytes()
+        known_ended, since = ended(), reactor.seconds()
 
     def must_look(is_quiet: bool) -> bool:
-        has = resident_bytes()
+        try:
+            has = resident_bytes()
+        except OSError:
+            return False  # no descriptor is to be had just now: looked at again in a moment
         grown = has - known_bytes
         if not is_quiet:
             return grown > 2 * most_grown  # nobody waits for a quiet moment until there is no memory

@@ -223,6 +223,19 @@ class Places(Served):
         for connection in mine:
             self.assertIn(b" 200 ", await self.served(connection))
 
+    def test_places_are_no_more_than_there_are_descriptors_for(self) -> None:
+        of_all = (connections.MAX_KNOWN, connections.MAX_HALL, connections.LOCAL_HALL, connections.MAX_HALL_OF_PEER)
+        enough = connections.SPARE_DESCRIPTORS + connections.MAX_TOLD + connections.LEAST_LISTENERS + sum(of_all[:2])
+        for descriptors in (8192, enough, enough - 1, 1024, 512, 256):
+            self.site.bound_places(descriptors)
+            known, hall, local, of_peer = (self.site.places(most) for most in of_all)
+            held = known + hall + connections.MAX_TOLD + self.site.max_listeners
+            self.assertLessEqual(held, max(0, descriptors - connections.SPARE_DESCRIPTORS), descriptors)
+            self.assertEqual((known, hall, local, of_peer) == of_all, descriptors >= enough)
+            self.assertLess(local, hall)
+        self.site.bound_places(64)  # nobody has so few; some are let in all the same
+        self.assertGreater(min(self.site.places(most) for most in of_all), 0)
+
     async def test_when_as_many_are_known_as_may_be_answers_say_close(self) -> None:
         self.patch(connections, "MAX_KNOWN", 2)
         first, second, third = self.connect(), self.connect(), self.connect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,17 @@ class Collecting(SynchronousTestCase):
         ):
             self.resident = resident
             self.assertEqual(self.did_within(COLLECT_SECONDS), did)
+
+    def test_it_goes_on_once_memory_can_be_told_again(self) -> None:
+        freeze_when_running(self.clock, lambda: QUIET_SECONDS)
+
+        def fail() -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(listening, "resident_bytes", fail)
+        self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
+        self.patch(listening, "resident_bytes", lambda: MiB + MOST_GROWN_BYTES + 1)
+        self.assertEqual(self.did_within(COLLECT_SECONDS), ALL)
 
     def test_it_is_sooner_where_so_much_may_be_of_connections_that_are_gone(self) -> None:
         ended = [0]

@@ -21,6 +21,7 @@ from taba import connections
 from taba.bounds import DAY
 from taba.broadcast import Broadcast, Said
 from taba.calls import Answer, Call
+from taba.descriptors import Descriptors
 from taba.errors import ConfigurationError
 from taba.guard import Guard
 from taba.listening import Front, listen_at
@@ -116,7 +117,7 @@ class Handshakes(Cases, TestCase):
             Route("GET", "/hear", self.hear, "", OPEN),
         ]
         self.site = connections.make_site(Api(routes, guard))
-        port = await listen_at(Front(LOCAL, guard, tls), self.site, reactor)
+        port = await listen_at(Front(LOCAL, guard, tls), self.site, reactor, Descriptors("Server", time.monotonic))
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
         return tls

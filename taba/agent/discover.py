@@ -27,6 +27,7 @@ from taba.agent.locks import claim_ring, claim_slots, holder_of
 from taba.agent.outbox import Covered
 from taba.agent.reader import Ring
 from taba.client.identity import MAX_SLOTS
+from taba.descriptors import NO_DESCRIPTORS, cure_of
 from taba.ring import SHM_DIRECTORY as SHM
 from taba.ring import MalformedRing
 
@@ -151,8 +152,7 @@ def _remove_free(path: str) -> bool:
 
 
 _CURES = {
-    errno.EMFILE: "raise the Agent's limit of descriptors (LimitNOFILE, ulimit -n)",
-    errno.ENFILE: "raise the host's limit of descriptors (fs.file-max)",
+    **{number: cure_of(number, "the Agent") for number in NO_DESCRIPTORS},
     errno.ENOMEM: "give the host more memory, or have less run there",
     errno.EACCES: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",
     errno.EPERM: "run the Agent as the user who records, or set TABA_RING_GROUP, for both, to a group of both",

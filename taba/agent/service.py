@@ -31,6 +31,7 @@ from taba.agent.status import describe
 from taba.agent.telling import Life
 from taba.clocks import boot_id, boot_seconds, make_monotonic
 from taba.connections import make_site
+from taba.descriptors import Descriptors
 from taba.errors import ConfigurationError, TabaError
 from taba.handlers.lookup import find_edges
 from taba.listening import QUIET_SECONDS, Front, freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
@@ -76,6 +77,7 @@ class AgentService(service.Service):
         self._random = random.SystemRandom()
         self._port: Any = None
         self._site: Any = None
+        self._descriptors = Descriptors("Agent", reactor.seconds)
 
     # --- life ---
 
@@ -128,7 +130,7 @@ class AgentService(service.Service):
         self._inputs.open()  # before the port is open: who finds the Agent finds them
         outcome: list[Any] = []
         self._site = make_site(routes.api(self._front.guard))
-        defer.ensureDeferred(listen_at(self._front, self._site, self._reactor)).addBoth(outcome.append)
+        defer.ensureDeferred(listen_at(self._front, self._site, self._reactor, self._descriptors)).addBoth(outcome.append)
         # TCP and unix endpoints tell at once
         if not outcome or isinstance(outcome[0], Failure):
             raise self._exit(outcome[0].getErrorMessage() if outcome else f"--listen: {self._front.listen.text!r}: no answer")
@@ -232,7 +234,8 @@ class AgentService(service.Service):
 
     def look(self) -> dict[str, str]:
         """What needs a person now: sentences, by a key each."""
-        heard = [*self._site.problems(self.unix_now()), *self._credentials.problems(list(self.loop.dispatch.servers))]
+        servers = list(self.loop.dispatch.servers)
+        heard = [*self._descriptors.problems, *self._site.problems(self.unix_now()), *self._credentials.problems(servers)]
         strangers = {f"strangers {place}": problem for place, problem in enumerate(heard)}
         return self.loop.problems({**strangers, **self._inputs.look(self._reactor.seconds())})
 

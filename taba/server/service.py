@@ -25,6 +25,7 @@ from twisted.runner.procmon import ProcessMonitor
 from taba.caps import Caps
 from taba.clocks import make_monotonic
 from taba.connections import BoundedSite, make_site
+from taba.descriptors import Descriptors
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.listening import freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory, state_directory
@@ -222,6 +223,7 @@ class Server(_Connected):
         """`workers`: how many there are, of which this is one; `starts`: how often each of them was."""
         super().__init__(options, reactor, embedded, shown, found)
         self._front = front_of(options, reactor.seconds)
+        self._descriptors = Descriptors("Server", reactor.seconds)
         bounds = Bounds(
             options["max-tabs"], options["max-clients"], all_tabs=options["max-all-tabs"], all_clients=options["max-all-clients"]
         )
@@ -261,7 +263,7 @@ class Server(_Connected):
             caps,
             lambda: self.site,
             embedded,
-            lambda: [*self._served.problems, *self.catalogues.problems],
+            lambda: [*self._descriptors.problems, *self._served.problems, *self.catalogues.problems],
         )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)
@@ -318,8 +320,8 @@ class Server(_Connected):
     async def open(self) -> None:
         self._telling.start(TELL_SECONDS, now=False)
         self.bench.start()
-        self.site.bound_listeners(raise_descriptor_limit())
-        self._port = await listen_at(self._front, self.site, self._reactor)
+        self.site.bound_places(raise_descriptor_limit())
+        self._port = await listen_at(self._front, self.site, self._reactor, self._descriptors)
         if not self.running:
             await self._port.stopListening()
             return

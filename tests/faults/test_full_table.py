@@ -1,12 +1,14 @@
-"""An Agent whose table of descriptors is full: it is said, nothing is lost, and all goes on once there is room."""
+"""A table of descriptors that is full, an Agent's or a Server's: it is said, nothing is lost, and all goes on once there is room."""
 
 from __future__ import annotations
 
 import resource
+from http.client import HTTPConnection
 
 import pytest
 
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
+from tests.stores import borrow
 
 from .job import ShortJob
 
@@ -28,3 +30,42 @@ class FullTable(ShortJob):
         self.end_recorders(recorders)
         self.assert_exact(8_000)
         self.until(lambda: "descriptors" not in self.problems("Agent"), "what is mended is still said")
+
+    def test_a_server_that_can_open_no_connection_says_so_to_those_who_are_in_and_goes_on_once_it_can(self) -> None:
+        """Its store goes away meanwhile, so that it has to open some; others wait to be let in."""
+        valkey = borrow(self, tcp=True)
+        self.services.start_server(store=valkey.url)
+        self.services.start_agent()
+        enough = self.services.directory / "enough"
+        recorders = self.start_recorders(8_000, pause=0.0, file=enough)
+        self.wait_for(4_000)
+        server, log = self.services.pid("server"), self.services.directory / "server.log"
+        within = HTTPConnection("127.0.0.1", self.services.server_port, timeout=PATIENCE_SECONDS)
+        self.addCleanup(within.close)
+        self.assertEqual(ask(within, "/readyz")[0], 200)
+        before = resource.prlimit(server, resource.RLIMIT_NOFILE)
+        resource.prlimit(server, resource.RLIMIT_NOFILE, (0, before[1]))
+        valkey.kill()
+        valkey.start()
+        enough.touch()
+        outside = HTTPConnection("127.0.0.1", self.services.server_port, timeout=PATIENCE_SECONDS)
+        self.addCleanup(outside.close)
+        outside.connect()  # the kernel takes it, and there it waits
+        outside.request("GET", "/healthz")
+        said = "limit of descriptors (LimitNOFILE, ulimit -n)"
+        until(lambda: said in ask(within, "/v1/status")[1], lambda: f"nobody says that the table is full: {log.read_text()[-3000:]}")
+        until(lambda: said in ask(within, "/readyz")[1], "who asks whether it is ready does not hear why not")
+        until(lambda: "this Server has all the 0 files" in log.read_text(errors="replace"), "its log does not say so")
+        resource.prlimit(server, resource.RLIMIT_NOFILE, before)
+        self.assertEqual(outside.getresponse().status, 200)
+        self.end_recorders(recorders)
+        self.assert_exact(8_000)
+        self.until(lambda: "descriptors" not in self.problems("Server"), "what is mended is still said")
+        self.assertNotIn("EMFILE", log.read_text(errors="replace"))  # a line for each try to accept
+
+
+def ask(connection: HTTPConnection, path: str) -> tuple[int, str]:
+    """Status and body, over a connection that stays."""
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()

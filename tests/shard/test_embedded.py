@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from twisted.internet import reactor
@@ -113,6 +115,22 @@ class EmbeddedStoreTests(TestCase):
         self.assertIn("ended (signal 9)", store.problems[0])
         self.patch(embedded, "STEADY_SECONDS", 0.0)
         self.assertEqual(store.problems, [])
+
+    async def test_one_that_finds_no_room_for_its_process_is_started_once_there_is(self) -> None:
+        spawn: Any = reactor.spawnProcess
+        tries: list[object] = []
+
+        def fail_twice(*given: Any, **how: Any) -> Any:
+            tries.append(given)
+            if len(tries) <= 2:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return spawn(*given, **how)
+
+        self.patch(reactor, "spawnProcess", fail_twice)
+        store = self.store()
+        self.assertEqual(store.problems, ["the embedded store cannot be started: Too many open files"])
+        await store.wait_running()
+        self.assertEqual(len(tries), 3)
 
     def test_a_server_that_is_killed_takes_its_store_along(self) -> None:
         process, line = self.parent()

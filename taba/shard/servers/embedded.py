@@ -184,7 +184,13 @@ class EmbeddedStore(Service):
         self._process = _Process(self)
         script = str(Path(launch.__file__).absolute())
         arguments = [sys.executable, "-I", "-S", script, str(self.directory), str(os.getpid()), str(LOCK_SECONDS), self._binary, *SETTINGS]
-        self._transport = self._reactor.spawnProcess(self._process, sys.executable, arguments, env=None, childFDs={0: "w", 1: "r", 2: "r"})
+        streams = {0: "w", 1: "r", 2: "r"}
+        try:
+            self._transport = self._reactor.spawnProcess(self._process, sys.executable, arguments, env=None, childFDs=streams)
+        except OSError as error:  # no room for one more process, or for its pipes
+            self._process = None
+            self._again(f"the embedded store cannot be started: {error.strerror or error}", self._failures + 1)
+            return
         self._transport.closeStdin()
 
     def _ended(self, process: _Process, reason: Any) -> None:
@@ -201,10 +207,14 @@ class EmbeddedStore(Service):
         else:
             words = process.last_words.decode(errors="replace").strip().splitlines()
             self._last_problem = f"the embedded store ended ({ended}){': ' + words[-1] if words else ''}"
-        self._failures = 0 if self._reactor.seconds() - self._started > STEADY_SECONDS else self._failures + 1
         self.restarts += 1
-        _log.warn("{problem}; starting it again", problem=self._last_problem)
-        self._restart = self._reactor.callLater(self._policy(self._failures), self._spawn)
+        self._again(self._last_problem, 0 if self._reactor.seconds() - self._started > STEADY_SECONDS else self._failures + 1)
+
+    def _again(self, why: str, failures: int) -> None:
+        """Start it once more, after a pause."""
+        self._last_problem, self._failures = why, failures
+        _log.warn("{problem}; starting it again", problem=why)
+        self._restart = self._reactor.callLater(self._policy(failures), self._spawn)
 
     def _kill(self, process: _Process) -> None:
         if not process.has_ended:

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from taba.descriptors import NO_DESCRIPTORS, cure_of
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
 from taba.shard.servers.asking import Asking
 from taba.shard.servers.connection import REPLY_SECONDS, WORDS, Command, Connection, ErrorReply, Reply, raise_for
@@ -330,7 +331,9 @@ class Pool:
             self.release(connection)
 
     def _note(self, failure: Failure) -> None:
-        self._fail_with(f"{self.address.text}: {tls_sentence(failure.value, WORDS) or failure.getErrorMessage()}")
+        number = getattr(failure.value, "osError", None) or getattr(failure.value, "errno", None)  # Twisted's own errors, and others
+        cure = f"; {cure_of(number, 'this process')}" if number in NO_DESCRIPTORS else ""
+        self._fail_with(f"{self.address.text}: {tls_sentence(failure.value, WORDS) or failure.getErrorMessage()}{cure}")
 
     def _fail_with(self, why: str) -> None:
         self.last_error = why
