@@ -22,4 +22,20 @@ get_array(PyObject *object, Py_buffer *view, Py_ssize_t size, size_t alignment, 
     return 0;
 }
 
+/* The first `had` of them are needed no more. */
+static inline void
+release_arrays(Py_buffer *views, int had)
+{
+    while (had > 0)
+        PyBuffer_Release(&views[--had]);
+}
+
+/* What a function returns that changed arrays, or raised: they are released. */
+static inline PyObject *
+end_arrays(Py_buffer *views, int had)
+{
+    release_arrays(views, had);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
 #endif

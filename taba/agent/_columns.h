@@ -78,11 +78,7 @@ measure(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         lows[column] = low;
     }
 done:
-    while (had > 0)
-        PyBuffer_Release(&views[--had]);
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
+    return end_arrays(views, had);
 }
 
 PyDoc_STRVAR(sum_up_doc,
@@ -130,8 +126,7 @@ sum_up(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         lows[column] = low;
     }
 done:
-    while (had > 0)
-        PyBuffer_Release(&views[--had]);
+    release_arrays(views, had);
     return PyErr_Occurred() ? NULL : PyBool_FromLong(is_finite);
 }
 

@@ -176,8 +176,7 @@ join_fields(PyObject *module, PyObject *args)
         }
     }
 done:
-    while (had > 0)
-        PyBuffer_Release(&views[--had]);
+    release_arrays(views, had);
     PyMem_Free(fields);
     return found;
 }

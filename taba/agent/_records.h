@@ -268,11 +268,7 @@ place(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             where[at] = (int64_t)to;
     }
 done:
-    while (had > 0)
-        PyBuffer_Release(&views[--had]);
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
+    return end_arrays(views, had);
 }
 
 #endif

@@ -28,8 +28,7 @@ get_arrays(PyObject *const *args, Py_buffer *views, int wanted, int given)
 static PyObject *
 done(Py_buffer *views, int had, Py_ssize_t found)
 {
-    while (had > 0)
-        PyBuffer_Release(&views[--had]);
+    release_arrays(views, had);
     return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(found);
 }
 

@@ -8,7 +8,7 @@
       itself (setup.py says how). Which sign the least of 0.0 and -0.0 has is left to both. */
 
 #include "../_part.h"
-#include "_folds.h"
+#include "_binned.h"
 
 #define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
@@ -400,28 +400,7 @@ static int slots_of_room(const void *room) {
     return ((const State *)room)->slots;
 }
 
-static const Kind COUNTERS = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
-
-PyDoc_STRVAR(fold_doc,
-"fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
-"The main parts with these events added, each behind `frame`, and how many slots the journal of each has (int32). `rows` (int64) are in\n"
-"order, `codes` (int64) those of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say\n"
-"that one. None, where something is out of the ordinary: nothing is done then.");
-
-static PyObject *fold(PyObject *module, PyObject *arguments) {
-    (void)module;
-    return fold_all(arguments, &COUNTERS);
-}
-
-static PyObject *edge(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    (void)module;
-    return edge_all(args, nargs, &COUNTERS);
-}
-
-static int begin(void) {
-    begin_codes();
-    return check_byte_order();
-}
+static const Kind KIND = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
 
 /* The slots of each level of an archive; False for what is none of the ordinary. */
 static int read_archive(const uint8_t *dump, Py_ssize_t length, Slot (*levels)[MOST_SLOTS], int *counts) {

@@ -7,6 +7,7 @@
       sign, too: which of two zeros numpy calls the lesser depends on the machine. */
 
 #include "../_part.h"
+#include "_binned.h"
 #include "_spread_spills.h"
 
 #define FORM 4                               /* of what Python gives it and gets: see taba/parts.py */
@@ -38,28 +39,7 @@ static int slots_of_room(const void *room) {
     return ((const Room *)room)->state.slots;
 }
 
-static const Kind PERCENTILES = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
-
-PyDoc_STRVAR(fold_doc,
-"fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
-"The main parts with these events added, each behind `frame`, and how many slots the journal of each has (int32). `rows` (int64) are in\n"
-"order, `codes` (int64) those of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say\n"
-"that one. None, where something is out of the ordinary: nothing is done then.");
-
-static PyObject *fold(PyObject *module, PyObject *arguments) {
-    (void)module;
-    return fold_all(arguments, &PERCENTILES);
-}
-
-static PyObject *edge(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    (void)module;
-    return edge_all(args, nargs, &PERCENTILES);
-}
-
-static int begin(void) {
-    begin_codes();
-    return check_byte_order();
-}
+static const Kind KIND = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
 
 PyDoc_STRVAR(spill_doc,
 "spill(dumps, archives, sketches, now, framed) -> (dumps, archives, sketches) | None\n\n"
