@@ -24,7 +24,7 @@ FORMS = {
     "taba.handlers._spreads": 4,
     "taba.server.ask._writing": 1,
     "taba.server.fold._plain": 2,
-    "taba.shard.servers._wire": 2,
+    "taba.shard.servers._wire": 3,
 }
 
 USED = "used"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import isawaitable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from taba.shard.atlas import Atlas
 from taba.shard.buckets import BucketMap
 from taba.shard.patience import Deadline
 from taba.shard.servers.connection import Command, Connection
 from taba.shard.servers.pool import Pool
-from taba.shard.together import MOST_BUCKETS, BucketWork, Guarded, SharedTransaction, work_of
-from taba.shard.transaction import MOST_READ_ROUNDS, MoreOfMany, Who, Writes, keys_read
+from taba.shard.together import MOST_BUCKETS, BucketWork, Guarded, SharedTransaction
+from taba.shard.transaction import MOST_READ_ROUNDS, MoreOfMany, Who, Writes, keys_read, keys_read_each
 
 MAX_JOINED = MOST_BUCKETS
 
 DecisionOfMany = Mapping[int, Writes] | MoreOfMany
 UpdateOfMany = Callable[[dict[int, list[Any]]], "DecisionOfMany | Awaitable[DecisionOfMany]"]
+
+_new_work = cast(Any, tuple.__new__)
 
 
 def _decided_together(replies: list[Any]) -> NoReturn:
@@ -26,7 +28,11 @@ def _decided_together(replies: list[Any]) -> NoReturn:
 
 def parts_of(reads: Mapping[int, Sequence[Command]]) -> dict[int, BucketWork]:
     """What a Joint takes, by bucket. Raises ValueError for what is no read of its bucket."""
-    return {bucket: work_of(bucket, its, _decided_together) for bucket, its in reads.items()}
+    keys = keys_read_each(reads)
+    return {
+        bucket: _new_work(BucketWork, (bucket, its, _decided_together, own))
+        for (bucket, its), own in zip(reads.items(), keys, strict=True)
+    }
 
 
 class Joint(SharedTransaction):

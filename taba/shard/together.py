@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar, cast
 
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable, TabaError
@@ -27,7 +28,7 @@ from taba.shard.transaction import (
     Writes,
     decide,
     keys_read,
-    measure,
+    measure_each,
     wait_for_replicas,
 )
 
@@ -86,26 +87,7 @@ class SharedTransaction:
             return {}
         guarded = await self._watch(connection)
         decisions = await self._decisions(connection, guarded)
-        taken: dict[int, Any] = {}
-        commands: list[Command] = []
-        room = MOST_BYTES
-        is_any_moving = is_moving(b" ".join([owner for _, owner, _ in guarded]))
-        for (part, owner, _), decision in zip(guarded, decisions, strict=True):
-            if not isinstance(decision, Writes):
-                continue
-            own = decision.commands
-            try:
-                size = measure(part.bucket, own)
-            except ValueError:
-                continue  # alone, its update says so again, to whoever asked for it
-            if is_any_moving and is_moving(owner):
-                notes = noting(part.bucket, own)
-                own, size = [*own, *notes], size + sum([sum(map(len, note)) for note in notes])
-            if size > room and taken:
-                continue
-            room -= size
-            commands += own
-            taken[part.bucket] = decision.result
+        taken, commands = _taken(guarded, decisions)
         if not taken:
             return {}
         if self._who.wait_replicas and not commands:
@@ -133,16 +115,11 @@ class SharedTransaction:
 
     async def _watch(self, connection: Connection) -> list[Guarded]:
         """Those whose guards say yes, with their owner keys and the replies to their reads."""
-        keys: list[bytes] = []
-        reads: list[Command] = []
-        buckets: list[int] = []
-        for bucket, its, _, _ in self._parts:
-            buckets.append(bucket)
-            keys += guards_of(bucket)
-            reads += its
+        buckets = [part.bucket for part in self._parts]
+        reads: list[Command] = list(chain.from_iterable([part.reads for part in self._parts]))
+        keys = list(chain.from_iterable(map(guards_of, buckets)))
         guards = (b"MGET", *keys)  # of all of them in one: they are on one server, and need not be of one slot
-        for part in self._parts:
-            keys += part.keys
+        keys += chain.from_iterable([part.keys for part in self._parts])
         replies: list[Any] = await connection.watch(keys, [guards, *reads], self._seconds())
         owners, leases = replies[0][::2], replies[0][1::2]
         # all as they were said to be the last time, which is so but for moves: else each is looked at
@@ -165,6 +142,34 @@ class SharedTransaction:
         if lease is not None:
             self._atlas.counts["parted"] += 1  # its holder, or that it is abandoned, is found out alone
         return lease is None
+
+
+def _taken(guarded: Sequence[Guarded], decisions: Sequence[Any]) -> tuple[dict[int, Any], list[Command]]:
+    """What becomes of the buckets whose writes go together, and these."""
+    deciding = [
+        (part.bucket, owner, decision.commands, decision.result)
+        for (part, owner, _), decision in zip(guarded, decisions, strict=True)
+        if isinstance(decision, Writes)
+    ]
+    sizes = measure_each([bucket for bucket, _, _, _ in deciding], [own for _, _, own, _ in deciding])
+    is_any_moving = is_moving(b" ".join([owner for _, owner, _, _ in deciding]))
+    if not (is_any_moving or None in sizes) and sum(cast(list[int], sizes)) <= MOST_BYTES:  # as nearly always
+        return {bucket: result for bucket, _, _, result in deciding}, list(chain.from_iterable([own for _, _, own, _ in deciding]))
+    taken: dict[int, Any] = {}
+    commands: list[Command] = []
+    room = MOST_BYTES
+    for (bucket, owner, own, result), size in zip(deciding, sizes, strict=True):
+        if size is None:
+            continue  # alone, its update says so again, to whoever asked for it
+        if is_any_moving and is_moving(owner):
+            notes = noting(bucket, own)
+            own, size = [*own, *notes], size + sum([sum(map(len, note)) for note in notes])
+        if size > room and taken:
+            continue
+        room -= size
+        commands += own
+        taken[bucket] = result
+    return taken, commands
 
 
 async def _as_it_is(work: Awaitable[T]) -> T:

@@ -338,6 +338,15 @@ def keys_read(bucket: int, reads: Sequence[Command]) -> list[bytes]:
     return keys
 
 
+def keys_read_each(reads: Mapping[int, Sequence[Command]]) -> list[list[bytes]]:
+    """`keys_read` of each of these, by bucket."""
+    if _wire is not None:
+        found: list[list[bytes]] | None = _wire.keys_each(list(reads.values()), list(map(prefix_of, reads)), _READS_OF_ONE_KEY)
+        if found is not None:
+            return found
+    return [keys_read(bucket, its) for bucket, its in reads.items()]
+
+
 def check_keys(bucket: int, commands: Sequence[Command]) -> None:
     """ValueError unless the first key of each of `commands` is a key of `bucket`; so nothing without a key passes either."""
     prefix = prefix_of(bucket)
@@ -354,3 +363,19 @@ def measure(bucket: int, commands: Sequence[Command]) -> int:
             return found
     check_keys(bucket, commands)
     return sum([sum(map(len, command)) for command in commands])
+
+
+def measure_each(buckets: Sequence[int], commands: Sequence[Sequence[Command]]) -> list[int | None]:
+    """`measure` of the commands of each of these; None where that raises ValueError."""
+    if _wire is not None:
+        found: list[int | None] | None = _wire.measure_each(list(commands), list(map(prefix_of, buckets)))
+        if found is not None:
+            return found
+    return list(map(_measure_or_none, buckets, commands))
+
+
+def _measure_or_none(bucket: int, commands: Sequence[Command]) -> int | None:
+    try:
+        return measure(bucket, commands)
+    except ValueError:
+        return None

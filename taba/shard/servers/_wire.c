@@ -8,7 +8,7 @@
 
 #include "../../_part.h"
 
-#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 3 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_DIGITS 20
 
 static int digits_of(Py_ssize_t number) {
@@ -96,6 +96,26 @@ static int are_of(PyObject *commands, PyObject *prefix, PyObject *names) {
     return 1;
 }
 
+/* Of reads, as `keys`: a list, or None. */
+static PyObject *keys_of(PyObject *reads, PyObject *prefix, PyObject *names) {
+    int are_good = are_of(reads, prefix, names);
+    if (are_good < 0) return NULL;
+    if (!are_good) Py_RETURN_NONE;
+    Py_ssize_t size = PyList_GET_SIZE(reads);
+    PyObject *found = PyList_New(size);
+    for (Py_ssize_t at = 0; found != NULL && at < size; at++) {
+        PyObject *key = PyTuple_GET_ITEM(PyList_GET_ITEM(reads, at), 1);
+        Py_INCREF(key);
+        PyList_SET_ITEM(found, at, key);
+    }
+    return found;
+}
+
+/* Whether these are two lists of one length. */
+static int are_as_many(PyObject *some, PyObject *others) {
+    return PyList_CheckExact(some) && PyList_CheckExact(others) && PyList_GET_SIZE(some) == PyList_GET_SIZE(others);
+}
+
 PyDoc_STRVAR(keys_doc,
 "keys(reads, prefix, names) -> list | None\n\n"
 "The keys of these reads, a list of tuples whose name is one of a frozenset, and whose only key begins with `prefix`; None where they are\n"
@@ -107,18 +127,48 @@ static PyObject *keys(PyObject *module, PyObject *const *given, Py_ssize_t count
         PyErr_SetString(PyExc_TypeError, "keys takes reads, a prefix and a frozenset of names");
         return NULL;
     }
-    int are_good = are_of(given[0], given[1], given[2]);
-    if (are_good < 0) return NULL;
-    if (!are_good) Py_RETURN_NONE;
+    return keys_of(given[0], given[1], given[2]);
+}
+
+PyDoc_STRVAR(keys_each_doc,
+"keys_each(reads, prefixes, names) -> list | None\n\n"
+"`keys` of each of a list of reads, with the prefix at its place in another; None where one of them is anything else.");
+
+static PyObject *keys_each(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 3 || !are_as_many(given[0], given[1]) || !PyFrozenSet_CheckExact(given[2])) {
+        PyErr_SetString(PyExc_TypeError, "keys_each takes a list of reads, one of as many prefixes, and a frozenset of names");
+        return NULL;
+    }
     Py_ssize_t size = PyList_GET_SIZE(given[0]);
     PyObject *found = PyList_New(size);
-    if (found == NULL) return NULL;
-    for (Py_ssize_t at = 0; at < size; at++) {
-        PyObject *key = PyTuple_GET_ITEM(PyList_GET_ITEM(given[0], at), 1);
-        Py_INCREF(key);
-        PyList_SET_ITEM(found, at, key);
+    for (Py_ssize_t at = 0; found != NULL && at < size; at++) {
+        PyObject *own = keys_of(PyList_GET_ITEM(given[0], at), PyList_GET_ITEM(given[1], at), given[2]);
+        if (own == NULL || own == Py_None) {
+            Py_DECREF(found);
+            return own;
+        }
+        PyList_SET_ITEM(found, at, own);
     }
     return found;
+}
+
+/* Of commands, as `measure`: a number, or None. */
+static PyObject *measure_of(PyObject *commands, PyObject *prefix) {
+    int are_good = are_of(commands, prefix, NULL);
+    if (are_good < 0) return NULL;
+    if (!are_good) Py_RETURN_NONE;
+    Py_ssize_t total = 0, size = PyList_GET_SIZE(commands);
+    for (Py_ssize_t at = 0; at < size; at++) {
+        PyObject *command = PyList_GET_ITEM(commands, at);
+        Py_ssize_t parts = PyTuple_GET_SIZE(command);
+        for (Py_ssize_t place = 0; place < parts; place++) {
+            PyObject *part = PyTuple_GET_ITEM(command, place);
+            if (!PyBytes_CheckExact(part) || PyBytes_GET_SIZE(part) > PY_SSIZE_T_MAX - total) Py_RETURN_NONE;
+            total += PyBytes_GET_SIZE(part);
+        }
+    }
+    return PyLong_FromSsize_t(total);
 }
 
 PyDoc_STRVAR(measure_doc,
@@ -131,26 +181,38 @@ static PyObject *measure(PyObject *module, PyObject *const *given, Py_ssize_t co
         PyErr_SetString(PyExc_TypeError, "measure takes commands and a prefix");
         return NULL;
     }
-    int are_good = are_of(given[0], given[1], NULL);
-    if (are_good < 0) return NULL;
-    if (!are_good) Py_RETURN_NONE;
-    Py_ssize_t total = 0, size = PyList_GET_SIZE(given[0]);
-    for (Py_ssize_t at = 0; at < size; at++) {
-        PyObject *command = PyList_GET_ITEM(given[0], at);
-        Py_ssize_t parts = PyTuple_GET_SIZE(command);
-        for (Py_ssize_t place = 0; place < parts; place++) {
-            PyObject *part = PyTuple_GET_ITEM(command, place);
-            if (!PyBytes_CheckExact(part) || PyBytes_GET_SIZE(part) > PY_SSIZE_T_MAX - total) Py_RETURN_NONE;
-            total += PyBytes_GET_SIZE(part);
-        }
+    return measure_of(given[0], given[1]);
+}
+
+PyDoc_STRVAR(measure_each_doc,
+"measure_each(commands, prefixes) -> list | None\n\n"
+"`measure` of each of a list of commands, with the prefix at its place in another; None where one of them is anything else.");
+
+static PyObject *measure_each(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 2 || !are_as_many(given[0], given[1])) {
+        PyErr_SetString(PyExc_TypeError, "measure_each takes a list of commands, and one of as many prefixes");
+        return NULL;
     }
-    return PyLong_FromSsize_t(total);
+    Py_ssize_t size = PyList_GET_SIZE(given[0]);
+    PyObject *found = PyList_New(size);
+    for (Py_ssize_t at = 0; found != NULL && at < size; at++) {
+        PyObject *own = measure_of(PyList_GET_ITEM(given[0], at), PyList_GET_ITEM(given[1], at));
+        if (own == NULL || own == Py_None) {
+            Py_DECREF(found);
+            return own;
+        }
+        PyList_SET_ITEM(found, at, own);
+    }
+    return found;
 }
 
 static PyMethodDef methods[] = {
     {"encode", encode, METH_O, encode_doc},
     FAST("keys", keys, keys_doc),
+    FAST("keys_each", keys_each, keys_each_doc),
     FAST("measure", measure, measure_doc),
+    FAST("measure_each", measure_each, measure_each_doc),
     {NULL, NULL, 0, NULL},
 };
 

@@ -32,6 +32,7 @@ REPLY_SECONDS = 10.0  # all replies to one write; a store that syncs to a slow d
 ErrorReply: type[Exception] = txredisapi.ResponseError  # what a server answers to a command that it refuses: a value among the replies
 Reply = bytes | int | None | list[Any] | Exception
 
+_GOOD = frozenset([bytes, int, list, type(None)])  # what no error is of
 _REDIRECTIONS = frozenset(["MOVED", "ASK", "TRYAGAIN"])
 # what a server says when it will do better later; any other error is the fault of who wrote the command
 _PASSING = frozenset(
@@ -110,9 +111,10 @@ class Transactions:
         """WATCH `keys` and do `reads` in one write; the replies to `reads`. Raises for the first error among them."""
         self.is_watching = True
         replies = await self.execute([(b"WATCH", *keys), *reads], seconds)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                self._refuse(reply)
+        if not _GOOD.issuperset(map(type, replies)):
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    self._refuse(reply)
         return replies[1:]
 
     async def commit(self, commands: Sequence[Command], seconds: float = REPLY_SECONDS) -> list[Reply] | None:
@@ -131,7 +133,7 @@ class Transactions:
         if done is None:
             return None
         if isinstance(done, list):
-            for number, reply in enumerate(done):
+            for number, reply in enumerate(() if _GOOD.issuperset(map(type, done)) else done):
                 if isinstance(reply, Exception):
                     raise TransactionRefused(f"{self.where}: {commands[number][0].decode(errors='replace')}: {reply}")
             return done
