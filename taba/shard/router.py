@@ -235,7 +235,7 @@ class Router(Reads):
 
     def place_of(self, bucket: int) -> str:
         """The server that has `bucket`, as far as we know, by its address; "" where nobody is known to."""
-        hand = self.atlas.at_hand(bucket)
+        hand = self.atlas.hands.get(bucket) or self.atlas.at_hand(bucket)
         if hand is not None:
             return hand.server.text
         known = self.atlas.known
@@ -313,7 +313,7 @@ class Router(Reads):
 
     def may_join(self, bucket: int) -> bool:
         """Whether `bucket` may be in one transaction with others of its server; not in a cluster, whose slots move one by one."""
-        hand = self.atlas.at_hand(bucket)
+        hand = self.atlas.hands.get(bucket) or self.atlas.at_hand(bucket)
         if hand is not None:
             return hand.is_whole
         known = self.atlas.known

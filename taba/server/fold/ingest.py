@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
@@ -30,7 +30,7 @@ from taba.server.fold.cycle import Outcome, WaitingBatch
 from taba.server.fold.errands import Errands, advance
 from taba.server.fold.excess import Excess
 from taba.server.fold.in_all import InAll
-from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken, most_states
+from taba.server.fold.lines import PROBE_PAUSE_SECONDS, Gate, InLine, Line, Load, Submission, Taken, decide_all
 from taba.server.fold.marks import BAD
 from taba.server.fold.plain import PlainOutcome
 from taba.server.fold.together import Alone, Together, advance_many
@@ -63,6 +63,7 @@ MAX_TURNED_AWAY = 1000  # such Agents that are remembered
 MAX_NAMED = 5  # of them in a sentence
 CYCLE_FAILED, TOGETHER_FAILED, PLAIN_FAILED = "fold cycle", "fold cycle of several buckets", "fold cycle of what is ordinary"
 HANDLERS_AWAY = "start of the process in which Handlers work"
+_new_tuple = cast(Any, tuple.__new__)
 
 log = Logger()
 
@@ -126,7 +127,8 @@ class Ingest:
         turned_away: set[tuple[bytes, int]] = set()
         for place, item in enumerate(batches):
             batch = item.batch
-            entry = InLine(submission, place, item, self._is_foreign(batch), item.size + batch.made_bytes)
+            is_foreign, states = self._looks(batch)
+            entry = _new_tuple(InLine, (submission, place, item, is_foreign, item.size + batch.made_bytes, states))
             # what follows a batch that is sent later would only be a gap
             if (turned_away and (batch.stream, batch.bucket) in turned_away) or not self._enqueue(batch.bucket, entry):
                 turned_away.add((batch.stream, batch.bucket))
@@ -189,12 +191,18 @@ class Ingest:
             gate = self._gates[name] = Gate(name)
         return gate
 
-    def _is_foreign(self, batch: Batch) -> bool:
+    def _looks(self, batch: Batch) -> tuple[bool, int]:
+        """Whether it is foreign, and how many States it touches at the most."""
         dumping = self._bench.dumping
+        states, is_own = 0, True
         for part in decoded_sections(batch.columns):
-            if not isinstance(part, Block) or dumping[part.type] is None:  # what folds dumps is Taba's own
-                return any(map(self._bench.may_hang, batch.types))
-        return False
+            if isinstance(part, Block):
+                states += len(part.fields)
+                is_own = is_own and dumping[part.type] is not None  # what folds dumps is Taba's own
+            else:
+                states += len(part)
+                is_own = False
+        return not is_own and any(map(self._bench.may_hang, batch.types)), states
 
     def _start_cycles(self) -> None:
         for gate in list(self._gates.values()):
@@ -208,6 +216,7 @@ class Ingest:
     def _start_cycle(self, gate: Gate) -> None:
         """Begin a cycle of the first line that is ready, with as many of those behind it as may be in one transaction with it."""
         taken: list[Taken] = []
+        plainly = False
         load = Load()
         while gate.ready and len(taken) < MAX_JOINED:
             line = gate.ready[0]
@@ -228,8 +237,9 @@ class Ingest:
                 del self._lines[line.bucket]
                 continue
             line.is_busy = True
-            plainly = not was_alone and not self._failed_lately(line.bucket)  # of one; of several all are such as may join
-            taken.append(Taken(line, entries, [entry.waiting for entry in entries]))
+            if not taken:
+                plainly = not was_alone and not self._failed_lately(line.bucket)  # of one; of several all are such as may join
+            taken.append(_new_tuple(Taken, (line, entries, [entry[2] for entry in entries])))
             if not joins:
                 break
         if not taken:
@@ -245,7 +255,7 @@ class Ingest:
         """Whether what is first in `line` may be in a transaction with other buckets."""
         if line.is_alone or not line.entries or line.entries[0].is_foreign:
             return False
-        if self._failed_lately(line.bucket):
+        if self._failed and self._failed_lately(line.bucket):
             return False
         return self._router.may_join(line.bucket)
 
@@ -305,7 +315,7 @@ class Ingest:
                 if entry.is_foreign and (joins or self._foreign >= MAX_FOREIGN_CYCLES):
                     break
                 if not entries and len(line.entries) == 1:  # no other touches the same
-                    if not load.take(entry.waiting, most_states(entry.waiting.batch)):
+                    if not load.take(entry.waiting, entry.states):
                         break
                 else:
                     touched = entry.waiting.batch.fields
@@ -336,9 +346,7 @@ class Ingest:
                 await self._decide_together(gate, taken)
             else:
                 [(line, entries, waiting)] = taken
-                verdicts = await self._decide(gate, line.bucket, waiting, plainly)
-                for entry, verdict in zip(entries, verdicts, strict=True):
-                    entry.decide(verdict)
+                decide_all(entries, await self._decide(gate, line.bucket, waiting, plainly))
         finally:
             self._running -= 1
             gate.running -= 1
@@ -394,8 +402,7 @@ class Ingest:
                 continue
             if not isinstance(outcome, PlainOutcome):
                 self._note(one.waiting, outcome)
-            for entry, verdict in zip(one.entries, outcome.verdicts, strict=True):
-                entry.decide(verdict)
+            decide_all(one.entries, outcome.verdicts)
 
     async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch], plainly: bool = False) -> list[Verdict]:
         """The verdicts on what waits for one bucket. `plainly`: where that is ordinary it may go the short way, which finds no culprit."""

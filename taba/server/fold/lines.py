@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from taba.batch import Batch, Block, Verdict, decoded_sections
+from taba.batch import Verdict
 from taba.bounds import MAX_CYCLE_BYTES, MAX_CYCLE_MADE, MAX_CYCLE_STATES
 from taba.server.fold.cycle import WaitingBatch
 
@@ -54,21 +54,17 @@ class Submission:
 
 
 class InLine(NamedTuple):
-    """A batch in a line, and what it counts as in a queue."""
+    """A batch in a line, what it counts as in a queue, and how many States it touches at the most: those that come twice count twice."""
 
     submission: Submission
     place: int
     waiting: WaitingBatch
     is_foreign: bool
     charged: int
+    states: int
 
     def decide(self, verdict: Verdict) -> None:
-        submission = self.submission
-        if submission.verdicts[self.place] is None:
-            submission.verdicts[self.place] = verdict
-            submission.undecided -= 1
-            if not submission.undecided:
-                submission.give_up()
+        decide_all((self,), (verdict,))
 
 
 class Taken(NamedTuple):
@@ -80,7 +76,7 @@ class Taken(NamedTuple):
 
     @property
     def is_foreign(self) -> bool:
-        return any(entry.is_foreign for entry in self.entries)
+        return any([entry.is_foreign for entry in self.entries])
 
 
 class Load:
@@ -91,7 +87,8 @@ class Load:
 
     def take(self, item: WaitingBatch, states: int) -> bool:
         """Whether there is room for `item`, which touches so many States that the cycle did not; then it is in it."""
-        size, made, states = self.size + item.size, self.made + item.batch.made_bytes, self.states + states
+        _, batch, size, _, _, _, _ = item
+        size, made, states = self.size + size, self.made + batch.made_bytes, self.states + states
         if self.batches and (size > MAX_CYCLE_BYTES or made > MAX_CYCLE_MADE or states > MAX_CYCLE_STATES):
             return False
         self.size, self.made, self.states = size, made, states
@@ -99,6 +96,11 @@ class Load:
         return True
 
 
-def most_states(batch: Batch) -> int:
-    """So many States it touches at the most: those that come twice count twice."""
-    return sum([len(part.fields) if isinstance(part, Block) else len(part) for part in decoded_sections(batch.columns)])
+def decide_all(entries: Iterable[InLine], verdicts: Iterable[Verdict]) -> None:
+    """`decide` for each."""
+    for (submission, place, _, _, _, _), verdict in zip(entries, verdicts, strict=True):
+        if submission.verdicts[place] is None:
+            submission.verdicts[place] = verdict
+            submission.undecided -= 1
+            if not submission.undecided:
+                submission.give_up()
