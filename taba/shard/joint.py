@@ -30,8 +30,7 @@ def parts_of(reads: Mapping[int, Sequence[Command]]) -> dict[int, BucketWork]:
     """What a Joint takes, by bucket. Raises ValueError for what is no read of its bucket."""
     keys = keys_read_each(reads)
     return {
-        bucket: _new_work(BucketWork, (bucket, its, _decided_together, own))
-        for (bucket, its), own in zip(reads.items(), keys, strict=True)
+        bucket: _new_work(BucketWork, (bucket, its, _decided_together, own)) for (bucket, its), own in zip(reads.items(), keys, strict=True)
     }
 
 

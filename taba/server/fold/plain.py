@@ -4,7 +4,8 @@
    to look for, and does not find here, is left out. Of all these buckets the States of one Type are folded in one call. Which other States
    spill along with a full one depends on what is folded together, here as in Fold: what they hold is the same.
 2. Whatever is out of the ordinary leaves its bucket to Fold; what a Handler cannot fold leaves all buckets with that Type to it.
-3. What is done for each bucket is `plan`, `judge` and `write`, with the same in C (_plain.c), which may leave more to Fold than these.
+3. What is done for each bucket is `plan`, `judge`, `gather` and `write`, with the same in C (_plain.c), which may leave more to Fold than
+   these. But for `plan` each is one call for all buckets.
 """
 
 from __future__ import annotations
@@ -116,15 +117,27 @@ def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Ma
 
 
 def judge(
-    bucket: int, waiting: Sequence[WaitingBatch], planned: Plan, replies: Sequence[Any], age: int
-) -> tuple[list[bytes], list[Verdict]] | None:
-    """The marks as they are then, streams and contents in turn, and the verdicts; None where the replies leave something to look for."""
-    kept, types, contents = replies
+    waiting: Mapping[int, Sequence[WaitingBatch]],
+    plans: Mapping[int, Plan | None],
+    replies: Mapping[int, Sequence[Any]],
+    age: int,
+) -> list[Plain]:
+    """Those of `replies` that have a Plan, and in whose replies nothing is left to look for."""
     if _plain is not None:
-        judged: tuple[list[bytes], list[Verdict]] | None = _plain.judge(
-            waiting, planned.reads[0], planned.types, kept, types, contents, age, Verdict
-        )
+        judged: list[Plain] = _plain.judge(waiting, plans, replies, age, (Verdict, Plain))
         return judged
+    found = []
+    for bucket, its in replies.items():
+        planned = plans[bucket]
+        decided = None if planned is None else _judge(waiting[bucket], planned, its, age)
+        if planned is not None and decided is not None:
+            found.append(Plain(bucket, planned, its[2], *decided))
+    return found
+
+
+def _judge(waiting: Sequence[WaitingBatch], planned: Plan, replies: Sequence[Any], age: int) -> tuple[list[bytes], list[Verdict]] | None:
+    """The marks as they are then, streams and contents in turn, and the verdicts."""
+    kept, types, contents = replies
     if types != planned.types or not keys.are_framed(contents):
         return None
     marks = Marks(dict(zip(planned.reads[0][2:], kept, strict=True)), age)
@@ -137,59 +150,92 @@ def judge(
     return list(chain.from_iterable(marks.written().items())), verdicts
 
 
-Written = tuple[list[bytes], Sequence[bytes], int, list[bytes]]
-"""Of one Type: its fields, contents of which those of these fields begin at a place, and further fields and contents in turn."""
+Gathered = Sequence[list[Any]]
+"""Of one Type, of each of its buckets: which it is, its group; the contents of all States one after the other, and of each bucket where its
+own begin there; and of each block its times and its values, and the counts of all columns."""
 
 
-def write(of: keys.Keys, marks: Sequence[bytes], written: Sequence[Written], events: int) -> list[Command]:
-    """The commands that write these marks and States, and count the Events."""
+def gather(plain: Sequence[Plain]) -> dict[str, Gathered]:
+    """What these have of each Type."""
     if _plain is not None:
-        commands: list[Command] = _plain.write(of, marks, written, events)
-        return commands
-    states: list[bytes] = []
-    for fields, contents, begin, further in written:
-        states += chain.from_iterable(zip(fields, contents[begin : begin + len(fields)], strict=True))
-        states += further
-    return [
-        (b"HSET", of.marks, *marks),
-        (b"HSET", of.states, *states),
-        (b"HINCRBY", of.counts, b"folded", b"%d" % events),
-    ]
+        gathered: dict[str, Gathered] = _plain.gather(plain)
+        return gathered
+    found: dict[str, Gathered] = {}
+    for bucket, planned, of_all, _, _ in plain:
+        begin = 0
+        for group in planned.groups:
+            buckets, groups, contents, begins, times, values, counts = found.setdefault(group.type, [[], [], [], [], [], [], []])
+            end = begin + len(group.fields)
+            buckets.append(bucket)
+            groups.append(group)
+            begins.append(len(contents))
+            contents += of_all[begin:end]
+            begin = end
+            for block in group.blocks:
+                times.append(block.times)
+                values.append(block.values)
+                counts += block.counts
+    return found
+
+
+Written = tuple[list[bytes], dict[int, list[bytes]]]
+"""Of one Type: the contents of all States as in Gathered, and of some of its buckets, by their place there, further fields and contents in
+turn."""
+
+
+def write(plain: Sequence[Plain], written: Mapping[str, Written], emptied: Mapping[int, list[bytes]]) -> dict[int, Outcome]:
+    """By bucket the Outcome, of those of whose Types all are `written`; `emptied`: fields that go."""
+    if _plain is not None:
+        outcomes: dict[int, Outcome] = _plain.write(plain, written, emptied, keys.of, _SAYS_NOTHING)
+        return outcomes
+    found: dict[int, Outcome] = {}
+    dealt = dict.fromkeys(written, (0, 0))
+    for bucket, planned, _, marks, verdicts in plain:
+        of = keys.of(bucket)
+        states: list[bytes] = []
+        for group in planned.groups:
+            if group.type in written:
+                (contents, further), (place, begin) = written[group.type], dealt[group.type]
+                end = begin + len(group.fields)
+                states += chain.from_iterable(zip(group.fields, contents[begin:end], strict=True))
+                states += further.get(place, ())
+                dealt[group.type] = place + 1, end
+        if not all([group.type in written for group in planned.groups]):
+            continue
+        commands: list[Command] = [(b"HSET", of.marks, *marks), (b"HSET", of.states, *states)]
+        if bucket in emptied:
+            commands.append((b"HDEL", of.states, *emptied[bucket]))
+        commands.append((b"HINCRBY", of.counts, b"folded", b"%d" % planned.events))
+        found[bucket] = _SAYS_NOTHING._replace(
+            commands=commands, verdicts=verdicts, folded=planned.events, times=planned.times, moved=planned.moved
+        )
+    return found
 
 
 class _OfType:
     """All that is folded of one Type, of several buckets."""
 
-    def __init__(self, type: str, handler: Any):
+    def __init__(self, type: str, handler: Any, gathered: Gathered):
         self.type, self.handler = type, handler
-        self.buckets: list[int] = []
-        self.groups: list[PlainGroup] = []
-        self.contents: list[bytes] = []
-        self.begins: list[int] = []  # of each bucket, among all States
+        self.buckets: list[int]
+        self.groups: list[PlainGroup]
+        self.buckets, self.groups, self.contents, self.begins, self._times, self._values, self._counts = gathered
         self.states: Any = None
         self.frame = b""
         self.spilling: dict[int, list[int]] = {}  # by place of the bucket: rows among its States
         self.parts: dict[int, dict[int, Sequence[bytes]]] = {}  # the further parts that these have then
 
-    def add(self, bucket: int, group: PlainGroup, contents: Sequence[bytes]) -> None:
-        self.buckets.append(bucket)
-        self.groups.append(group)
-        self.begins.append(len(self.contents))
-        self.contents += contents
-
     def fold(self, now: float, age: int) -> bool:
         """Whether it was to be had."""
         handler = self.handler
         self.frame = keys.frame(handler.version, age)
-        blocks = list(chain.from_iterable([group.blocks for group in self.groups]))
-        times = numpy.frombuffer(b"".join([block.times for block in blocks]), "<f8")
+        times = numpy.frombuffer(b"".join(self._times), "<f8")
         if not are_times(times).all():
             return False
-        counts = list(chain.from_iterable([block.counts for block in blocks]))
-        values = numpy.frombuffer(b"".join([block.values for block in blocks]), "<f8")
-        rows = self._rows(len(counts))
-        if len(times) > len(counts):
-            rows = rows.repeat(counts)
+        values = numpy.frombuffer(b"".join(self._values), "<f8")
+        rows = self._rows(len(self._counts))
+        if len(times) > len(self._counts):
+            rows = rows.repeat(self._counts)
         self.states = handler.fold_dumps(self.contents, rows, times, values, now, handler.version, self.frame)
         if self.states is None:
             return False
@@ -228,43 +274,33 @@ class _OfType:
         self.parts = {place: {row: next(new) for row in its} for place, its in self.spilling.items()}
         return True
 
-    def deal(self, written: Mapping[int, list[Written]], emptied: Mapping[int, list[bytes]]) -> None:
-        """Give each bucket what of this Type is written there."""
+    def written(self, emptied: dict[int, list[bytes]]) -> Written:
+        """What of this Type is written; `emptied` gets by bucket the fields that go."""
         contents = self.handler.dump_array(self.states)  # behind their frames; the further parts are not
-        for place, (bucket, group, begin) in enumerate(zip(self.buckets, self.groups, self.begins, strict=True)):
-            further: list[bytes] = []
-            for row, its in self.parts[place].items() if place in self.parts else ():
-                for field, part in zip(keys.part_fields(group.fields[row], len(its)), its, strict=True):
+        further: dict[int, list[bytes]] = {}
+        for place, of_rows in self.parts.items():
+            fields, bucket = self.groups[place].fields, self.buckets[place]
+            for row, its in of_rows.items():
+                for field, part in zip(keys.part_fields(fields[row], len(its)), its, strict=True):
                     if part:
-                        further += (field, self.frame + part)
+                        further.setdefault(place, []).extend((field, self.frame + part))
                     else:
-                        emptied[bucket].append(field)
-            written[bucket].append((group.fields, contents, begin, further))
+                        emptied.setdefault(bucket, []).append(field)
+        return contents, further
 
 
 def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> PlainSteps:
     """By bucket the Outcome of these, as far as that is to be had; yields what must be read in addition."""
-    of_types: dict[str, _OfType] = {}
-    for one in plain:
-        begin = 0
-        for group in one.plan.groups:
-            of_type = of_types.get(group.type)
-            if of_type is None:
-                of_type = of_types[group.type] = _OfType(group.type, bench.get(group.type))
-            end = begin + len(group.fields)
-            of_type.add(one.bucket, group, one.contents if end - begin == len(one.contents) else one.contents[begin:end])
-            begin = end
-    left: set[int] = set()  # buckets that are Fold's
     folded = []
-    for of_type in of_types.values():
+    for type, gathered in gather(plain).items():
+        of_type = _OfType(type, bench.get(type), gathered)
         if of_type.fold(now, age):
             folded.append(of_type)
-        else:
-            left.update(of_type.buckets)
     reads: dict[int, list[bytes]] = {}
     for of_type in folded:
         for place in of_type.spilling:
             reads.setdefault(of_type.buckets[place], []).extend(of_type.reads(place))
+    failed: set[str] = set()  # Types whose further parts are not as they must be
     if reads:
         replies = yield {bucket: [(b"HMGET", keys.of(bucket).states, *fields)] for bucket, fields in reads.items()}
         contents = {bucket: iter(found[0]) for bucket, found in replies.items()}
@@ -275,28 +311,13 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
                 its = contents[of_type.buckets[place]]
                 found[place] = [next(its) for _ in range(further * len(rows))]
             if found and not of_type.spill(found):
-                left.update(of_type.buckets)
-    written: dict[int, list[Written]] = {one.bucket: [] for one in plain}
-    emptied: dict[int, list[bytes]] = {one.bucket: [] for one in plain}
-    for of_type in folded:
-        of_type.deal(written, emptied)
-    outcomes: dict[int, Outcome] = {}
-    for bucket, planned, _, marks, verdicts in plain:
-        if bucket in left:
-            continue
-        of = keys.of(bucket)
-        commands = write(of, marks, written[bucket], planned.events)
-        if emptied[bucket]:
-            commands.insert(2, (b"HDEL", of.states, *emptied[bucket]))
-        events, moved, times = planned[3:]
-        outcomes[bucket] = _new_outcome(
-            PlainOutcome, (commands, verdicts, events, _NOTHING, _NOTHING, times, (), _NOTHING, 0, moved, _NOTHING, (0, 0))
-        )
-    return outcomes
+                failed.add(of_type.type)
+    emptied: dict[int, list[bytes]] = {}
+    return write(plain, {of_type.type: of_type.written(emptied) for of_type in folded if of_type.type not in failed}, emptied)
 
 
 _NOTHING: Mapping[Any, Any] = {}
-_new_outcome = cast(Any, tuple.__new__)
+_SAYS_NOTHING = PlainOutcome([], [], 0, _NOTHING, _NOTHING, (), (), _NOTHING, 0, _NOTHING, _NOTHING, (0, 0))  # type: ignore[arg-type]
 
 
 def _dump_of(content: bytes | None, version: int) -> bytes:

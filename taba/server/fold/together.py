@@ -17,7 +17,7 @@ from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Outcome, Reads, WaitingBatch
 from taba.server.fold.deciding import Fold, fold_cycle
 from taba.server.fold.in_all import ENDLESS, Room
-from taba.server.fold.plain import Plain, Plan, fold_plain, judge, plan
+from taba.server.fold.plain import Plan, fold_plain, judge, plan
 from taba.server.fold.sorting import bury_bad
 from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of
 from taba.server.keys import Framed, Kept
@@ -84,14 +84,7 @@ class Together:
         """By bucket the Outcome of its cycle, of those in `replies` but who is to be done alone; yields what must be read in addition."""
         bench, outcomes = self._bench, dict[int, Outcome]()
         if age is not None:
-            plain = []
-            for bucket, its in replies.items():
-                planned = self._plans[bucket]
-                if planned is not None:
-                    judged = judge(bucket, self._waiting[bucket], planned, its, age)
-                    if judged is not None:
-                        plain.append(Plain(bucket, planned, its[2], *judged))
-            outcomes = yield from fold_plain(plain, bench, now, age)
+            outcomes = yield from fold_plain(judge(self._waiting, self._plans, replies, age), bench, now, age)
             if len(outcomes) == len(replies):
                 return outcomes
         folds = {
@@ -164,9 +157,9 @@ class Alone:
         """As `fold_cycle`."""
         bucket, bench, planned = self._bucket, self._bench, self._plan
         if planned is not None:
-            judged = None if age is None else judge(bucket, self._waiting, planned, replies, age)
-            if judged is not None and age is not None:
-                steps = fold_plain([Plain(bucket, planned, replies[2], *judged)], bench, now, age)
+            plain = () if age is None else judge({bucket: self._waiting}, {bucket: planned}, {bucket: replies}, age)
+            if plain and age is not None:
+                steps = fold_plain(plain, bench, now, age)
                 sent: Any = None
                 try:
                     while True:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import Batch, Block, Column, decoded_sections
+from taba.batch import Batch, Block, Column, Verdict, decoded_sections
 from taba.batch.columns import Columns
 from taba.names import bucket_of
 from taba.server import keys
@@ -111,19 +111,55 @@ class PartsTests(SynchronousTestCase):
             list(plan.types),
             [bytes([random.randrange(256)]) * random.randint(6, 9) for _ in fields],
         ]
-        marks, verdicts = self.both("judge", 0, waiting, plan, replies, 5)
+        [one] = self.both("judge", {0: waiting}, {0: plan}, {0: replies}, 5)
+        self.assertEqual((type(one), *one[:3]), (plain.Plain, 0, plan, replies[2]))
+        verdicts = one.verdicts
         self.assertEqual([verdict.detail for verdict in verdicts], [item.batch.number for item in waiting])
         self.assertEqual([*map(hash, verdicts)], [hash(tuple([*verdict])) for verdict in verdicts])
-        written = []
-        for group in plan.groups:
-            dumps = [bytes([number]) * random.randint(0, 9) for number in range(len(group.fields) + random.randint(0, 9))]
-            further = [b"field", b"content"] if random.random() < 0.3 else []
-            written.append((group.fields, dumps, random.randint(0, len(dumps) - len(group.fields)), further))
-        commands = self.both("write", keys.of(0), marks, written, plan.events)
-        self.assertEqual([command[0] for command in commands], [b"HSET", b"HSET", b"HINCRBY"])
+        several = [one._replace(bucket=bucket) for bucket in random.sample(range(BUCKETS), random.randint(1, BUCKETS))]
+        gathered = self.both("gather", several)
+        written: dict[str, Any] = {}
+        emptied: dict[int, list[bytes]] = {}
+        for name, (buckets, groups, contents, *_) in gathered.items():
+            self.assertEqual(len(contents), sum(len(group.fields) for group in groups))
+            further = {place: [b"field", b"content"] for place in range(len(buckets)) if random.random() < 0.3}
+            written[name] = [content + b"!" for content in contents], further
+            emptied.update({bucket: [b"gone"] for bucket in buckets if random.random() < 0.2})
+        outcomes = self.both("write", several, written, emptied)
+        self.assertEqual([*outcomes], [its.bucket for its in several])
+        for bucket, outcome in outcomes.items():
+            self.assertEqual((type(outcome), outcome.folded, outcome.verdicts), (plain.PlainOutcome, plan.events, verdicts))
+            wanted = [b"HSET", b"HSET", *([b"HDEL"] if bucket in emptied else []), b"HINCRBY"]
+            self.assertEqual([command[0] for command in outcome.commands], wanted)
+        del written[random.choice([*written])]
+        self.assertEqual(self.both("write", several, written, emptied), {})
         place = random.randrange(3)
         replies[place][random.randrange(len(replies[place]))] = random.choice((None, b"", b"x" * 5))
-        self.assertIsNone(self.both("judge", 0, waiting, plan, replies, 5))
+        self.assertEqual(self.both("judge", {0: waiting}, {0: plan}, {0: replies}, 5), [])
+
+    def test_buckets_of_which_one_is_not_ordinary_are_judged_and_written_by_themselves(self) -> None:
+        waiting = dict(enumerate(drawn(Random(seed)) for seed in range(BUCKETS)))
+        plans = {bucket: self.both("plan", 0, its, BUCKETS, Dumping(DUMPING)) for bucket, its in waiting.items()}
+        replies = {
+            bucket: [
+                [encode_mark(Mark(NONCE, 0, 1)) for _ in plan.reads[0][2:]],
+                list(plan.types),
+                [b"%06d" % place for place in range(sum(len(group.fields) for group in plan.groups))],
+            ]
+            for bucket, plan in plans.items()
+        }
+        plans[1] = None
+        replies[2][0][0] = None
+        judged = self.both("judge", waiting, plans, replies, 5)
+        self.assertEqual([one.bucket for one in judged], [bucket for bucket in range(BUCKETS) if bucket not in (1, 2)])
+        gathered = self.both("gather", judged)
+        written = {name: (contents, {}) for name, (_, _, contents, *_) in gathered.items()}
+        every = self.both("write", judged, written, {})
+        self.assertEqual([*every], [one.bucket for one in judged])
+        for name in written:  # what one of these Types has is at its place, whoever of the others is left out
+            some = self.both("write", judged, {name: written[name]}, {})
+            both = [one.bucket for one in judged if {group.type for group in one.plan.groups} == {name}]
+            self.assertEqual(some, {bucket: every[bucket] for bucket in both})
 
     @examples(60)
     @given(st.integers(0, 2**32))
@@ -137,20 +173,38 @@ class PartsTests(SynchronousTestCase):
         rest = [list(plan.types), [b"x" * 6] * sum(len(group.fields) for group in plan.groups)]
         good = Mark(NONCE, 0, 1)
         for mark in (good._replace(nonce=b"87654321"), good._replace(number=1), good._replace(number=9), good._replace(number=2**63)):
-            self.assertIsNone(self.both("judge", 0, waiting, plan, [[encode_mark(mark)], *rest], 5))
-        self.assertIsNotNone(self.both("judge", 0, waiting, plan, [[encode_mark(good)], *rest], 5))
+            self.assertEqual(self.both("judge", {0: waiting}, {0: plan}, {0: [[encode_mark(mark)], *rest]}, 5), [])
+        self.assertEqual(len(self.both("judge", {0: waiting}, {0: plan}, {0: [[encode_mark(good)], *rest]}, 5)), 1)
 
-    def test_what_is_no_list_of_tuples_raises(self) -> None:
+    def test_what_is_nothing_of_the_kind_raises(self) -> None:
+        waiting = drawn(Random(1))
+        planned = plain.plan(0, waiting, BUCKETS, Dumping(DUMPING))
+        assert planned is not None
+        contents = [b"x" * 6] * sum(len(group.fields) for group in planned.groups)
+        good = plain.Plain(0, planned, contents, [], [])
+        [*names] = dict.fromkeys(group.type for group in planned.groups)
+        nothing = plain._SAYS_NOTHING
+        nobody: Any = ()
         wrongs: Any = (
-            [()],
-            [([b"f"], [], 0, [])],
-            [([b"f"], [b"d"], -1, [])],
-            [([b"f"], b"d", 0, [])],
-            [([b"f"], [b"d"], 1, [])],
+            ([()], {}, {}, keys.of, nothing),
+            ([good._replace(contents=contents[1:])], {}, {}, keys.of, nothing),
+            ([good._replace(plan=nobody)], {}, {}, keys.of, nothing),
+            ([good], dict.fromkeys(names, ()), {}, keys.of, nothing),
+            ([good], dict.fromkeys(names, ([], {})), {}, keys.of, nothing),
+            ([good], dict.fromkeys(names, (contents, {0: b"field"})), {}, keys.of, nothing),
+            ([good], dict.fromkeys(names, (contents, {})), {0: b"field"}, keys.of, nothing),
+            ([good], dict.fromkeys(names, (contents, {})), {}, lambda bucket: (), nothing),
+            ([good], dict.fromkeys(names, (contents, {})), {}, keys.of, ()),
         )
         for wrong in wrongs:
             with self.assertRaises(TypeError):
-                plain._plain.write(keys.of(0), [], wrong, 1)
-        for name in ("plan", "judge", "write"):
+                plain._plain.write(*wrong)
+        for wrong in ([()], [good._replace(contents=contents[1:])], (good,)):
+            with self.assertRaises(TypeError):
+                plain._plain.gather(wrong)
+        for wrong in ({0: ()}, {0: planned._replace(reads=[])}, {0: planned._replace(types=nobody)}):
+            with self.assertRaises(TypeError):
+                plain._plain.judge({0: waiting}, wrong, {0: [[], [], []]}, 5, (Verdict, plain.Plain))
+        for name in ("plan", "judge", "gather", "write"):
             with self.assertRaises(TypeError):
                 getattr(plain._plain, name)()
