@@ -153,7 +153,7 @@ class PartsTests(SynchronousTestCase):
         judged = self.both("judge", waiting, plans, replies, 5)
         self.assertEqual([one.bucket for one in judged], [bucket for bucket in range(BUCKETS) if bucket not in (1, 2)])
         gathered = self.both("gather", judged)
-        written = {name: (contents, {}) for name, (_, _, contents, *_) in gathered.items()}
+        written: dict[str, Any] = {name: (contents, {}) for name, (_, _, contents, *_) in gathered.items()}
         every = self.both("write", judged, written, {})
         self.assertEqual([*every], [one.bucket for one in judged])
         for name in written:  # what one of these Types has is at its place, whoever of the others is left out
