@@ -233,16 +233,18 @@ class Lane:
             self.ledger.ending(self)
             self._send_header(END, 0)
         elif self.nonce is None:
-            self.ledger.opening(self)
-            self._send_header(OPEN, self.retained[-1].number if self.retained else self.unproven)
+            self._open(self.retained[-1].number if self.retained else self.unproven)
         elif not self._drop_old(now, moment):
-            self._send_header(MARK, self.pending[0].number)  # what is too old may be folded: then it was not dropped
+            self._open(self.pending[0].number)  # what is too old may be folded: then it was not dropped
         else:
             try:
                 while self.pending and not (self.sent or self.doubt):  # a run of what follows would move the mark past the doubt
                     first = self.pending[0]
                     self._begin_run(most)
                     if not self.sent and self.pending and self.pending[0] is first:
+                        if self.is_unsure:
+                            self._open(first.number)  # a Server may have it, or have it in hand
+                            break
                         self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
             except Unreadable:
                 self.not_before = now + UNREADABLE_SECONDS  # what follows waits behind it, for the order's sake
@@ -411,6 +413,12 @@ class Lane:
     def _send_header(self, what: str, number: int) -> None:
         nonce = self.nonce or b""  # a stream that is opened has none; the one that an earlier Agent left open is ended without
         self.sent.append(Outgoing(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
+
+    def _open(self, number: int) -> None:
+        """Ask for the mark, of which an `open` alone tells the last word: what was sent before it is folded no more."""
+        self.ledger.opening(self)
+        self.nonce = None
+        self._send_header(OPEN, number)
 
     def _drop_old(self, now: float, moment: Moment) -> bool:
         """Drop what is too old to be sent; False where the mark must be known first."""

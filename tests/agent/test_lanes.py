@@ -25,7 +25,7 @@ from taba.agent.lanes import (
     obey,
 )
 from taba.agent.outbox import StoredBatch
-from taba.batch import END, MARK, NONCE_BYTES, NOT_OPEN, NUMBER, OPEN, BatchId, Header, SentBatch, Verdict
+from taba.batch import END, NONCE_BYTES, NOT_OPEN, NUMBER, OPEN, BatchId, Header, SentBatch, Verdict
 from taba.batch import NONCE as NONCE_WRONG
 from taba.bounds import BATCH_DAYS, DAY
 from tests.agent.moments import at
@@ -297,10 +297,23 @@ class LaneTests(SynchronousTestCase):
             lane.unanswered()
             late = at(BATCH_DAYS * DAY + 1)
             (asked,) = lane.next(0.0, late)
-            self.assertEqual(asked.entry, Header(MARK, b"s" * 16, 1, NONCE))
-            lane.applied(mark, 0.0)
+            self.assertEqual(asked.entry, Header(OPEN, b"s" * 16, 1))  # of a mark that is only asked for nobody knows how long it holds
+            lane.opened(b"another.", mark, 0.0)
             self.assertEqual(lane.next(0.0, late), [])
             self.assertEqual(recorder.reasons, dict.fromkeys(range(mark + 1, 3), "too_old"))
+
+    def test_what_cannot_be_read_back_but_may_be_folded_is_dropped_only_where_the_mark_does_not_cover_it(self) -> None:
+        for mark in (0, 1):
+            lane, recorder = make_lane()
+            lane.add(entry(1))
+            lane.next(0.0, NOW)
+            lane.unanswered()
+            recorder.torn.add(1)
+            (asked,) = lane.next(0.0, NOW)
+            self.assertEqual((asked.entry, recorder.reasons), (Header(OPEN, b"s" * 16, 1), {}))
+            lane.opened(b"another.", mark, 0.0)
+            self.assertEqual(lane.next(0.0, NOW), [])
+            self.assertEqual(recorder.reasons, {} if mark else {1: "spool_corrupt"})
 
     def test_a_stream_is_opened_before_its_first_batch_and_ended_when_nothing_is_left_and_nothing_comes(self) -> None:
         lane, recorder = make_lane(is_open=False)

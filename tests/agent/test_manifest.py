@@ -18,7 +18,7 @@ from taba.agent import manifest as manifests
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch
 from taba.agent.spool import Spool
-from taba.batch import BatchId
+from taba.batch import GAP, OPEN, BatchId, Entry, Header, Verdict, decode_batch
 from tests.agent.moments import at
 from tests.agent.test_outbox import Killed
 from tests.agent.world import World, WorldCase
@@ -282,6 +282,35 @@ class CountedTests(WorldCase):
 
     def test_what_a_server_had_applied_of_what_went_with_the_file_is_not_counted_wherever_a_kill_comes(self) -> None:
         self.kills(self._half_applied)
+
+    def test_what_a_server_has_in_hand_of_what_went_with_the_file_is_counted_and_never_folded(self) -> None:
+        world = self.world()
+        world.record(100)
+        world.tick()
+        world.move()
+        in_hand: list[Any] = []
+        for _ in range(4):
+            if in_hand:
+                break
+            world.tick()
+            for parcel in world.dispatch.parcels(world.now, at(world.now)):
+                entries = [send.entry for send in parcel.sends]
+                if isinstance(entries[0], Header):
+                    world.dispatch.answered(parcel, [world.store.decide(entry) for entry in entries], world.now)
+                else:
+                    in_hand += entries
+        decide, late = world.store.decide, list[Verdict]()
+
+        def deciding(entry: Entry) -> Verdict:
+            verdict = decide(entry)
+            if isinstance(entry, Header) and entry.do == OPEN:  # a moment after its mark was told
+                late.extend(decide(sent) for sent in in_hand if decode_batch(sent.batch).id[:2] == (entry.stream, entry.bucket))
+            return verdict
+
+        world.store.decide = deciding  # type: ignore[method-assign]
+        lost, _ = self._found_damaged(world, None, remove)
+        self.assertEqual(([verdict.word for verdict in late], lost), ([GAP] * len(in_hand), 100))
+        self.assertEqual((world.store.folded, +world.keeper.books.totals()), (0, {"spool_corrupt": 100}))
 
     def test_nor_where_no_table_takes_as_many_as_are_lost(self) -> None:
         with mock.patch.object(books, "MAX_SETTLING", 2):

@@ -1,7 +1,8 @@
 """Marks: how far each stream is applied in a bucket, and which streams are open there. Pure.
 
 1. Nothing is folded of a stream that has no mark here, or has one under another nonce: only a header opens a stream, and the nonce that
-   it is given is drawn anew. So what comes late, after the stream was ended or the store has forgotten it, is never folded twice.
+   it is given is drawn anew, also where it is open. So what comes late, after the stream was ended or the store has forgotten it, is
+   never folded twice; and the mark that an open tells is final for all that was sent before it, whoever has that in hand.
 2. A batch is folded when it follows the mark, and then the mark is its number; at or below the mark it was applied before.
 3. Streams of posted events open themselves: those of a key, whose id was drawn when the key's record was written, and a Server's own,
    which has one writer and never sends a number again: what a batch of that one follows is not asked.
@@ -128,7 +129,8 @@ class Marks:
             if self._room <= 0:
                 return FULL
             self._room -= 1
-            mark = self._put(stream, Mark(drawn, 0, self._age))
+            mark = Mark(drawn, 0, self._age)
+        mark = self._put(stream, Mark(drawn, mark.number, max(mark.age, self._age or 0)))
         return Verdict(OPEN, mark.nonce, mark.number)
 
     def _apply(self, stream: bytes, mark: Mark, number: int) -> Verdict:
