@@ -6,9 +6,9 @@ Of sections the C part makes a batch at once where there is one; what is cut is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgpack
 import numpy as np
@@ -34,6 +34,7 @@ from taba.batch import (
     joined,
     pack_bin,
     pack_values,
+    sections_of,
     uint32s,
 )
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, KiB, MiB
@@ -165,8 +166,26 @@ def encode(
     return batches
 
 
+class PackedLot(NamedTuple):
+    """What becomes one batch of posted events, but for its number: how many they are, and their sections."""
+
+    events: int
+    sections: list[Section]
+
+
+def packing(lots: Mapping[int, Sequence[list[Column]]]) -> Generator[int, None, dict[int, list[PackedLot]]]:
+    """Posted events by bucket, as `encode_lots` takes them; yields how many bytes were made, a lot after the other."""
+    packed: dict[int, list[PackedLot]] = {}
+    for bucket, its in lots.items():
+        for lot in its:
+            one = PackedLot(sum([column.events for column in lot]), sections_of(lot))
+            packed.setdefault(bucket, []).append(one)
+            yield sum([section.size for section in one.sections])
+    return packed
+
+
 def encode_lots(
-    lots: Mapping[int, Sequence[list[Column]]],
+    lots: Mapping[int, Sequence[PackedLot]],
     stream: bytes,
     numbers: Mapping[int, int],
     created: Moment,
@@ -179,7 +198,7 @@ def encode_lots(
         for place, lot in enumerate(lots[bucket], start=1):
             id = BatchId(stream, bucket, numbers.get(bucket, 0) + place)
             part = b"" if key is None else key._replace(lot=place).encode()
-            batches.append(EncodedBatch(id, created, sum(column.events for column in lot), encode_batch(*id, lot, version=version), part))
+            batches.append(EncodedBatch(id, created, lot.events, encode_sections(id, lot.sections, b"", version), part))
     return batches
 
 

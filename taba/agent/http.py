@@ -8,6 +8,7 @@ from typing import Any
 
 from taba import __version__
 from taba.agent.ages import Moment
+from taba.agent.encoding import packing
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
@@ -118,6 +119,8 @@ class Routes:
             posted = await call.in_turns(
                 reading(body, self._wall(), buckets, key is not None, call.grant.scope, lambda *what: self._begin(key, *what))
             )
+            packed = await call.in_turns(packing(posted.lots))
+            await call.breathe()  # what follows takes all of it at once
             part = key_part(posted.client, key, posted.digest) if key is not None else None
         except NotCovered as error:
             raise HTTPError(403, "other_token", str(error)) from None
@@ -130,7 +133,7 @@ class Routes:
         if posted.accepted or part is not None:  # a key stands for its request, whatever became of that
             now, moment = self._clock()
             try:
-                is_kept = post(self._pump.keeper, self._keys, posted, part, now, moment, call.poster)
+                is_kept = post(self._pump.keeper, self._keys, posted, packed, part, now, moment, call.poster)
             except OtherRequest as error:
                 raise HTTPError(422, "other_request", str(error)) from None
             if not is_kept:

@@ -7,10 +7,11 @@ batches wherever it is posted again: it is taken under its own names, or not at 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from taba.agent.admission import Admission
 from taba.agent.ages import Moment
-from taba.agent.encoding import encode_lots
+from taba.agent.encoding import PackedLot, encode_lots
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
 from taba.agent.outbox import TableFull, group_bytes
@@ -65,8 +66,18 @@ class PostNaming:
         self._admission.end_post(self._client, [name for name, is_own in self._names.items() if is_own], self._summed)
 
 
-def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: float, moment: Moment, poster: str = "") -> bool:
-    """Publish events that `poster` sent; True once they are in the outbox, False where there is no room.
+def post(
+    keeper: Keeper,
+    keys: Keys,
+    posted: Posted,
+    packed: Mapping[int, Sequence[PackedLot]],
+    key: KeyPart | None,
+    now: float,
+    moment: Moment,
+    poster: str = "",
+) -> bool:
+    """Publish events that `poster` sent, and that were `packed` (see `packing`); True once they are in the outbox, False where there is no
+    room.
 
     With a `key` they count once, however often they are posted. Raises OtherRequest for another request under that key.
     """
@@ -80,7 +91,7 @@ def post(keeper: Keeper, keys: Keys, posted: Posted, key: KeyPart | None, now: f
             keys.add([key], now, posted.client, poster)
             return True
     for _ in range(2):
-        batches = encode_lots(posted.lots, keeper.stream, keeper.numbers, moment, key, keeper.version)
+        batches = encode_lots(packed, keeper.stream, keeper.numbers, moment, key, keeper.version)
         before = keeper.stream
         needed = group_bytes(batches)
         if not any(keeper.is_ready(needed, now, moment) for _ in range(POST_MOVES)) or not keeper.make_room(batches, now, moment):

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from taba.agent import drain
 from taba.agent import keeper as keeping
 from taba.agent.edge import Edge
+from taba.agent.encoding import packing
 from taba.agent.keys import Keys
 from taba.agent.posting import post
 from taba.events import read_events
 from taba.handlers.lookup import find_edges
+from taba.steps import finish
 from tests.agent.moments import at
 from tests.agent.producers import Producer
 from tests.agent.world import AGENT, BUCKETS, World, WorldCase
@@ -140,7 +142,8 @@ class Turns(WorldCase):
                 body = b'{"client": "web/posts", "events": [{"tab": "posted", "type": "CounterGroup", "value": 1.0}]}'
                 keys = Keys(os.path.join(world.directory, "keys"))
                 self.addCleanup(keys.close)
-                posted += post(world.keeper, keys, read_events(body, 1.0, BUCKETS), None, world.now, at(world.now))
+                events = read_events(body, 1.0, BUCKETS)
+                posted += post(world.keeper, keys, events, finish(packing(events.lots)), None, world.now, at(world.now))
         self.assertEqual(posted, 1)
         self.assertEqual(max(after - there for there, after in itertools.pairwise(moved)), 1)
         self.assertGreater(moved[-1], 4)

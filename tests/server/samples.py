@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -16,12 +16,13 @@ from taba.handlers.lookup import Found, Lookup
 from taba.names import bucket_of
 from taba.server import keys
 from taba.server.fold.bounds import Bounds
-from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.cycle import Cycle, Outcome, Reads, WaitingBatch
 from taba.server.fold.deciding import fold_cycle
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Together, advance_many
 from taba.server.work.bench import Bench
+from taba.server.work.pace import Pause
 from taba.shard import MoreOfMany
 from taba.shard.memory.server import MemoryServer
 
@@ -166,6 +167,9 @@ def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: b
 class MemoryStore:
     """A server in memory, and what a cycle does to it. Streams without a mark are `open` under NONCE, or are not."""
 
+    pauses = 0
+    """How often cycles over several buckets let others have their turn."""
+
     def __init__(self, open: bool = True, server: MemoryServer | None = None) -> None:
         self.server = server or MemoryServer(Clock())
         self.open = encode_mark(Mark(NONCE, 0, 0)) if open else None
@@ -210,8 +214,8 @@ class MemoryStore:
             except StopIteration as stop:
                 outcome: Outcome = stop.value
                 break
-            assert isinstance(need, Reads) and not isinstance(need, Foreign)
-            sent = [self.run(command) for command in need.commands]
+            assert isinstance(need, Reads | Pause)
+            sent = [self.run(command) for command in need.commands] if isinstance(need, Reads) else None
         for command in outcome.commands:
             self.run(command)
         return outcome
@@ -222,9 +226,13 @@ class MemoryStore:
         """Run the cycles of several buckets as one."""
         cycles = Together(waiting, BUCKETS, bench_of(lookup))
         steps = cycles.fold(self._found(cycles.reads), 1001.0, AGE, Bounds(**bounds), in_all)
-        step = advance_many(steps, None)
-        while isinstance(step, MoreOfMany):
-            step = step.update(self._found(step.reads))
+
+        async def breathe() -> None:
+            self.pauses += 1
+
+        step = advance_many(steps, None, breathe)
+        while not isinstance(step, dict):
+            step = step.update(self._found(step.reads)) if isinstance(step, MoreOfMany) else at_once(step)
         for writes in step.values():
             for command in writes.commands:
                 self.run(command)
@@ -232,6 +240,19 @@ class MemoryStore:
 
     def _found(self, reads: Mapping[int, Sequence[Sequence[bytes]]]) -> dict[int, list[Any]]:
         return {bucket: [self.run(command) for command in commands] for bucket, commands in reads.items()}
+
+
+def at_once(work: Coroutine[Any, Any, Any]) -> Any:
+    """What it comes to, where nothing that it waits for takes time."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+async def go_on() -> None:
+    """Nobody else wants a turn."""
 
 
 KINDS: dict[bytes, Callable[[MemoryStore, bytes], Any]] = {

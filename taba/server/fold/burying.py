@@ -18,6 +18,7 @@ from taba.server.fold.deadletters import (
     encode_dead_letter,
 )
 from taba.server.router import Command
+from taba.server.work.pace import PAUSE, Pace, Pause, amount_of
 
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
 
@@ -62,7 +63,7 @@ class Burial:
             counts[letter.reason] = counts.get(letter.reason, 0) + letter.events
         return counts
 
-    def commands(self) -> Generator[Reads, Any, list[Command]]:
+    def commands(self) -> Generator[Reads | Pause, Any, list[Command]]:
         """What writes the letters, and counts them."""
         commands: list[Command] = []
         bucket = self._bucket
@@ -75,7 +76,12 @@ class Burial:
             # what will be pushed out is read first: it is a dead letter no more, but dropped
             [pushed_out] = yield Reads([(b"LRANGE", key, b"%d" % (MAX_DEAD_LETTERS - len(kept)), b"-1")])
             gone = [letter for content in pushed_out if (letter := decode_dead_letter(content)) is not None]
-            commands.append((b"LPUSH", key, *[encode_dead_letter(letter) for letter in kept]))
+            encoded, pace = [], Pace()
+            for letter in kept:
+                encoded.append(encode_dead_letter(letter))
+                if pace.is_due(amount_of(1, len(letter.times) >> 3)):
+                    yield PAUSE
+            commands.append((b"LPUSH", key, *encoded))
             commands.append((b"LTRIM", key, b"0", b"%d" % (MAX_DEAD_LETTERS - 1)))
             counts: Counter[str] = Counter()
             for letter in kept:

@@ -6,7 +6,7 @@ to then, an Outcome, is decided by `fold_cycle` (deciding.py), which `advance` r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from taba.server import keys
 from taba.server.fold.excess import Beyond
 from taba.server.router import Command
 from taba.server.work.folding import ForeignWork
+from taba.server.work.pace import Pause
 
 
 class WaitingBatch(NamedTuple):
@@ -85,7 +86,13 @@ class Outcome(NamedTuple):
     made: tuple[int, int] = (0, 0)  # new Tabs, and new Clients of the bucket
 
 
-CycleSteps = Generator[Reads | Foreign, Any, Outcome]
+Need = Reads | Foreign | Pause
+CycleSteps = Generator[Need, Any, Outcome]
+
+
+def columns_alone(waiting: Iterable[WaitingBatch]) -> int:
+    """How many columns there are that take steps of their own (see Pace): in no Block."""
+    return sum([len(part) for item in waiting for part in decoded_sections(item.batch.columns) if not isinstance(part, Block)])
 
 
 class Cycle:

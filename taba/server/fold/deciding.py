@@ -4,8 +4,9 @@
 2. What is accepted is sorted by Type (sorting.py), as far as there is room for what is new (newcomers.py), then folded and written.
 3. An Event that cannot be folded becomes a dead letter in the same transaction (burying.py); its State's bytes are not touched.
 
-`fold_cycle` is a generator, because a cycle may have to read more and some Handlers run elsewhere: it yields `Reads` (and is sent the
-replies) or `Foreign` (and is sent a Folded each), and returns an Outcome. It may be run any number of times with fresh replies.
+`fold_cycle` is a generator, because a cycle may have to read more, some Handlers run elsewhere, and of what takes long others have their
+turns in between: it yields `Reads` (and is sent the replies), `Foreign` (and is sent a Folded each) or a Pause, and returns an Outcome. It
+may be run any number of times with fresh replies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from taba.batch import Block, Column, Verdict, columns_of
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, MEANINGS_OF_ABSENT, Bounds
 from taba.server.fold.burying import Burial
-from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Outcome, Reads, bucket_of
+from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Need, Outcome, Reads, bucket_of
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.marks import FULL, MARK_MINUTES, Marks, stale
 from taba.server.fold.newcomers import OWN, Newcomers
@@ -28,6 +29,7 @@ from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of, picked, 
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import HANDLER_ERROR, Failed, Folding, ForeignWork, Parts, Work
+from taba.server.work.pace import PAUSE, Pace, Pause
 
 MAX_ARGUMENTS = 1000  # of one command that removes marks
 
@@ -62,6 +64,7 @@ class Fold:
         self.first_errors: dict[str, str] = {}
         self.folded = 0
         self.moved: Counter[str] = Counter()
+        self.pace = Pace()
         self.bad_meanings = 0  # that did not decode
         self.known_key = 0  # Events of posts that came before by another way
 
@@ -87,16 +90,16 @@ class Fold:
         said = self.first_errors, self.bad_meanings, self.moved, new.beyond, (new.made_tabs, new.made_clients)
         return Outcome(commands, verdicts, self.folded, self.burial.by_reason, self.handler_errors, self.samples, turned_away, *said)
 
-    def fold(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
+    def fold(self, accepted: list[int]) -> Generator[Need, Any, list[Command]]:
         """Fold these batches of the cycle: the commands that write States. What cannot be folded is in `dead` then."""
         yield from self.newcomers.measure(accepted)
-        groups = self.sorting.sort(accepted)
+        groups = yield from self.sorting.sort(accepted, self.pace)
         self.check(groups)
         for group in groups:
             self.sorting.load(group)
         groups = [group for group in groups if group.pieces or group.merges]
         yield from self.fold_groups(groups)
-        commands = self._state_commands(groups)
+        commands = yield from self._state_commands(groups)
         commands += yield from self._meaning_commands(accepted)
         return commands
 
@@ -106,7 +109,7 @@ class Fold:
             if not are_good([group]):
                 bury_bad(group, self.burial)
 
-    def _make_room(self) -> Generator[Reads | Foreign, Any, list[bytes]]:
+    def _make_room(self) -> Generator[Reads, Any, list[bytes]]:
         """Where streams are to be opened and the bucket is full: which have not been touched for so long that they go."""
         if self.age is None or self.open_streams + self.cycle.opens <= self.bounds.streams:
             return []
@@ -135,7 +138,7 @@ class Fold:
                 accepted.append(index)
         return verdicts, accepted
 
-    def fold_groups(self, groups: list[TypeGroup]) -> Generator[Reads | Foreign, Any, None]:
+    def fold_groups(self, groups: list[TypeGroup]) -> Generator[Need, Any, None]:
         """Have each group's `folded`; together.py has another way, with the groups of other buckets."""
         foldings: list[tuple[TypeGroup, Folding]] = [
             (group, self.bench.folding(group.type, self._work(group), self.now)) for group in groups
@@ -148,6 +151,9 @@ class Fold:
             for (group, folding), answer in zip(foldings, sent, strict=True):
                 try:
                     need = folding.send(answer)
+                    while isinstance(need, Pause):
+                        yield need
+                        need = folding.send(None)
                 except StopIteration as stop:
                     group.folded = stop.value
                     continue
@@ -166,7 +172,7 @@ class Fold:
         names = [self.fields[row] for row in group.rows] if self.bench.may_hang(group.type) else ()
         return Work(group.states, group.runs, names, dumps_of(group))
 
-    def read_parts(self, wants: list[tuple[TypeGroup, list[int]]]) -> Generator[Reads | Foreign, Any, list[Parts]]:
+    def read_parts(self, wants: list[tuple[TypeGroup, list[int]]]) -> Generator[Reads, Any, list[Parts]]:
         """For each group the further parts of these of its rows."""
         fields: list[bytes] = []
         for group, rows in wants:
@@ -183,7 +189,7 @@ class Fold:
             parts.append(of_rows)
         return parts
 
-    def _state_commands(self, groups: list[TypeGroup]) -> list[Command]:
+    def _state_commands(self, groups: list[TypeGroup]) -> Generator[Pause, None, list[Command]]:
         bucket = self.cycle.bucket
         written: list[bytes] = []
         emptied: list[bytes] = []
@@ -224,6 +230,8 @@ class Fold:
                     continue
                 for local, column in zip(of_piece, columns_of(piece), strict=True):
                     self._settle(group, local, column, done, new_tabs)  # type: ignore[arg-type]
+                    if self.pace.is_due(1):
+                        yield PAUSE
             for local, column in group.merges:
                 self._settle(group, local, column, done, new_tabs)
         commands: list[Command] = []
@@ -273,7 +281,7 @@ class Fold:
             reason, detail = folded.failed.get(local) or Failed(HANDLER_ERROR, "the Handler gave no State")
             self._fail(group.type, column, Failed(reason, detail))
 
-    def _meaning_commands(self, accepted: list[int]) -> Generator[Reads | Foreign, Any, list[Command]]:
+    def _meaning_commands(self, accepted: list[int]) -> Generator[Reads, Any, list[Command]]:
         """What Tabs mean: the later one stands, and what it leaves out stays as it was.
 
         Of Tabs that are not there, because they were pruned or their Events are dead letters, as far as MEANINGS_OF_ABSENT leaves room.

@@ -40,6 +40,7 @@ from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow
 from taba.shard import MAX_JOINED, BucketAway, BucketBusy, NotReplicated
+from taba.turns import Turns
 
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lines of this process, with all that was made of them
 MAX_LINE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
@@ -102,6 +103,8 @@ class Ingest:
         """How often a server that was away was still away."""
         self.waiting_bytes = 0
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
+        self._turns = Turns.of(clock)
+        self._breathe = self._turns.breathe
         self._age, self._bounds = age, bounds
         self._turned_away: dict[str, float] = {}
         self._excess = Excess(bounds, clock.seconds)
@@ -371,10 +374,12 @@ class Ingest:
 
         def fold(replies: Mapping[int, Sequence[Any]]) -> Any:
             steps = cycles.fold(replies, self._now(), self._age(), self._bounds, self.in_all.room())
-            return advance_many(steps, None)
+            return advance_many(steps, None, self._breathe)
 
         outcomes: dict[int, Any] = {}
         try:
+            if cycles.is_long:
+                await self._breathe()
             outcomes = await self._router.transact_many(cycles.reads, fold, CYCLE_SECONDS)
         except StoreUnavailable:
             pass  # each alone finds out whether it was done, or what is away: `alone` counts them
@@ -407,12 +412,14 @@ class Ingest:
     async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch], plainly: bool = False) -> list[Verdict]:
         """The verdicts on what waits for one bucket. `plainly`: where that is ordinary it may go the short way, which finds no culprit."""
         cycle = Alone(bucket, items, self._router.buckets, self._bench, plainly)
-        errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS)
+        errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, self._breathe)
 
         def fold(replies: Sequence[Any]) -> Any:
             return advance(cycle.fold(replies, self._now(), self._age(), self._bounds, self.in_all.room()), None, errands)
 
         try:
+            if cycle.is_long:
+                await self._breathe()
             outcome: Outcome = await self._router.transact(bucket, cycle.reads, fold, CYCLE_SECONDS)
         except BucketBusy:
             return [Verdict(LATER, BUSY_SECONDS)] * len(items)

@@ -29,8 +29,10 @@ from taba.server.fold.ingest import SLOW, SLOW_SECONDS, Ingest
 from taba.server.fold.marks import ANY
 from taba.server.router import IsRouter
 from taba.shard import Command, Writes
+from taba.turns import Turns
 
 CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
+MANY_EVENTS = 1000  # of one post, whose batches are put into their lines in a turn of their own
 POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
 KEY_MINUTES = int(DAY / 60)  # a key is remembered for so long
 MAX_KEYS = 131_072  # of one Client, in all buckets: three every two seconds …
@@ -132,6 +134,7 @@ class Posts:
 
     def __init__(self, router: IsRouter, ingest: Ingest, age: Callable[[], int | None], draw: Callable[[int], bytes], clock: Any):
         self._router, self._ingest, self._age, self._draw, self._clock = router, ingest, age, draw, clock
+        self._turns = Turns.of(clock)
         self._stream = draw(16)
         self._numbers: dict[int, int] = {}
         self._unfinished: dict[bytes, float] = {}  # by stream, when what was posted and not folded yet came first
@@ -206,6 +209,8 @@ class Posts:
         Where a Handler takes long it is asked again: in a key's stream under the same numbers, in this process's under new ones.
         """
         end = self._clock.seconds() + POST_SECONDS
+        if posted.accepted > MANY_EVENTS:
+            await self._turns.breathe()
         waiting = self._waiting(posted, stream)
         while True:
             verdicts = await self._ingest.submit(waiting, end - self._clock.seconds())

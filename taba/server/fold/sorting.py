@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, cast
 
 import numpy
@@ -22,6 +22,7 @@ from taba.server.fold.deadletters import is_too_deep, packed_bytes
 from taba.server.fold.newcomers import Newcomers
 from taba.server.fold.type_groups import TypeGroup, are_finite, are_times, miscounted, picked
 from taba.server.work.bench import Bench
+from taba.server.work.pace import EVENTS, MOST_AT_ONCE, PAUSE, Pace, Pause, amount_of
 
 
 class Sorting:
@@ -30,14 +31,14 @@ class Sorting:
     def __init__(self, cycle: Cycle, fields: list[bytes], kept: Sequence[bytes | None], bench: Bench, newcomers: Newcomers, burial: Burial):
         self._cycle, self._fields, self._kept, self._bench, self._newcomers, self._burial = cycle, fields, kept, bench, newcomers, burial
 
-    def sort(self, accepted: list[int]) -> list[TypeGroup]:
+    def sort(self, accepted: list[int], pace: Pace) -> Generator[Pause, None, list[TypeGroup]]:
         """The columns of these batches that may be folded, by Type."""
         groups: dict[str, TypeGroup] = {}
         for index in accepted:
             large = self._cycle.waiting[index].size > MAX_VALUE_BYTES  # else no value in it can be
             for section, rows in self._cycle.sections[index]:
                 if not (isinstance(section, Block) and self._take_block(groups, section, rows)):
-                    self._take_columns(groups, section, rows, large)
+                    yield from self._take_columns(groups, section, rows, large, pace)
         return list(groups.values())
 
     def _take_block(self, groups: dict[str, TypeGroup], block: Block, rows: list[int]) -> bool:
@@ -61,9 +62,13 @@ class Sorting:
         group.add_block(rows, block)
         return True
 
-    def _take_columns(self, groups: dict[str, TypeGroup], section: DecodedSection, rows: list[int], large: bool) -> None:
+    def _take_columns(
+        self, groups: dict[str, TypeGroup], section: DecodedSection, rows: list[int], large: bool, pace: Pace
+    ) -> Generator[Pause, None, None]:
         types, bench = self._newcomers.types, self._bench
         for column, row in zip(columns_of(section), rows, strict=True):
+            if pace.is_due(amount_of(1, column.events) if isinstance(column, Column) else 1):
+                yield PAUSE
             is_measured = isinstance(column, Column) and isinstance(column.values, Packed)
             if is_measured:
                 column = column.opened()  # type: ignore[union-attr]  # until here nothing walked it; it is gone when this fold is over
@@ -98,7 +103,7 @@ class Sorting:
                 self._burial.bury(column, BAD_VALUE, f"{type} takes events one by one")
                 continue
             if isinstance(column.values, list) and (column.stands_for is None or not group.is_absolute):
-                good = self._checked(column, group, large, is_measured)
+                good = yield from self._checked(column, group, large, is_measured)
                 if good is None:
                     continue
                 column = good
@@ -122,7 +127,7 @@ class Sorting:
     def _miss(self, column: Column) -> None:
         self._burial.miss(column, self._newcomers.types.get(column.tab, column.type))
 
-    def _checked(self, column: Column, group: TypeGroup, large: bool, is_measured: bool) -> Column | None:
+    def _checked(self, column: Column, group: TypeGroup, large: bool, is_measured: bool) -> Generator[Pause, None, Column | None]:
         """A column of msgpack values without those that its Handler cannot take. `is_measured`: each is within its bounds.
 
         As float64 for an array Handler and of an absolute Type, or where there are pairs as a list of finite floats and pairs of them.
@@ -133,7 +138,11 @@ class Sorting:
         deep: list[int] = []
         kept: list[int] = []
         values = column.made()
+        wanted = takes(pairs) if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
         for index, value in enumerate(values):
+            if index and index % (MOST_AT_ONCE * EVENTS) == 0:
+                self._bury_values(column, deep, bad, wanted)
+                yield PAUSE
             if numeric:
                 try:
                     value = read_number(value, pairs)
@@ -154,11 +163,7 @@ class Sorting:
                 continue
             kept.append(index)
             good.append(value)
-        if deep:
-            self._burial.bury(picked(column, deep), BAD_VALUE, f"a value is nested at most {MAX_VALUE_DEPTH} deep")
-        if bad:
-            wanted = takes(pairs) if numeric else f"a value takes at most {MAX_VALUE_BYTES} bytes"
-            self._burial.bury(picked(column, bad), BAD_VALUE, wanted)
+        self._bury_values(column, deep, bad, wanted)
         if not kept:
             return None
         if len(kept) < len(values):
@@ -166,6 +171,15 @@ class Sorting:
         if numeric and not any(isinstance(value, tuple) for value in good):
             good = numpy.array(good, dtype="<f8").tobytes()  # type: ignore[assignment]
         return column._replace(values=good)
+
+    def _bury_values(self, column: Column, deep: list[int], bad: list[int], wanted: str) -> None:
+        """Those at these places, which are forgotten then."""
+        if deep:
+            self._burial.bury(picked(column, deep), BAD_VALUE, f"a value is nested at most {MAX_VALUE_DEPTH} deep")
+            deep.clear()
+        if bad:
+            self._burial.bury(picked(column, bad), BAD_VALUE, wanted)
+            bad.clear()
 
     def load(self, group: TypeGroup) -> None:
         """Have its rows' States; what has none that can be read is buried."""

@@ -5,16 +5,17 @@
 2. Only Types of Taba's own: a Handler that may hang would hold up the buckets of others.
 3. All cycles go on to their next need; what they want to read is read in one go, and what is to be folded waits until nobody reads.
 4. A bucket by itself has the short way of ordinary ones as well (Alone): nothing of that depends on others.
+5. Of what takes long others have their turns in between (see Pace), which all cycles together count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, CycleSteps, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.cycle import Cycle, CycleSteps, Outcome, Reads, WaitingBatch, columns_alone
 from taba.server.fold.deciding import Fold, fold_cycle
 from taba.server.fold.in_all import ENDLESS, Room
 from taba.server.fold.plain import Plan, fold_plain, judge, plan
@@ -24,13 +25,14 @@ from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench
 from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE, Folded, Parts, Work
+from taba.server.work.pace import MOST_AT_ONCE, PAUSE, Pace, Pause
 from taba.server.work.runs import Runs
 from taba.shard import MoreOfMany, Writes
 
 MOST_AT_FAULT = MAX_TRIES // TRIES_FOR_ONE - 1  # Events of one Type: for so many there are tries enough, however they lie
 
 ReadsOfMany = dict[int, Sequence[Command]]
-StepsOfMany = Generator[ReadsOfMany, Mapping[int, Sequence[Any]], dict[int, Outcome]]
+StepsOfMany = Generator[ReadsOfMany | Pause, Any, dict[int, Outcome]]
 
 
 class _Joins(NamedTuple):
@@ -56,6 +58,12 @@ class Together:
         dumping = bench.dumping
         self._plans = {bucket: plan(bucket, its, buckets, dumping) for bucket, its in waiting.items()}
         self._cycles: dict[int, Cycle] = {}  # of those that are not ordinary
+
+    @property
+    def is_long(self) -> bool:
+        """Whether others should have their turn before `reads`."""
+        left = [bucket for bucket, planned in self._plans.items() if planned is None]
+        return bool(left) and columns_alone(chain.from_iterable(map(self._waiting.__getitem__, left))) >= MOST_AT_ONCE
 
     def _cycle(self, bucket: int) -> Cycle:
         cycle = self._cycles.get(bucket)
@@ -92,6 +100,9 @@ class Together:
             for bucket, its in replies.items()
             if bucket not in outcomes
         }
+        pace = Pace()
+        for fold in folds.values():
+            fold.pace = pace
         steps = {bucket: fold.run() for bucket, fold in folds.items()}
         sent: Mapping[int, Any] = dict.fromkeys(folds)
         joins: dict[int, list[TypeGroup]] = {}
@@ -105,6 +116,9 @@ class Together:
                 tabs, clients = tabs - new.made_tabs, clients - new.made_clients
                 try:
                     need = steps[bucket].send(answer)
+                    while isinstance(need, Pause):
+                        yield need
+                        need = steps[bucket].send(None)
                 except StopIteration as stop:
                     outcomes[bucket] = stop.value
                     continue
@@ -120,6 +134,8 @@ class Together:
                 sent = yield reads
             else:
                 alone: set[int] = set()
+                if pace.is_long:
+                    yield PAUSE  # what all do at once, and what is written of it, have turns of their own
                 if joins:
                     waiting = [(folds[bucket], group) for bucket, groups in joins.items() for group in groups]
                     alone = yield from _fold_joined(waiting, bench, now)
@@ -139,6 +155,11 @@ class Alone:
     def is_ordinary(self) -> bool:
         """So far."""
         return self._plan is not None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether others should have their turn before `reads`."""
+        return self._plan is None and columns_alone(self._waiting) >= MOST_AT_ONCE
 
     @property
     def _cycle(self) -> Cycle:
@@ -243,7 +264,7 @@ def _between(of_all: dict[int, Any], begin: int, end: int) -> dict[int, Any]:
     return {row - begin: of_all[row] for row in range(begin, end) if row in of_all} if of_all else {}
 
 
-def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: float) -> Generator[ReadsOfMany, Any, set[int]]:
+def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: float) -> Generator[ReadsOfMany | Pause, Any, set[int]]:
     """Have the `folded` of each group; which buckets are to be folded alone."""
     alone: set[int] = set()
     joints: dict[str, _Joint] = {}
@@ -259,6 +280,9 @@ def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: f
         for joint, folding, parts in running:
             try:
                 need = folding.send(parts)
+                while isinstance(need, Pause):
+                    yield need
+                    need = folding.send(None)
             except StopIteration as stop:
                 alone |= joint.deal(stop.value)
                 continue
@@ -270,7 +294,7 @@ def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: f
             for fold, (group, rows, _) in wanted.items():
                 by_fold.setdefault(fold, []).append((group, rows))
         reading = {fold.cycle.bucket: fold.read_parts(its) for fold, its in by_fold.items()}
-        replies = yield {bucket: next(steps).commands for bucket, steps in reading.items()}  # type: ignore[union-attr]
+        replies = yield {bucket: next(steps).commands for bucket, steps in reading.items()}
         found = {bucket: iter(_returned(steps, replies[bucket])) for bucket, steps in reading.items()}
         running = []
         for joint, folding, wanted in wants:
@@ -281,7 +305,7 @@ def _fold_joined(waiting: Sequence[tuple[Fold, TypeGroup]], bench: Bench, now: f
     return alone
 
 
-def _returned(steps: Generator[Reads | Foreign, Any, list[Parts]], replies: Sequence[Any]) -> list[Parts]:
+def _returned(steps: Generator[Reads, Any, list[Parts]], replies: Sequence[Any]) -> list[Parts]:
     try:
         steps.send(replies)
     except StopIteration as stop:
@@ -289,11 +313,24 @@ def _returned(steps: Generator[Reads | Foreign, Any, list[Parts]], replies: Sequ
     raise AssertionError("one read is all that parts take")
 
 
-def advance_many(steps: StepsOfMany, sent: Any) -> Mapping[int, Writes] | MoreOfMany:
-    """Run a fold to its next need, as an update of Router.transact_many."""
+def advance_many(steps: StepsOfMany, sent: Any, breathe: Callable[[], Awaitable[None]]) -> Any:
+    """Run a fold to its next need, as an update of Router.transact_many: Writes by bucket, MoreOfMany, or an awaitable of one."""
+    step = _step(steps, sent, breathe)
+    return _advance_later(steps, breathe) if isinstance(step, Pause) else step
+
+
+def _step(steps: StepsOfMany, sent: Any, breathe: Callable[[], Awaitable[None]]) -> Mapping[int, Writes] | MoreOfMany | Pause:
     try:
-        reads = steps.send(sent)
+        need = steps.send(sent)
     except StopIteration as stop:
         outcomes: dict[int, Outcome] = stop.value
         return {bucket: Writes(outcome.commands, outcome) for bucket, outcome in outcomes.items()}
-    return MoreOfMany(reads, lambda replies: advance_many(steps, replies))
+    return need if isinstance(need, Pause) else MoreOfMany(need, lambda replies: advance_many(steps, replies, breathe))
+
+
+async def _advance_later(steps: StepsOfMany, breathe: Callable[[], Awaitable[None]]) -> Mapping[int, Writes] | MoreOfMany:
+    while True:
+        await breathe()
+        step = _step(steps, None, breathe)
+        if not isinstance(step, Pause):
+            return step

@@ -19,7 +19,7 @@ from taba.plural import many
 from taba.server import keys
 from taba.server.ask.letters import place_of
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.fold.cycle import Cycle, Foreign, Outcome, Reads, WaitingBatch
+from taba.server.fold.cycle import Cycle, Need, Outcome, WaitingBatch
 from taba.server.fold.deadletters import (
     MAX_DEAD_LETTERS,
     TOMBSTONE,
@@ -40,6 +40,7 @@ from taba.server.router import Command, IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import More, Writes
+from taba.turns import Turns
 
 LOT_LETTERS = 100  # folded again in one transaction: some 400 KiB of Events, 6 MiB at the most, and at most as many States
 
@@ -62,6 +63,7 @@ class Retry:
     ):
         self._in_all = in_all or InAll(bounds, clock.seconds)
         self._router, self._bench, self._now, self._age, self._clock, self._bounds = router, bench, now, age, clock, bounds
+        self._turns = Turns.of(clock)
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
@@ -124,7 +126,7 @@ class Retry:
                 return Writes([], Outcome([], [], 0, {"": dead}, {}, ()))
             waiting = WaitingBatch(0, Batch(_NO_STREAM, bucket, 1, list(columns)), sum(map(len, chosen)))
             cycle = Cycle(bucket, [waiting], self._router.buckets)
-            errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, is_retry=True)
+            errands = Errands(self._bench, self._now, self._clock.seconds, FOLD_SECONDS, self._turns.breathe, is_retry=True)
 
             def fold(replies: Sequence[Any]) -> Any:
                 again = _FoldAgain(
@@ -175,7 +177,7 @@ class _FoldAgain(Fold):
         super().__init__(cycle, replies, bench, now, age, bounds, in_all)
         self._kept, self._letters, self._size, self._length = kept, letters, count, length
 
-    def run(self) -> Generator[Reads | Foreign, Any, Outcome]:
+    def run(self) -> Generator[Need, Any, Outcome]:
         commands = yield from self.fold([0])
         shown = self.burial.by_reason
         dead = Counter(shown)

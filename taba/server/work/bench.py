@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from taba.server.keys import Framed
-from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_type
+from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_in_lots, fold_type
 from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
 from taba.server.work.pasts import history_type, read_history
 from taba.server.work.projecting import aggregate_states, aggregate_type, checked, project_type, render_one, samples_one
@@ -70,9 +70,10 @@ class Bench:
         return getattr(self._lookup.get(type), "merge", None) is not None
 
     def folding(self, type: str, work: Work, now: float) -> Folding:
-        """The fold of `work`: yields rows whose further parts it needs, or work for `fold_elsewhere`, and returns a Folded."""
+        """The fold of `work`: yields rows whose further parts it needs, work for `fold_elsewhere`, or a Pause, and returns a Folded."""
         if self._lookup.own(type):
-            return fold_type(self._lookup.get(type), self._lookup.is_array(type), work, now)
+            folding = fold_type if self.folds_dumps(type) else fold_in_lots
+            return folding(self._lookup.get(type), self._lookup.is_array(type), work, now)
         return _foreign_folding(type, work)
 
     async def fold_elsewhere(

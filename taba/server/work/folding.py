@@ -21,6 +21,7 @@ from taba.bounds import MiB
 from taba.handlers.lookup import Events, column_of
 from taba.server.keys import ABSENT, Framed, Kept
 from taba.server.work.faults import sentence
+from taba.server.work.pace import MOST_AT_ONCE, PAUSE, Pause, amount_of
 from taba.server.work.runs import Runs, Values
 
 _BYTES = {bytes}
@@ -124,7 +125,7 @@ class ForeignWork(NamedTuple):
 
 
 FoldingHere = Generator[list[int], Parts, Folded]
-Folding = Generator[list[int] | ForeignWork, Any, Folded]
+Folding = Generator[list[int] | ForeignWork | Pause, Any, Folded]
 
 
 class IsLookup(Protocol):
@@ -178,7 +179,8 @@ def fold_type(
         if is_array and work.merges and work.columns and getattr(handler, "fold_dumps", None) is not None:
             merging = {row for row, _ in work.merges}
             if not merging.issuperset(work.runs.rows):
-                return (yield from _fold_apart(handler, work, now, is_own, merging))
+                parts_of = [(set[int](), work.runs.chosen(merging, False)), (merging, work.runs.chosen(merging, True))]
+                return (yield from _fold_apart(handler, True, work, now, is_own, parts_of))  # type: ignore[misc]
         if (yield from _fold_kept(handler, work, now, folded)):
             return folded
     rows = list(dict.fromkeys([*work.runs.rows, *(row for row, _ in work.merges)] if work.merges else work.runs.rows))
@@ -207,6 +209,38 @@ def fold_type(
                 sent = parts
             tries = search.tries
     return folded
+
+
+def fold_in_lots(handler: Any, is_array: bool, work: Work, now: float) -> Folding:
+    """`fold_type` of a Handler of Taba's own that takes a while for each State: of many States some at a time, with a Pause between."""
+    work = work._replace(columns=Runs.of(work.columns))
+    runs = work.runs
+    if amount_of(len(runs.rows) + len(work.merges), sum(runs.counts)) <= MOST_AT_ONCE:
+        return (yield from fold_type(handler, is_array, work, now))
+    return (yield from _fold_apart(handler, is_array, work, now, True, _lots_of(work), PAUSE))
+
+
+def _lots_of(work: Work) -> list[tuple[set[int], Runs]]:
+    """The rows of `work` and their Events, in lots of MOST_AT_ONCE; of those that have many Events, fewer."""
+    runs, events = work.runs, dict[int, int]()
+    for row, count in zip(runs.rows, runs.counts, strict=True):
+        events[row] = events.get(row, 0) + count
+    for row, _ in work.merges:
+        events.setdefault(row, 0)
+    lots: list[tuple[set[int], Runs]] = [(set(), Runs())]
+    of: dict[int, Runs] = {}
+    amount = 0
+    for row, count in events.items():
+        its = amount_of(1, count)
+        if amount and amount + its > MOST_AT_ONCE:
+            lots.append((set(), Runs()))
+            amount = 0
+        rows, of[row] = lots[-1]
+        rows.add(row)
+        amount += its
+    for row, times, values in runs:
+        of[row].add(row, times, values)
+    return lots
 
 
 def _wants(steps: Generator[list[int], Parts, None], sent: Parts | None) -> bool:
@@ -238,18 +272,26 @@ def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generato
     return True
 
 
-def _fold_apart(handler: Any, work: Work, now: float, is_own: bool, merging: set[int]) -> FoldingHere:
-    """Fold the rows to which States are added, and all others, each by themselves: the latter need no arrays, and are mostly many more."""
+def _fold_apart(
+    handler: Any,
+    is_array: bool,
+    work: Work,
+    now: float,
+    is_own: bool,
+    parts: Sequence[tuple[set[int], Runs]],
+    between: Pause | None = None,
+) -> Folding:
+    """Fold each of `parts` by itself: the rows to which States are added or that are named, and Events. With `between` that is yielded
+    between two of them."""
     kept = work.states.contents if isinstance(work.states, Kept) else None
     running: list[tuple[list[int], FoldingHere, Parts | None]] = []
-    for is_merging in (False, True):
-        runs = work.runs.chosen(merging, is_merging)
-        rows = sorted(merging) if is_merging else list(dict.fromkeys(runs.rows))
+    for its, runs in parts:
+        rows = list(dict.fromkeys([*runs.rows, *(row for row, _ in work.merges if row in its)]))
         place = {row: at for at, row in enumerate(rows)}
         runs.rows = [place[row] for row in runs.rows]
-        merges = [(place[row], dump) for row, dump in work.merges] if is_merging else ()
+        merges = [(place[row], dump) for row, dump in work.merges if row in its]
         states = list(map(work.states.__getitem__, rows)) if kept is None else Kept(list(map(kept.__getitem__, rows)))
-        running.append((rows, fold_type(handler, True, Work(states, runs, merges=merges), now, is_own), None))
+        running.append((rows, fold_type(handler, is_array, Work(states, runs, merges=merges), now, is_own), None))
     folded = nothing_folded()
     while running:
         wanted: list[tuple[list[int], FoldingHere, list[int]]] = []
@@ -258,6 +300,8 @@ def _fold_apart(handler: Any, work: Work, now: float, is_own: bool, merging: set
                 wanted.append((rows, steps, steps.send(sent)))  # type: ignore[arg-type]
             except StopIteration as stop:
                 folded.take(Folded(*[{rows[at]: found for at, found in its.items()} for its in stop.value]))
+            if between is not None and rows is not running[-1][0]:
+                yield between
         found = (yield [rows[at] for rows, _, need in wanted for at in need]) if wanted else {}
         running = [(rows, steps, {at: found[rows[at]] for at in need}) for rows, steps, need in wanted]
     return folded

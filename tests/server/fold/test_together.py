@@ -129,7 +129,7 @@ class SeveralBuckets(SynchronousTestCase):
         cycles = Together(waiting, BUCKETS, bench_of(LOOKUP))
         store = MemoryStore()
         steps = cycles.fold({3: [store.run(command) for command in cycles.reads[3]]}, 1001.0, AGE)
-        reads = next(steps)
+        reads: Any = next(steps)
         self.assertEqual(list(reads), [3])
         with self.assertRaises(StopIteration) as raised:
             steps.send({3: [store.run(command) for command in reads[3]]})
