@@ -49,8 +49,10 @@ class Asking:
             try:
                 next(steps)
             except StopIteration as end:
-                self._meanwhile()
                 return end.value
+
+    async def breathe(self) -> None:
+        self._meanwhile()
 
 
 class Hosted(SynchronousTestCase):
