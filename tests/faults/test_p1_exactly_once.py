@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from taba.agent.outbox import MIN_OUTBOX_BYTES
 from tests.patience import PATIENCE_SECONDS
 from tests.stores import borrow
+from tests.valkey import EphemeralValkey
 
 from ..services import ROOT, SHM, USUAL_BUCKETS
 from .job import Job, ShortJob
 
 SOAK_SECONDS = 1800.0  # it only ends a hang
 WAVES, CHILDREN = 10, 20
+COPIED = 9_000  # of 16,000 events, that recorders record before they wait: half, and what parents do before they fork
 # goes up, and is told to record more than an outbox holds
 HOLD = """
 import sys
@@ -147,6 +151,64 @@ class ExactlyOnceForLong(Job):
         enough.touch()
         self.end_recorders(recorders)
         self.assert_exact(40_000)
+
+    def test_a_store_that_goes_back_to_a_copy_under_load_has_every_event_once_from_what_the_agent_retains(self) -> None:
+        """Of what it retains no more, as after a minute, on a machine that is slow, it says how much that was."""
+        valkey, copy = self.copied_store(16_000)
+        self.wait_for(COPIED + 1_000)
+        self.go_back(valkey, copy)
+        self.end_recorders(self.recorders)
+        self.until(lambda: self.folded() + self.gap() >= 16_000, "not all is made good, or named")
+        self.assertIn("the store went back in time", self.problems("Server"))
+        self.assertLess(self.gap(), 16_000 - COPIED)
+        if self.gap():
+            self.assertEqual(self.folded() + self.gap(), 16_000, self.story())
+        else:
+            self.assert_exact(16_000)
+
+    def test_of_a_store_that_goes_back_further_than_the_agent_retains_the_loss_is_named_to_the_event(self) -> None:
+        valkey, copy = self.copied_store(16_000)
+        self.end_recorders(self.recorders)
+        self.wait_for(16_000)
+        self.until(lambda: not self.services.agent_query.status()["outbox"]["retained_batches"], "it is retained for ever")
+        self.go_back(valkey, copy)
+        self.until(lambda: self.folded() == COPIED, "what is folded is not what the copy has")
+        self.run_recorders(16_000)  # a bucket shows what it lost by what comes next
+        lost = 16_000 - COPIED
+        self.until(lambda: self.folded() + self.gap() >= 32_000, "not all is named")
+        self.assertEqual((self.folded(), self.gap()), (32_000 - lost, lost), self.story())
+        self.assertIn("the store went back in time", self.problems("Server"))
+        self.assertIn(f"{lost} events in", self.problems("Agent"))
+
+    def copied_store(self, events: int) -> tuple[EphemeralValkey, Path]:
+        """A store in use, and a copy of it as of COPIED events, after which the recorders go on."""
+        valkey = borrow(self, tcp=True)
+        self.services.start_server(store=valkey.url)
+        self.services.start_agent()
+        enough = self.services.directory / "enough"
+        self.recorders = self.start_recorders(events, pause=0.2, file=enough)
+        self.assertEqual(self.wait_for(COPIED)["folded"], COPIED)
+        copy = self.services.directory / "copy"
+        valkey.kill()
+        shutil.copytree(valkey.directory / "appendonlydir", copy)
+        valkey.start()
+        enough.touch()
+        return valkey, copy
+
+    def go_back(self, valkey: EphemeralValkey, copy: Path) -> None:
+        valkey.kill()
+        shutil.rmtree(valkey.directory / "appendonlydir")
+        shutil.copytree(copy, valkey.directory / "appendonlydir")
+        valkey.start()
+
+    def folded(self) -> int:
+        return int(self.services.query.status()["folded"] or 0)
+
+    def gap(self) -> int:
+        """How many events the Agent says that the store lost, and it could not send again; it drops none for other reasons."""
+        dropped = self.services.agent_query.status()["dropped_by_reason"]
+        self.assertLessEqual(set(dropped), {"gap"})
+        return int(dropped.get("gap", 0))
 
     def test_a_host_that_boots_anew_folds_what_lay_on_its_disk_once_and_nothing_stays_up(self) -> None:
         """Its shared memory is gone, with the rings of its processes and what the Agent held there; what was in the spool is not."""
