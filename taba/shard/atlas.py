@@ -17,9 +17,10 @@ import attrs
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from taba.errors import ConfigurationError, StoreUnavailable
+from taba.plural import many
 from taba.shard.buckets import STORE_KEY, BucketMap, MalformedMap, Shard, decode_owner, decode_record, is_moving, owner_key
 from taba.shard.initialise import ASK_SECONDS, StoreLost, learn, settings_problems
-from taba.shard.maps import newer_map
+from taba.shard.maps import newer_map, told_by_all
 from taba.shard.patience import LAST_PAUSE_SECONDS, Deadline, Pauses, Standing
 from taba.shard.servers.cluster import ClusterPool, ShardPool
 from taba.shard.servers.connection import Command, Connection, Redirected, Reply, raise_for
@@ -29,6 +30,7 @@ from taba.shard.servers.sentinel import MasterPool, shared_sentinels
 from taba.shard.servers.url import CLUSTER, SENTINEL, Address, StoreURL, parse_store
 
 LAGGING_SECONDS = 30.0  # for which replicas that did not keep up are a problem, if nothing is heard of them
+GONE_BACK_SECONDS = 3600.0  # for which a map that went back is a problem: nobody can mend it later
 SETTINGS_SECONDS = 60.0  # for which what a server said of its settings stands: a bucket that moves makes every Router look at the map
 LEARN_SECONDS = 5.0  # one look at what the shards say of themselves
 
@@ -102,6 +104,7 @@ class Atlas:
         self.on_in_hand: Callable[[], None] = lambda: None  # called when one is met
         self._lagging: dict[str, tuple[float, str]] = {}  # server → when its replicas were waited for in vain, and what to say of it
         self._problems: list[str] = []
+        self._gone_back: tuple[float, str] | None = None  # when all shards told an older map than was known, and what to say of it
         self._told: BucketMap | None = None  # the newest map that a server told when it was last learned; what we remember may be newer
         self._settings: dict[Pool, tuple[float, list[str]]] = {}  # when each server was asked, and what is wrong with its settings
         self._wanted_buckets = buckets
@@ -132,7 +135,8 @@ class Atlas:
         away = [f"shard {name} is away: {pool.last_error}" for name, pool in self.by_name.items() if not pool.is_connected]
         now = self.reactor.seconds()
         lagging = [problem for when, problem in self._lagging.values() if now - when < LAGGING_SECONDS]  # it may be no primary any more
-        return ([self._mistaken] if self._mistaken else []) + away + lagging + self._problems
+        gone_back = [self._gone_back[1]] if self._gone_back is not None and now - self._gone_back[0] < GONE_BACK_SECONDS else []
+        return ([self._mistaken] if self._mistaken else []) + away + lagging + gone_back + self._problems
 
     @property
     def known(self) -> BucketMap | None:
@@ -370,17 +374,23 @@ class Atlas:
         self.pinned, self.succeeded, self._mistaken = learned.map.store, learned.succeeds, ""
         there: dict[str, ShardPool] = {name: self.pools[number] for number, name in learned.names.items()}
         told = map = learned.map
-        if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch:
-            map = self._map
         before = self.by_name
-        while True:
-            by_name = {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
-            self.by_name = {**self.by_name, **by_name}
-            # a shard that was drained stays behind in the past: those that it names may know better
-            newer = await newer_map([pool for pool in by_name.values() if pool not in self.pools], map, min(seconds, ASK_SECONDS))
-            if newer is map:
-                break
-            told = map = newer
+        remembered = self._map if self._map is not None and self._map.store == map.store and self._map.epoch > map.epoch else None
+        if remembered is not None:
+            map = await self._newest_from(remembered, there, seconds)
+            told = map if map is not remembered else told
+        if map is remembered:
+            # also those that only the other map names; they are let go of below
+            self.by_name = {**self._pools_of(told, there), **self.by_name}
+            shards = {**self._pools_of(told, there), **self._pools_of(map, there)}
+            all_tell = await told_by_all(list(shards.values()), map.store, min(seconds, ASK_SECONDS))
+            told = all_tell or told
+            if all_tell is not None and all_tell.epoch < map.epoch:
+                self._went_back(map, all_tell)
+                map = all_tell
+        if map is not remembered:
+            told = map = await self._newest_from(map, there, seconds)
+        by_name = self._pools_of(map, there)
         problems = list(learned.problems)
         problems += await self._settings_problems(by_name, seconds)
         passed, self.by_name = {**before, **self.by_name}, by_name
@@ -391,6 +401,37 @@ class Atlas:
         self.hands.clear()
         self._problems = problems
         self.is_certain = True
+
+    def _pools_of(self, map: BucketMap, there: Mapping[str, ShardPool]) -> dict[str, ShardPool]:
+        return {shard.name: there.get(shard.name) or self._mapped_pool(shard) for shard in map.shards}
+
+    async def _newest_from(self, map: BucketMap, there: Mapping[str, ShardPool], seconds: float) -> BucketMap:
+        """`map`, or the newest to which its shards lead: one that was drained stays behind, and those that it names know better."""
+        while True:
+            by_name = self._pools_of(map, there)
+            self.by_name = {**self.by_name, **by_name}
+            newer = await newer_map([pool for pool in by_name.values() if pool not in self.pools], map, min(seconds, ASK_SECONDS))
+            if newer is map:
+                return map
+            map = newer
+
+    def _went_back(self, before: BucketMap, told: BucketMap) -> None:
+        """No shard tells the map any more that we remember, and none is away that may: the store is older than we knew it.
+
+        Who went by memory would ask for ever where buckets were moved to since; what shards said of that holds no more, either.
+        """
+        self._forwarded.clear()
+        self.counts["maps_gone_back"] += 1
+        moved = sum(
+            bucket >= told.buckets or told.shard_of(bucket) != before.shard_of(bucket) or told.epochs[bucket] != before.epochs[bucket]
+            for bucket in range(before.buckets)
+        )
+        said = (
+            f"the store's map went back in time, from number {before.epoch} to {told.epoch}, on all shards: of {many(moved, 'bucket')} "
+            "that moved meanwhile, what lies on shards that the older map does not name for them is not looked for. Restore all shards to "
+            "one moment, none alone, and see taba check"
+        )
+        self._gone_back = float(self.reactor.seconds()), said
 
     async def _settings_problems(self, by_name: Mapping[str, ShardPool], seconds: float) -> list[str]:
         """What is wrong with the settings of all servers; each is asked once a minute."""
@@ -460,6 +501,8 @@ class Atlas:
         self._good_owners.pop(bucket, None)
         self.hands.pop(bucket, None)
         if not isinstance(reply, bytes):
+            # whoever said that it went there may have gone back in time since: it is asked again
+            self._forwarded.pop(bucket, None)
             raise NotHere(bucket, False, f"not on shard {name}, at {where}")
         try:
             owner = decode_owner(reply)

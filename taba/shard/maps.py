@@ -70,6 +70,21 @@ async def newer_map(pools: Sequence[ShardPool], map: BucketMap, seconds: float) 
     return map
 
 
+async def told_by_all(pools: Sequence[ShardPool], store: str, seconds: float) -> BucketMap | None:
+    """The newest map of `store` that `pools` tell; None where one of them tells none: it may know a later one."""
+    newest: BucketMap | None = None
+    for answer in await gather([pool.execute([(b"GET", MAP_KEY)], seconds, seconds) for pool in pools]):
+        if not isinstance(answer, list) or not isinstance(answer[0], bytes):
+            return None
+        try:
+            told = decode_map(answer[0])
+        except MalformedMap:
+            return None
+        if told.store == store and (newest is None or rank(told) > rank(newest)):
+            newest = told
+    return newest
+
+
 async def change_map(pools: Mapping[str, ShardPool], change: Callable[[BucketMap], BucketMap]) -> BucketMap:
     """Make `change(newest map)` the map on all shards; where it gives the same map, see that all shards have it.
 

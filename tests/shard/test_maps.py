@@ -13,7 +13,22 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.errors import StoreUnavailable
 from taba.shard import maps
-from taba.shard.buckets import MAP_KEY, BucketMap, Shard, decode_map, encode_map, rank, with_draining, with_owner, with_shard, without_shard
+from taba.shard.atlas import GONE_BACK_SECONDS
+from taba.shard.buckets import (
+    MAP_KEY,
+    BucketMap,
+    Owner,
+    Shard,
+    decode_map,
+    encode_map,
+    encode_owner,
+    owner_key,
+    rank,
+    with_draining,
+    with_owner,
+    with_shard,
+    without_shard,
+)
 from taba.shard.maps import change_map, newest_map
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
@@ -93,6 +108,71 @@ class LeftTests(MapCase):
         self.assertEqual(self.told(), [map, left])
         self.assertEqual(self.now(change_map(pools, partial(without_shard, name="s2"))), left)
         self.assertEqual(self.told(), [left, left])
+
+
+class GoneBackTests(MapCase):
+    """A store that was restored to an older moment, under those who know a later map."""
+
+    read = ((b"GET", b"taba:{0}:sum"),)
+
+    def moved(self) -> tuple[MemoryRouter, BucketMap, BucketMap]:
+        """A process that remembers bucket 0 where it was moved to, a store whose owner keys say that it never was; and both maps."""
+        router = self.router()
+        before = router.map
+        contents = [server.run((b"GET", owner_key(0))) for server in self.servers]
+        later = with_owner(before, 0, "s2", before.epoch + 1)
+        self.put(later, 0, 1, 2)
+        self.own(encode_owner(Owner("moved", later.epoch, "s2")), encode_owner(Owner("open", later.epoch, "s2")))
+        self.assertEqual(self.now(router.read(0, self.read)), [None])
+        self.now(router.atlas.learn(1.0))
+        self.assertEqual(router.map, later)
+        self.own(*contents)
+        return router, before, later
+
+    def own(self, *contents: Any) -> None:
+        """What the owner key of bucket 0 says on each server."""
+        for server, content in zip(self.servers, contents, strict=False):
+            server.run((b"DEL", owner_key(0)) if content is None else (b"SET", owner_key(0), content))
+
+    def test_what_all_shards_tell_is_followed_and_its_buckets_are_found_and_it_is_said_for_an_hour(self) -> None:
+        router, before, later = self.moved()
+        self.put(before, 0, 1, 2)
+        self.assertEqual(self.now(router.read(0, self.read)), [None])
+        self.assertEqual(router.map, before)
+        [problem] = router.problems
+        self.assertIn(f"went back in time, from number {later.epoch} to {before.epoch}, on all shards: of 1 bucket that", problem)
+        self.now(router.atlas.learn(1.0))
+        self.assertEqual((router.map, router.atlas.counts["maps_gone_back"]), (before, 1))
+        self.clock.advance(GONE_BACK_SECONDS)
+        self.assertEqual(router.problems, [])
+
+    def test_while_one_is_away_or_tells_none_what_is_remembered_stands(self) -> None:
+        router, before, later = self.moved()
+        self.put(before, 0, 1, 2)
+        self.servers[2].is_away = True
+        self.now(router.atlas.learn(1.0))
+        self.assertEqual(router.map, later)
+        self.servers[2].is_away = False
+        self.servers[2].run((b"DEL", MAP_KEY))
+        self.now(router.atlas.learn(1.0))
+        self.assertEqual(router.map, later)
+
+    def test_while_one_tells_it_it_stands(self) -> None:
+        router, before, later = self.moved()
+        self.put(before, 0, 1)
+        self.now(router.atlas.learn(1.0))
+        self.assertEqual((router.map, router.problems), (later, []))
+
+    def test_where_a_shard_had_said_that_a_bucket_went_to_one_that_has_it_no_more_it_is_asked_again(self) -> None:
+        router = self.router()
+        contents = [server.run((b"GET", owner_key(0))) for server in self.servers]
+        epoch = router.map.epoch + 1  # the map does not say so yet
+        self.own(encode_owner(Owner("moved", epoch, "s2")), encode_owner(Owner("open", epoch, "s2")))
+        self.assertEqual(self.now(router.read(0, self.read)), [None])
+        self.assertEqual(router.map.shard_of(0), "s2")
+        self.own(*contents)
+        self.assertEqual(self.now(router.read(0, self.read)), [None])
+        self.assertEqual(router.map.shard_of(0), "s1")
 
 
 class InterruptedTests(MapCase):
