@@ -227,6 +227,11 @@ class Keeper:
                 self.spool.counted()
             except sqlite3.Error as error:  # its name keeps it from being counted again
                 self.books.spool_problem = f"{error}"
+        if self.spool.is_doubted:
+            try:
+                self.spool.trust()
+            except sqlite3.Error as error:  # with the next one
+                self.books.spool_problem = f"{error}"
         for id in table.settled:
             batch = self.books.settling[id]
             if batch is not None and batch.group is not None:

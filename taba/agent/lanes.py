@@ -229,10 +229,11 @@ class Lane:
             return []
         if self.doubt:
             self.nonce = None  # it is opened anew, whatever its Server knows of it: that tells the mark
-        if self.is_idle and (not self.unproven or self.nonce is not None):
+        is_unproven = self.unproven > 0 and (self.nonce is None or self.unproven > self.last)
+        if self.is_idle and not is_unproven:
             self.ledger.ending(self)
             self._send_header(END, 0)
-        elif self.nonce is None:
+        elif self.nonce is None or self.is_idle:
             self._open(self.retained[-1].number if self.retained else self.unproven)
         elif not self._drop_old(now, moment):
             self._open(self.pending[0].number)  # what is too old may be folded: then it was not dropped
@@ -266,6 +267,8 @@ class Lane:
             if self.doubt:  # no more of it can be told for now
                 self.nonce, self.not_before = None, now + UNREADABLE_SECONDS
         self._gap(mark, now, sent)
+        if not (self.pending or self.more or self.doubt) and sent.number >= self.unproven:
+            self.unproven = 0  # what the store does not have of it is counted
 
     def ended(self, now: float) -> None:
         """The verdict on an `end`: the Server knows the stream no more."""

@@ -2,7 +2,7 @@
 
 1. A batch that a kill within a move left in both places is the spool's.
 2. Of outbox and spool the later table counts; what either says is settled is done with.
-3. Of a lane that may be open, and of which nothing is left here, the store is asked for its mark: what it does not have is counted.
+3. Of a lane that may be open, and of which the last is not left here, the store is asked for its mark: what it does not have is counted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from taba.agent.ages import Moment
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import HeldBatch, Skip
+from taba.agent.lanes import HeldBatch, Lane, Skip
 from taba.agent.openings import Openings
 from taba.agent.outbox import Table, decode_table
 from taba.batch import BatchId, KeyPart
@@ -42,9 +42,13 @@ def recover(keeper: Keeper, now: float) -> None:
     books.newest = None if table.newest is None else Moment.of_fields(*table.newest)
     last_known = _last_known(keeper)
     for stream, bucket in books.openings.lanes():
-        lane = lanes.get((stream, bucket))
-        if (lane is None or not lane.pending) and not spool.last(stream, bucket):  # nothing of it is left: it is ended
-            keeper.lane_of(BatchId(stream, bucket, 0)).unproven = last_known.get((stream, bucket), 0)
+        lane, in_spool, known = lanes.get((stream, bucket)), spool.last(stream, bucket), last_known.get((stream, bucket), 0)
+        if (lane is None or not lane.pending) and not in_spool:  # nothing of it is left: it is ended
+            keeper.lane_of(BatchId(stream, bucket, 0)).unproven = known
+        elif known > max(in_spool, lane.highest if lane is not None else 0):  # the last of it is not left, but released from the outbox
+            if lane is None:
+                lane = lanes[stream, bucket] = Lane(stream, bucket, books, True)
+            lane.unproven = known
     for skip in table.skipped:
         lane = lanes.get(skip.id[:2])
         if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
@@ -99,10 +103,9 @@ def _last_table(keeper: Keeper) -> tuple[Table, bool]:
     """The latest table that is here, and whether it is the last that was published, as far as can be told."""
     # an outbox that is new has nothing to say: the one before it is gone, and what its table said last may be in the spool
     outbox, spool = keeper.outbox, keeper.spool
-    # a spool that is another, for all that a full disk lets be known, too
-    is_last = (
-        not keeper.is_outbox_new and spool.problem is None and spool.unready is None
-    )  # a spool that was damaged, or is another, may have had a later one
+    # a spool that was damaged, or is another, may have had a later one, also for who comes after an Agent that published none;
+    # and on a full disk nobody knows
+    is_last = not keeper.is_outbox_new and spool.problem is None and not spool.is_doubted and spool.unready is None
     kept = spool.journal(outbox.id if outbox.table.sequence else None)
     if kept is not None:
         try:

@@ -39,8 +39,8 @@ MAX_ASIDE_BYTES = 16 * MiB
 VERSION = 9  # of the file, and of the table in it
 
 # places in the journal: the outbox's table; which manifest is the spool's (an Agent that knows of none clears that when it starts); what is
-# written to see whether anything can be
-_TABLE, _LISTED, _TRIED = 0, 1, 2
+# written to see whether anything can be; that there may have been a later table than is known, in a file of before
+_TABLE, _LISTED, _TRIED, _DOUBTED = 0, 1, 2, 3
 
 # the version is in the schema, too: of a file in which the one alone is another something is damaged
 _SCHEMA = f"""
@@ -131,6 +131,7 @@ class Spool:
         self._lost_rows: dict[BatchId, int] = {}
         self.lost: dict[BatchId, int] = {}  # events of batches that were here and can be read no more, …
         self.salvage = ""  # … as which salvage found; "" once they are counted
+        self.is_doubted = False  # a table that was here may be gone, and none was published since
         self._manifest = Manifest(path + ".list")
         if os.path.exists(path + ".new") and not os.path.exists(path):
             os.replace(path + ".new", path)  # a kill came at the very end of a salvage
@@ -218,7 +219,8 @@ class Spool:
         if not schema and run("PRAGMA page_count").fetchone()[0] <= 1:
             if is_full:
                 return False
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT")
+            doubt = f"INSERT INTO journal VALUES ({_DOUBTED}, x'', x'')"  # what was before, if anything, is gone
+            self._database.executescript(f"BEGIN; {_SCHEMA} {doubt}; PRAGMA user_version={VERSION}; COMMIT")
         elif version != VERSION and "batches" in schema and schema != _EXPECTED:
             raise OtherVersion(
                 f"{path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds, or remove it"
@@ -240,6 +242,7 @@ class Spool:
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
         self._lost_rows = {BatchId(*row[1:4]): row[5] for row in found}  # they have no other index, and may be very many
         self.salvage = found[0][0] if found else ""
+        self.is_doubted = self._database.execute("SELECT 1 FROM journal WHERE place = ?", (_DOUBTED,)).fetchone() is not None
 
     def _salvage(self, reason: str) -> None:
         """Bring all rows that can be read of a damaged file over into a new one, and keep the damaged one."""
@@ -336,6 +339,7 @@ class Spool:
                     run("UPDATE lost SET salvage = ?", (salvage,))
                     rows = ((salvage, *id, events) for id, events in missing.items())
                     self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
+                    run("INSERT OR REPLACE INTO journal VALUES (?, x'', x'')", (_DOUBTED,))
                 self._name_manifest()
             self._list_all()  # in the place of the one before: that is compared again until what it had is among the lost
         else:
@@ -375,6 +379,12 @@ class Spool:
         with self._transaction():
             self._database.execute("DELETE FROM lost")
         self.salvage = ""
+
+    def trust(self) -> None:
+        """A table was published by who knew that there may have been a later one. Raises sqlite3.Error."""
+        with self._transaction():
+            self._database.execute("DELETE FROM journal WHERE place = ?", (_DOUBTED,))
+        self.is_doubted = False
 
     def found(self, ids: Iterable[BatchId]) -> None:
         """These are not lost after all, though not here: a Server has applied them, or the outbox has them. Raises sqlite3.Error."""

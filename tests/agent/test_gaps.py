@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from unittest import mock
+
+from taba.agent import keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import Outbox
 from taba.batch import MARK, Header
@@ -123,9 +127,9 @@ class GapTests(WorldCase):
         Outbox.format(world.memory, b"n" * 16)
         world.born()
 
-    def _takes_nothing_for_lost(self, world: World, has_published_at_first: bool = False) -> None:
+    def _takes_nothing_for_lost(self, world: World) -> None:
         """Whoever comes after whom, and whether that one had published anything: the stream is ended once more, and that is all."""
-        for has_published in (has_published_at_first, True, True):
+        for has_published in (False, True, True):
             if has_published:
                 world.record(1)
                 world.tick()
@@ -135,7 +139,7 @@ class GapTests(WorldCase):
         for _ in range(6):
             world.send()
             world.tick()
-        self.assertEqual((dict(world.keeper.books.totals()), world.store.folded), ({}, 4 + 2 + has_published_at_first))
+        self.assertEqual((dict(world.keeper.books.totals()), world.store.folded), ({}, 4 + 2))
 
     def test_a_host_that_boots_anew_has_no_proof_that_a_store_lost_what_only_the_lost_outbox_knew_had_ended(self) -> None:
         world = self.world()
@@ -171,7 +175,7 @@ class GapTests(WorldCase):
                     file.truncate(4096)
             world.born()
             self.assertIn(key[0], world.keeper.books.openings)  # as the outbox has it, from before
-            self._takes_nothing_for_lost(world, has_published_at_first=has_salvage)  # a mended one tells the first alone
+            self._takes_nothing_for_lost(world)
             self.assertNotIn(key[0], world.keeper.books.openings)
 
     def test_a_gap_with_nothing_left_to_send_is_counted_once_wherever_a_kill_comes(self) -> None:
@@ -202,6 +206,45 @@ class GapTests(WorldCase):
         self.assertEqual((world.keeper.books.recorded, dict(world.keeper.books.totals())), (5, {"gap": 2}), kill)
         self.assertEqual(world.store.events["web/0", "bids_won"], [1.0, 2.0, 5.0], kill)
         return killed
+
+    def _lose_beyond_the_spool(self, world: World, mark: int, kill: int | None) -> bool:
+        """Of a lane the first batches are in the spool, whose disk does not let go of them; those that followed are applied and released
+        from the outbox. An Agent is killed, and the store goes back to `mark`. Whether the kill came."""
+        producer = world.producers[0]
+        for number in range(1, 7):
+            producer.record(producer.tab("bids_won"), float(number))
+            world.recorded += 1
+            world.tick()
+        with mock.patch.object(keeper, "MOVE_BATCHES", 3):
+            world.keeper._move_some(world.now, at(world.now))  # a part of a move; then a Server is back
+        (key,) = world.keeper.lanes
+        with mock.patch.object(world.spool, "forget", side_effect=sqlite3.OperationalError("database or disk is full")):
+            for _ in range(6):
+                world.send()
+                world.keeper._release(1 << 30)
+                world.tick()
+            self.assertEqual((world.store.marks[key], world.spool.batches, world.keeper.holds_any), (6, 3, False))
+            world.die()
+        world.store.set_mark(*key, mark)
+        world.store.events["web/0", "bids_won"] = [float(number) for number in range(1, mark + 1)]
+        world.store.folded = mark
+        world.born()
+        world.memory.steps = kill
+        killed = world.outlive(6, world.tick, world.send)
+        world.memory.steps = None
+        for _ in range(40):
+            world.tick()
+            world.send()
+        lost = 6 - max(mark, 3)  # the spool has the first three
+        self.assertEqual((world.keeper.books.recorded, world.store.folded + lost), (6, 6), (mark, kill))
+        self.assertEqual(dict(+world.keeper.books.totals()), {"gap": lost} if lost else {}, (mark, kill))
+        self.assertNotIn(key[0], world.keeper.books.openings)
+        return killed
+
+    def test_what_was_released_and_a_store_lost_is_counted_though_what_came_before_it_is_still_in_the_spool(self) -> None:
+        for mark in (1, 3, 4, 6):
+            self._lose_beyond_the_spool(self.world(), mark, None)
+        self.kills(lambda world, kill: self._lose_beyond_the_spool(world, 4, kill))
 
     def test_a_gap_that_was_counted_is_not_counted_again_with_the_next_batch_of_its_stream(self) -> None:
         self._count_a_gap(self.world(), None)
