@@ -59,7 +59,7 @@ UNFOLDED = ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store 
 DID_NOTHING = "did nothing, so not tried: "
 WORLDS = (
     ("--seed", "168", "--seeds", "8"),
-    ("--seed", "1", "--kinds", "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,mover naps"),
+    ("--seed", "3", "--kinds", "buckets move,kill mover,mover's fuse,mover interrupted,mover stopped,mover naps"),
     ("--seed", "1", "--kinds", "buckets move,mover interrupted"),
     ("--seed", "1", "--kinds", "buckets move,sleeps before a step"),
     ("--seed", "3", "--kinds", "memory full,disk full,spool spoilt,server cut off,kill agent"),

@@ -22,7 +22,7 @@ def what_is_folded_goes_as_events_as_well(put: Any) -> None:
     put(InOrder, "_of", lambda self, kept: self)
 
 
-@at_edge(AGENT, seed=2)
+@at_edge(AGENT, seed=7)
 def what_was_folded_is_read_again_after_a_kill(put: Any) -> None:
     real = Keeper.publish
 
@@ -45,7 +45,7 @@ def of_what_waits_of_one_tab_the_last_state_counts(put: Any) -> None:
         put(where, "dumps_of", dumps_of)
 
 
-@at_edge(AGENT, seed=2)
+@at_edge(AGENT, seed=6)
 def a_state_is_left_out_where_events_of_its_row_came_with_it(put: Any) -> None:
     real = type_groups.dumps_of
 
@@ -76,7 +76,7 @@ def servers_are_not_asked_what_they_merge(put: Any) -> None:
     put(Dispatch, "_unmerged", lambda self, server, run: (0, ""))
 
 
-@at_edge("other version,kill agent,kill server", seed=4)
+@at_edge("other version,kill agent,kill server", seed=18)
 def a_dead_letter_of_a_state_counts_as_one_event(put: Any) -> None:
     real = burying.Burial.bury
 
@@ -118,7 +118,7 @@ def a_letter_that_was_folded_again_stays(put: Any) -> None:
     put(retrying._FoldAgain, "run", run)
 
 
-@at_edge("other version,kill agent,kill server", seed=4)
+@at_edge("other version,kill agent,kill server", seed=18)
 def a_state_that_is_not_merged_here_is_left_out(put: Any) -> None:
     real = burying.Burial.bury
 

@@ -71,7 +71,7 @@ class _Anywhere:
             raise atlas.NotHere(bucket, False, "nowhere")
 
 
-@focused("buckets move,store late", 20.0, 2.0, seed=129)
+@focused("buckets move,store late", 20.0, 2.0, seed=153)
 def the_guards_of_a_joint_transaction_are_read_and_not_watched(put: Any) -> None:
     real = together.SharedTransaction._watch
 

@@ -43,7 +43,7 @@ def a_mark_expires(put: Any) -> None:
     put(Transactions, "commit", commit)
 
 
-@focused(STORE, seed=16)
+@focused(STORE, seed=25)
 def nothing_is_watched(put: Any) -> None:
     async def watch(self: Any, keys: Any, reads: Any, seconds: float = 4.0) -> Any:
         replies = await self.execute(list(reads), seconds)
