@@ -31,6 +31,7 @@ UNTOUCHED = {
     "taba.client": "the environment of a real process",
     "taba.client.identity": "slots; Clients here have names",
     "taba.client.own_ring": "which machine it is",
+    "taba.descriptors": "the table of descriptors has room",
     "taba.directories": "the directory of the disk is there",
     "taba.handlers.lookup": "Handlers come from the world",
     "taba.options": "no options are read",
