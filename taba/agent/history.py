@@ -2,12 +2,14 @@
 
 Two files of records beside the spool, the newer of which grows; full, it takes the older one's place. They are written before the
 bytes of a batch go and not synced: a killed Agent finds them again, and after a power cut the rings and the outbox are gone as well.
+Each record has its checksum: one that is damaged is none, and as little is known of its batch as of one that is too long ago.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from binascii import crc_hqx
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,8 +21,9 @@ from taba.batch import BatchId
 from taba.bounds import MiB
 
 MAX_HISTORY_BYTES = 8 * MiB  # of each file: 262,144 batches, two minutes and more of a busy Agent's
-_RECORD = struct.Struct("<16sQII")  # stream, number, bucket, events
-_DTYPE = np.dtype([("first", "<u8"), ("second", "<u8"), ("number", "<u8"), ("bucket", "<u4"), ("events", "<u4")])
+_RECORD = struct.Struct("<16sQHHI")  # stream, number, bucket, the checksum of all else, events
+_CHECK = slice(26, 28)
+_DTYPE = np.dtype([("first", "<u8"), ("second", "<u8"), ("number", "<u8"), ("bucket", "<u2"), ("check", "<u2"), ("events", "<u4")])
 _STREAM = struct.Struct("<QQ")
 
 
@@ -42,7 +45,8 @@ class History:
 
     def note(self, id: BatchId, events: int) -> None:
         """Remember that this batch had so many events that are not counted elsewhere. Written by `flush`."""
-        self._noted.append(_RECORD.pack(id.stream, id.number, id.bucket, min(events, 2**32 - 1)))
+        record = _RECORD.pack(id.stream, id.number, id.bucket, 0, min(events, 2**32 - 1))
+        self._noted.append(record[: _CHECK.start] + _check(record).to_bytes(2, "little") + record[_CHECK.stop :])
 
     def flush(self) -> None:
         """Write what was noted; where that raises OSError, it is tried again with the next."""
@@ -68,7 +72,8 @@ class History:
         records = self._read()
         first, second = _STREAM.unpack(stream)
         here = records[(records["second"] == second) & (records["first"] == first) & (records["bucket"] == bucket)]
-        found = dict(zip(here["number"].tolist(), here["events"].tolist(), strict=True))
+        here = here[np.isin(here["number"], np.array(wanted, "<u8"))]
+        found = {int(record["number"]): int(record["events"]) for record in here if _is_whole(record)}
         return {number: found[number] for number in wanted if number in found}
 
     def last(self, streams: Iterable[bytes]) -> dict[tuple[bytes, int], int]:
@@ -78,7 +83,10 @@ class History:
             first, second = _STREAM.unpack(stream)
             here = records[(records["second"] == second) & (records["first"] == first)]
             for bucket in np.unique(here["bucket"]).tolist():
-                found[stream, bucket] = int(here["number"][here["bucket"] == bucket].max())
+                its = here[here["bucket"] == bucket]
+                highest = (int(its["number"][place]) for place in np.argsort(its["number"])[::-1] if _is_whole(its[place]))
+                if (number := next(highest, 0)) > 0:
+                    found[stream, bucket] = number
         return found
 
     def close(self) -> None:
@@ -97,6 +105,16 @@ class History:
         if size % _RECORD.size:  # a kill came within a write
             os.ftruncate(fd, size // _RECORD.size * _RECORD.size)
         return fd
+
+
+def _check(record: bytes) -> int:
+    """Of sixteen bits: whichever byte is another, it is another, too."""
+    return crc_hqx(record[_CHECK.stop :], crc_hqx(record[: _CHECK.start], 0xFFFF))
+
+
+def _is_whole(record: Any) -> bool:
+    """Whether this record, of the array, is what was written."""
+    return bool(_check(record.tobytes()) == int(record["check"]))
 
 
 def _read(path: str) -> Any:

@@ -3,6 +3,8 @@
 The bound is shared fairly: beyond it, of whoever posts the one that has most keys, and of its Clients the one that has most, loses its
 oldest. So a poster that floods forgets its own alone, under however many Clients, and a Client of one that does not flood its own.
 
+A row has its checksum: a key of which that is not right is not known, and Servers, who know it as well, say what becomes of its post.
+
 It is remembered that a post came after its events are in the outbox, which remembers it meanwhile. What a power cut takes from this file
 it takes from the outbox too, so nothing here is synced.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
@@ -30,6 +33,14 @@ _CLIENTS = (
     "ALTER TABLE keys ADD COLUMN client BLOB NOT NULL DEFAULT x''"
 )
 _BY_CLIENT = "CREATE INDEX IF NOT EXISTS keys_of_clients ON keys (client, id)"
+
+
+_CHECK_BYTES = 4  # behind a digest; in rows of a version before there is none, and they are not known
+
+
+def _sealed(key: bytes, digest: bytes) -> bytes:
+    """A digest as its row has it."""
+    return digest + zlib.crc32(digest, zlib.crc32(key)).to_bytes(_CHECK_BYTES, "little")
 
 
 def _digest(text: str) -> bytes:
@@ -125,7 +136,7 @@ class Keys:
                 self.problem = self._make_anew(error)
 
     def _make_anew(self, error: Exception) -> str:
-        """In the place of a damaged file, whose rows have no checksums. Returns a sentence; raises sqlite3.Error, OSError."""
+        """In the place of a damaged file. Returns a sentence; raises sqlite3.Error, OSError."""
         with suppress(AttributeError):  # not even that was opened
             self._database.close()
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -200,11 +211,24 @@ class Keys:
         if (unwritten := self._unwritten.get(key)) is not None:
             return unwritten[0].digest
         try:
-            row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
+            row = self._database.execute("SELECT digest, client FROM keys WHERE key = ?", (key,)).fetchone()
         except DAMAGE as error:
             self._mend(error)
             return None
-        return None if row is None else row[0]
+        if row is None:
+            return None
+        digest = bytes(row[0][:-_CHECK_BYTES]) if isinstance(row[0], bytes) else b""
+        if row[0] == _sealed(key, digest):
+            return digest
+        self._let_go(key, row[1])
+        return None
+
+    def _let_go(self, key: bytes, client: bytes) -> None:
+        """Of a damaged row, so that its post is remembered anew; where the disk does not let go of it, it is not."""
+        with suppress(sqlite3.Error), Transaction(self._database):
+            self._database.execute("DELETE FROM keys WHERE key = ?", (key,))
+            self._shares.add(client, -1)
+            self.count -= 1
 
     def add(self, parts: Iterable[KeyPart], now: float, client: str = "", poster: str = "") -> None:
         """Remember that these posts of `client` came from `poster`: in memory while the disk does not take it, for their events are
@@ -264,7 +288,10 @@ class Keys:
         try:
             with Transaction(self._database):
                 for part, client in parts:
-                    if run("INSERT OR IGNORE INTO keys (key, digest, client) VALUES (?, ?, ?)", (part.key, part.digest, client)).rowcount:
+                    if run(
+                        "INSERT OR IGNORE INTO keys (key, digest, client) VALUES (?, ?, ?)",
+                        (part.key, _sealed(part.key, part.digest), client),
+                    ).rowcount:
                         self._shares.add(client)
                         added.append(client)
                 for _ in range(count + len(added) - self._most):

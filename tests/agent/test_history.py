@@ -56,3 +56,19 @@ class HistoryTests(SynchronousTestCase):
         again.note(BatchId(S, 1, 2), 20)
         again.flush()
         self.assertEqual(again.find(S, 1, [1, 2]), {1: 10, 2: 20})
+
+    def test_whichever_byte_of_a_record_is_damaged_it_is_none_and_the_others_are_whole(self) -> None:
+        history = self.open()
+        whole = {1: 10, 2: 2**32 - 1, 300: 0}
+        for number, events in whole.items():
+            history.note(BatchId(S, 65_535, number), events)
+        history.flush()
+        with open(self.path, "rb") as file:
+            content = file.read()
+        for place in range(len(content)):
+            with open(self.path, "wb") as file:
+                file.write(content[:place] + bytes([content[place] ^ (0x01, 0x80, 0xFF)[place % 3]]) + content[place + 1 :])
+            left = dict(pair for row, pair in enumerate(whole.items()) if row != place // 32)
+            found = History(self.path)
+            self.assertEqual((found.find(S, 65_535, range(1, 500)), found.last([S])), (left, {(S, 65_535): max(left)}), place)
+            found.close()
