@@ -17,6 +17,7 @@ import numpy as np
 
 from taba import batch, calls, counting, events, nesting
 from taba import ring as layouts
+from taba.agent import salvage
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain
 from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVersion, Outbox, OutboxCorrupt, Table
@@ -205,21 +206,41 @@ def _patch(content: bytes, size: int) -> list[tuple[int, bytes]]:
     return found
 
 
-def take_ring(content: bytes) -> None:
-    directory = tempfile.mkdtemp()
-    rings: list[Ring] = []
-    producers = [Producer("fuzz", "web/1", RING_BYTES, directory) for _ in range(2)]
-    try:
-        bad, good = producers
-        for value in (1.0, "text", [1], 2.0):
-            bad.record(bad.tab(f"tab{value}"), value)
-        good.record(good.tab("good"), 5.0)
-        rings.append(Ring(os.open(good.path, os.O_RDWR), good.name))
-        for offset, patch in _patch(content, RING_BYTES):
-            os.pwrite(bad.fd, patch[: RING_BYTES - offset], offset)
-        fd = os.open(bad.path, os.O_RDWR)
+_RINGS: list[bytes] = []  # one that is written over, and its neighbour
+
+
+def _written_rings() -> list[bytes]:
+    if not _RINGS:
+        directory = tempfile.mkdtemp()
+        producers = [Producer("fuzz", "web/1", RING_BYTES, directory) for _ in range(2)]
         try:
-            rings.append(Ring(fd, bad.name))
+            for value in (1.0, "text", [1], 2.0):
+                producers[0].record(producers[0].tab(f"tab{value}"), value)
+            producers[1].record(producers[1].tab("good"), 5.0)
+            _RINGS.extend(os.pread(producer.fd, RING_BYTES, 0) for producer in producers)
+        finally:
+            for producer in producers:
+                producer.remove()
+            shutil.rmtree(directory)
+    return _RINGS
+
+
+def _in_memory(content: bytes) -> int:
+    """A file that no disk has: to make and remove one there took longer than all else."""
+    fd = os.memfd_create("fuzz")
+    os.pwrite(fd, content, 0)
+    return fd
+
+
+def take_ring(content: bytes) -> None:
+    bad, good = _written_rings()
+    rings = [Ring(_in_memory(good), "taba.fuzz.0000000000000001")]
+    try:
+        fd = _in_memory(bad)
+        for offset, patch in _patch(content, RING_BYTES):
+            os.pwrite(fd, patch[: RING_BYTES - offset], offset)
+        try:
+            rings.append(Ring(fd, "taba.fuzz.0000000000000002"))
         except MalformedRing:
             os.close(fd)
         for dead in (False, True):
@@ -229,9 +250,6 @@ def take_ring(content: bytes) -> None:
     finally:
         for ring in rings:
             ring.close()
-        for producer in producers:
-            producer.remove()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def take_directory(content: bytes) -> None:
@@ -251,6 +269,8 @@ def _directories() -> list[bytes]:
 
 
 _SPOOL: list[bytes] = []
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk syncs for longer than all else takes
+SALVAGE_TRIES = 100  # ranges of rows that are halved: each of the usual 20,000 does the same again
 
 
 def _spool_file() -> bytes:
@@ -275,7 +295,8 @@ def take_spool(content: bytes) -> None:
         whole[offset : offset + len(patch)] = patch
     if content[:1] and content[0] & 1:
         del whole[len(whole) * content[0] // 256 :]
-    directory = tempfile.mkdtemp()
+    directory, tries = tempfile.mkdtemp(dir=_MEMORY), salvage.MAX_TRIES
+    salvage.MAX_TRIES = SALVAGE_TRIES
     try:
         path = os.path.join(directory, "fuzz.spool")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
@@ -286,6 +307,7 @@ def take_spool(content: bytes) -> None:
             return
         Spool(path).close()  # what was mended opens
     finally:
+        salvage.MAX_TRIES = tries
         shutil.rmtree(directory)
 
 
