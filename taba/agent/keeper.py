@@ -116,8 +116,11 @@ class Keeper:
 
         Others may publish before the next turn: what is to be published is encoded anew then.
         """
+        self.before_publish()  # what lies where nobody finds it goes first
         if self.is_homeless:
-            return True  # what lies where nobody finds it is not left there for others' turns
+            books = self.books
+            is_little = books.pending_bytes <= MOVE_BYTES and books.pending_batches <= MOVE_BATCHES  # the rest takes one turn
+            return is_little or not self._move_some(now, moment)
         if needed > self.outbox.free:
             self._release(needed)
         return needed <= self.outbox.free or not self._move_some(now, moment)
@@ -491,8 +494,12 @@ class Keeper:
         """Whether anything is in the outbox that would go with it."""
         return bool(self.groups)
 
+    def spool_some(self, now: float, moment: Moment) -> bool:
+        """Move a little to the spool, for the outbox does not outlive this process. Returns whether there is more that moves."""
+        return bool(self.groups) and self._move_some(now, moment) and bool(self.groups)
+
     def spool_all(self, now: float, moment: Moment) -> None:
-        """Move everything to the spool, at once and as far as that has room: the outbox does not outlive this process."""
+        """Move everything to the spool, at once and as far as that has room: for what is little, or where there are no turns any more."""
         while self.groups and self._move_some(now, moment):
             pass
 

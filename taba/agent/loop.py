@@ -216,24 +216,11 @@ class Loop:
         try:
             now, moment = self.clock()
             self._keep_name()
-            if self._name_problem is not None:
-                self.keeper.spool_all(now, moment)  # what lies in memory that nobody finds again
-            delay = self.pump.tick(now, moment)
-            self.alive.tick(now, moment)
-            if now >= self._next_keep:
-                self._next_keep = now + KEEP_SECONDS
-                self.keeper.tick(now, moment)
-                self.forwarder.tick()
-                if now >= self._next_look:
-                    self._next_look = now + LOOK_SECONDS
-                    self.home.keys.tick(now)
-                    self._keep_again()
-                    self._observer.looks(now)
-                if now >= self._next_sweep:
-                    self.slots.sweep()
-                    self._next_sweep = now + (LOOK_SECONDS if self.slots.is_sweeping else SWEEP_SECONDS)
-            else:
+            if self._name_problem is not None and self.keeper.spool_some(now, moment):
+                delay = 0.0  # what lies in memory that nobody finds again goes first: until then nothing fresh can be published
                 self.forwarder.pump()
+            else:
+                delay = self._work(now, moment)
             self._loop_problem = None
             if self._is_ending and self.pump.hand_over() and not self.keeper.holds_any:
                 self._observer.ended(f"{self._name_problem}")
@@ -243,6 +230,26 @@ class Loop:
             self._loop_problem = words(error)
             delay = FAILED_SECONDS
         self._call = self._around.reactor.callLater(delay, self.step)
+
+    def _work(self, now: float, moment: Moment) -> float:
+        """Drain, and keep what is due; returns the seconds until the next step."""
+        delay = self.pump.tick(now, moment)
+        self.alive.tick(now, moment)
+        if now < self._next_keep:
+            self.forwarder.pump()
+            return delay
+        self._next_keep = now + KEEP_SECONDS
+        self.keeper.tick(now, moment)
+        self.forwarder.tick()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self.home.keys.tick(now)
+            self._keep_again()
+            self._observer.looks(now)
+        if now >= self._next_sweep:
+            self.slots.sweep()
+            self._next_sweep = now + (LOOK_SECONDS if self.slots.is_sweeping else SWEEP_SECONDS)
+        return delay
 
     def _keep_name(self) -> None:
         """Before anything is published: the outbox is where the next Agent of this name finds it, or this one ends."""

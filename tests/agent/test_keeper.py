@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -624,6 +625,55 @@ class HomelessTests(SynchronousTestCase):
         self.assertEqual(world.keeper.books.recorded, 4)
         self.assertEqual(world.spool.batches, 2)
         world.die()
+
+    def test_what_is_in_it_moves_a_piece_in_each_turn_beside_what_comes_and_is_counted_once_wherever_a_kill_comes(self) -> None:
+        self.patch(keeper, "MOVE_BATCHES", 3)
+        for turns in (None, 1, 3):
+            directory = tempfile.mkdtemp()
+            self.addCleanup(shutil.rmtree, directory)
+            world = World(directory)
+            self.addCleanup(world.end_producers)
+            for _ in range(6):
+                world.record(40)
+                world.tick()
+            waiting = world.keeper.unacknowledged
+            self.assertGreater(waiting, 15)
+            gone = [False]
+
+            def keep_name(mine: keeper.Keeper = world.keeper, gone: list[bool] = gone) -> None:
+                mine.is_homeless = gone[0]
+
+            world.keeper.before_publish = keep_name
+            gone[0] = True
+            moved = [0]
+            while world.keeper.holds_any and len(moved) - 1 != turns:
+                world.record(10)
+                keep_name()
+                if not world.keeper.spool_some(world.now, at(world.now)):
+                    world.tick()
+                moved.append(int(world.spool.batches))
+            each = [after - before for before, after in itertools.pairwise(moved)]
+            if turns is None:
+                self.assertLessEqual(max(each[:-1]), 3, moved)
+                self.assertLessEqual(each[-1], 3 + 3 + 5, moved)  # the rest, and what came meanwhile
+                self.assertGreater(len(each), 4)
+            lost = 0 if turns is None else sum(batch.events for group in Outbox(world.memory).groups() for batch in group.batches)
+            kept = sum(events for (events,) in world.spool._database.execute("SELECT events FROM batches"))
+            in_rings = sum(producer.head - producer.tail for producer in world.producers)
+            world.die()
+            world.memory = Memory(512 * 1024)
+            Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
+            world.born()
+            for _ in range(40):
+                world.tick()
+                world.send()
+            self.assertEqual(world.store.folded, kept + in_rings)
+            self.assertEqual(len(times := [value for values in world.store.events.values() for value in values]), len(set(times)))
+            if turns is None:
+                self.assertEqual((world.store.folded, +world.keeper.books.dropped), (world.recorded, {}))
+            else:
+                self.assertGreater(lost, 0)
+            world.die()
 
     def _mended(self, kill: int | None, batches: bool) -> bool:
         """The spool is found damaged while what is fresh, or a table alone, goes into it. Whether the kill came."""
