@@ -32,11 +32,12 @@ from taba.options import Listen, Option, ServiceOptions, file_path, yes_or_no
 COLLECT_SECONDS = 2.0  # between two looks whether it is quiet
 QUIET_SECONDS = 0.5
 NEVER = 1_000_000_000  # young collections before a full one: Python begins none by itself
-# a cycle over many buckets makes some thousands of objects, which are gone by their counts of references: looked through each 700, as
-# Python does, they were a tenth of the processor's time. So many take 1 ms, and what is left of three of these some 3
-YOUNG_OBJECTS = 10_000
+# a cycle over many buckets makes some thousands of objects, which are gone by their counts of references, and several are under way: looked
+# through each 700, as Python does, they were a tenth of the processor's time, each 10,000 still 7 %. So many take 3 ms, and what is left of
+# three of these some 9
+YOUNG_OBJECTS = 30_000
 YOUNG_COLLECTIONS = 2
-MOST_YOUNG_COLLECTIONS = 7  # after which what is left of them is left alone although it is not quiet: some 200,000 objects, 20 MB
+MOST_YOUNG_COLLECTIONS = 2  # after which what is left of them is left alone although it is not quiet: some 200,000 objects, 20 MB
 MOST_GROWN_BYTES = 512 * MiB  # by which memory grew since all was looked through, which takes 0.1 s of a million objects
 MOST_ENDED_BYTES = 128 * MiB  # … where so much may be of connections that are gone, the likeliest garbage
 MOST_GROWN_SHARE = 4  # … and neither is more than this part of the memory that the process may have

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from itertools import chain
 from operator import itemgetter
 
 SPAN_SECONDS = 60.0
@@ -30,15 +31,14 @@ class Moving:
         """So many Events of these Tabs were folded."""
         self._move_on()
         step, totals = self._step, self._totals
-        for its in folded:
-            for tab, events in its.items():
-                if tab in step:
-                    step[tab] += events
-                elif len(step) < MAX_MOVING:
-                    step[tab] = events
-                else:
-                    continue
-                totals[tab] += events
+        for tab, events in chain.from_iterable([its.items() for its in folded]):
+            if tab in step:
+                step[tab] += events
+            elif len(step) < MAX_MOVING:
+                step[tab] = events
+            else:
+                continue
+            totals[tab] += events
 
     def counts(self) -> Mapping[str, int]:
         """Tab → Events of the last SPAN_SECONDS, to within STEP_SECONDS."""

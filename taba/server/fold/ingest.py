@@ -173,7 +173,7 @@ class Ingest:
 
     def _enqueue(self, bucket: int, entry: InLine) -> bool:
         """Whether there was room."""
-        size, line = entry.charged, self._lines.get(bucket)
+        size, line = entry[4], self._lines.get(bucket)
         if line is None:
             line = self._lines[bucket] = Line(bucket)
         # an empty line takes any batch, so that no size is refused for ever
@@ -189,10 +189,7 @@ class Ingest:
 
     def _gate_of(self, bucket: int) -> Gate:
         name = self._router.place_of(bucket)
-        gate = self._gates.get(name)
-        if gate is None:
-            gate = self._gates[name] = Gate(name)
-        return gate
+        return self._gates.get(name) or self._gates.setdefault(name, Gate(name))
 
     def _looks(self, batch: Batch) -> tuple[bool, int]:
         """Whether it is foreign, and how many States it touches at the most."""
@@ -221,20 +218,21 @@ class Ingest:
         taken: list[Taken] = []
         plainly = False
         load = Load()
-        while gate.ready and len(taken) < MAX_JOINED:
-            line = gate.ready[0]
-            if line.entries and line.entries[0].submission.abandoned:
+        ready, may_join = gate.ready, self._may_join
+        while ready and len(taken) < MAX_JOINED:
+            line = ready[0]
+            if line.entries and line.entries[0][0].abandoned:
                 self._forget_abandoned(line)
-            joins = self._may_join(line)
+            joins = may_join(line)
             if taken and line.entries and not joins:
                 break
             entries = self._take(line, load, joins)
-            if taken and line.entries and not entries:
-                break
-            gate.ready.popleft()
             if line.entries and not entries:
-                self._held.append(line)
+                if taken:
+                    break
+                self._held.append(ready.popleft())
                 continue
+            ready.popleft()
             was_alone, line.is_ready, line.is_alone = line.is_alone, False, False
             if not entries:
                 del self._lines[line.bucket]
@@ -310,6 +308,14 @@ class Ingest:
     def _take(self, line: Line, load: Load, joins: bool) -> list[InLine]:
         """The line's entries for a cycle that has `load`: as many as that has room for, and where it is empty one; none that must wait as
         a foreign one, nor, where it `joins` others, a foreign one at all."""
+        if joins and len(line.entries) == 1:  # as nearly all; no other touches the same
+            [entry] = line.entries
+            if entry[3] or not load.take(entry[2], entry[5]):
+                return []
+            line.entries.clear()
+            line.bytes = 0
+            self.waiting_bytes -= entry[4]
+            return [entry]
         entries: list[InLine] = []
         states: set[bytes] = set()
         while line.entries:

@@ -83,7 +83,7 @@ class Costs(SynchronousTestCase):
         state = (many - few) / (4 * BUCKETS)
         self.assertLess(state, 0.5)  # none for each: what is done with all of them is written in C
         # what is ordinary takes fewer steps, where its States are folded in C
-        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 175 if counter_group._rows is None else 19)
+        self.assertLess((few - 4 * BUCKETS * state) / BUCKETS, 175 if counter_group._rows is None else 18)
 
     def test_a_bucket_by_itself_takes_so_many_calls_and_a_state_none(self) -> None:
         if counter_group._rows is None:
