@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from simulation.ground import Part
 from simulation.machine import PAGE
 from simulation.names import AGENT, part_of
-from simulation.parts import Server
+from simulation.server import Server
 from simulation.store import REPLICA_SECONDS
 from simulation.world import BACK, MOVES, World
 

@@ -13,7 +13,7 @@ from simulation.clockwork import Clockwork, Process
 from simulation.machine import Machine
 from simulation.names import part_of
 from simulation.network import Network
-from simulation.store import Store
+from simulation.store import Store, StorePool
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.expiry_gauge import ExpiryGauge
 from taba.handlers.lookup import Found, Lookup
@@ -21,6 +21,8 @@ from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
 from taba.server.aging import AGREE_SECONDS
 from taba.server.fold.bounds import DEFAULT_BOUNDS
+from taba.shard import Router
+from taba.shard.servers.url import Address, StoreURL
 
 STORES = 3  # servers of the store; it begins with one or two
 
@@ -135,3 +137,15 @@ class Ground(Clockwork):
         if process is not None and not process.is_alive:
             return
         self.errors.append("".join(traceback.format_exception(error))[-1500:])
+
+
+def router_of(world: Ground, process: Process, buckets: int | None, may_make: bool = True) -> Router:
+    """A process's Router of the world's store."""
+    stores = {store.name: store for store in world.stores}
+    addresses = tuple(Address(host=name, port=6379) for name in list(stores)[: world.first_stores])
+
+    def new_pool(address: Address) -> StorePool:
+        return StorePool(process, address, stores[address.host])
+
+    reactor: Any = process.reactor
+    return Router(StoreURL(addresses), buckets, reactor, process.random, new_pool=new_pool, may_make=may_make)

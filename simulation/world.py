@@ -9,10 +9,14 @@ from collections.abc import Collection, Iterable
 from random import Random
 from typing import Any
 
+from simulation.agent import Agent
 from simulation.bounds import NARROW, NARROW_BOUNDS, Held, bounded_keys, in_store, of_agent, of_machine, of_server, of_what_is_retained
+from simulation.callers import Asker, Poster
 from simulation.census import CENSUSES, RECORDED, Ledger, count, numbers
+from simulation.client import Client
 from simulation.ground import Ground
-from simulation.parts import Agent, Asker, Client, Mover, Poster, Server
+from simulation.mover import Mover
+from simulation.server import Server
 from simulation.store import Store
 from taba.agent import backlog, drain, keeper, lanes
 from taba.agent.loop import Loop

@@ -1,7 +1,7 @@
 /* PercentileGroup's States, from the bytes of their main parts to those of the next, in one pass a State.
 
    1. What is here is done a second time: taba/handlers/percentile_group.py and taba/handlers/spread.py say what the bytes mean, and do all
-      that this leaves alone. Both give the same bytes (tests/handlers/test_spreads.py).
+      that this leaves alone. Both give the same bytes (tests/handlers/test_rows.py).
    2. Every byte of a dump is a stranger's: it is read only where the dump's own length says that it lies. A dump that is none, or one that is
       out of the ordinary, makes the whole call return None: then the arrays decide, and name who is at fault. Of this kind is a zero with a
       sign, too: which of two zeros numpy calls the lesser depends on the machine. */
