@@ -263,7 +263,7 @@ class Loop:
             self._name_problem, self._is_ending = f"{error}", True
         except (OSError, OutboxFull) as error:
             path, reason = self.home.segment.path, words(error)
-            self._name_problem = f"{path} was removed and cannot be made anew ({reason}): all goes through the spool; make room there"
+            self._name_problem = f"{path} is not there and cannot be made ({reason}): all goes through the spool; make room there"
         self.keeper.is_homeless = self._name_problem is not None
 
     # --- the store ---

@@ -165,6 +165,16 @@ class Segment:
         os.close(self._fd)
 
 
+class Unnamed(Segment):
+    """Memory that no name leads to, where the directory has no room for any: it goes with this process, unless `renew` finds room."""
+
+    def _lock(self) -> int:
+        return os.memfd_create(f"taba-agent.{self.name}")
+
+    def remove(self) -> None:
+        """What has the name is another's."""
+
+
 def _holder(path: str) -> int:
     """The process that wrote itself down in the outbox `path`; 0 where there is none."""
     try:
@@ -179,8 +189,8 @@ def open_outbox(
 ) -> tuple[Outbox, Segment, str | None]:
     """The outbox of the Agent `name`, its segment, and what was found wrong there (then set aside, and a new one made).
 
-    `new_id` gives the id of an outbox that is made. Raises AgentRunning, OtherVersion, and OSError or OutboxFull when there is no
-    shared memory to be had; nothing is left behind then.
+    `new_id` gives the id of an outbox that is made. Where the directory has no room for one it is made in memory without a name, which
+    `is_there` says. Raises AgentRunning, OtherVersion, and OSError or OutboxFull when there is no memory at all; nothing is left then.
     """
     problem = None
     segment = Segment(name, outbox_bytes, directory)
@@ -197,10 +207,16 @@ def open_outbox(
                 segment = Segment(name, outbox_bytes, directory)
         try:
             Outbox.format(segment, new_id(), os.getpid())
-            return Outbox(segment), segment, problem
+        except OutboxFull:
+            segment.remove()
+            unnamed = Unnamed(name, outbox_bytes, directory)
+            segment.close()
+            segment = unnamed
+            Outbox.format(segment, new_id(), os.getpid())
         except BaseException:
             segment.remove()
             raise
+        return Outbox(segment), segment, problem
     except OtherVersion as error:
         segment.close()
         raise OtherVersion(f"{segment.path} {error}: let that version's Agent send what it holds, or remove it") from None

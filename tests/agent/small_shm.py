@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from taba.agent.home import CannotOpen, Home
-from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, TABLE_BYTES
+from taba.agent.home import Home
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, TABLE_BYTES, OutboxFull
 from taba.agent.search import MAX_COVERED
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from tests.agent.producers import Producer
@@ -164,18 +164,40 @@ def table() -> None:
 
 
 def none() -> None:
-    """Full before the start: one line, and nothing is left behind."""
+    """Full before the start: what is in rings goes through the spool, nothing is left behind, and the outbox is made once there is room."""
+    host = Host()
+    host.die()
+    host.home.close()
+    os.unlink(host.home.segment.path)
+    for number in range(100):
+        producer = host.producers[number % 2]
+        producer.record(producer.tab("bids_won"), float(number))
+        host.recorded += 1
     filler = os.open(f"{SHM}/filler", os.O_RDWR | os.O_CREAT)
-    memory = os.statvfs(SHM)
-    os.posix_fallocate(filler, 0, memory.f_bavail * memory.f_frsize - 8192)
-    directory = Path(tempfile.mkdtemp())
-    try:
-        home(directory)
-    except CannotOpen as error:
-        assert "no shared memory for the outbox" in str(error) and "make room in /dev/shm" in str(error), error
-    else:
-        raise AssertionError("an outbox without memory")
-    assert (os.listdir(directory), os.listdir(SHM)) == ([], ["filler"])
+    os.posix_fallocate(filler, 0, host.free() - 8192)
+    there = sorted(os.listdir(SHM))
+    host.home = home(host.path)
+    host.outbox = host.home.outbox
+    for _ in range(2):
+        try:
+            host.home.keep_name()
+        except OutboxFull:
+            assert sorted(os.listdir(SHM)) == there, os.listdir(SHM)
+        else:
+            raise AssertionError("an outbox without memory")
+    host.born()
+    host.keeper.is_homeless = True  # as the Agent's loop has it then
+    host.tick()
+    host.tick()
+    assert host.keeper.spool.batches and not host.keeper.holds_any
+    os.ftruncate(filler, 0)
+    assert host.home.keep_name() and os.path.exists(host.home.segment.path)
+    host.keeper.is_homeless = False
+    host.record(10)
+    host.begin_anew()
+    for producer in host.producers:
+        producer.die()
+    host.deliver()
 
 
 SCENARIOS: dict[str, Callable[[], None]] = {"defaults": defaults, "tiny": tiny, "full": full, "table": table, "none": none}

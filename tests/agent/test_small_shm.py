@@ -39,5 +39,5 @@ class SmallMemory(SynchronousTestCase):
     def test_full_while_a_table_needs_more_than_its_first_pages_it_goes_through_the_spool_and_counts_once(self) -> None:
         self.run_in("8m", "table")
 
-    def test_full_before_the_start_it_ends_with_one_line_and_leaves_nothing_behind(self) -> None:
+    def test_full_before_the_start_what_is_recorded_goes_through_the_spool_and_the_outbox_is_made_once_there_is_room(self) -> None:
         self.run_in("2m", "none")
