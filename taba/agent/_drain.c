@@ -13,7 +13,7 @@
 #include "_looking.h"
 #include "_records.h"
 
-#define FORM 7 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 8 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),

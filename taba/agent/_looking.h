@@ -59,7 +59,7 @@ PyDoc_STRVAR(glance_doc,
              "Look at the next records of rings. `asked` has seven int64 of each: its descriptor, where its records are and how many (a power\n"
              "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen` gets two of each:\n"
              "how many records are new there, and where the values that are no floats end behind that tail. -1 where it is not so plain:\n"
-             "holes, more than few, what cannot be read.");
+             "holes, more than few, what cannot be read. Returns of how many something is new, or not so plain.");
 
 static PyObject *
 glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -78,15 +78,19 @@ glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     Py_ssize_t rings = asked.len / (8 * ASKED);
     bool fits = seen.len / (8 * SEEN) == rings;
-    for (Py_ssize_t ring = 0; fits && ring < rings; ring++)
-        glance_at((const int64_t *)asked.buf + ring * ASKED, (int64_t *)seen.buf + ring * SEEN);
+    Py_ssize_t changed = 0;
+    for (Py_ssize_t ring = 0; fits && ring < rings; ring++) {
+        int64_t *its = (int64_t *)seen.buf + ring * SEEN;
+        glance_at((const int64_t *)asked.buf + ring * ASKED, its);
+        changed += its[FRESH] != 0;
+    }
     PyBuffer_Release(&seen);
     PyBuffer_Release(&asked);
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
         return NULL;
     }
-    Py_RETURN_NONE;
+    return PyLong_FromSsize_t(changed);
 }
 
 #endif

@@ -1,7 +1,8 @@
 """How full the rings of an Agent are: a look at all of them, many times a second.
 
 Nearly always in nearly all of them is nothing new, or a few records: the C part sees that, ring by ring, in one go. What is not so
-plain each ring looks at itself. What follows from it is decided for all at once, in arrays.
+plain each ring looks at itself. What follows from it is decided for all at once, in arrays; where nothing is new in any ring it stands
+as it was decided before, so that an Agent that is idle does next to nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Looks:
     def __init__(self, scratch: Scratch, native: Any = NATIVE):
         self._scratch, self._native = scratch, native
         self._rings: list[Ring] = []
+        self._places: list[tuple[int, ...]] = []  # as `_asked`
+        self._is_still = False  # the last look saw nothing that the one before it had not seen …
+        self._decided: dict[int, bool] = {}  # … and while it is so, by part, whether any of them is filling
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
         self._fills = np.zeros((0, _FILL), np.int64)
         self._heads = np.zeros((0, 2), np.int64)  # of records and of bytes, before the last look
@@ -50,39 +54,51 @@ class Looks:
     def look(self, rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
         """Look at these. Returns those that turned out to be none."""
         places = [ring.place_to_look for ring in rings]
-        asked = np.array(places, np.int64).reshape(len(places), self._asked.shape[1])
+        is_same = places == self._places and rings == self._rings
+        asked = self._asked if is_same else np.array(places, np.int64).reshape(len(places), self._asked.shape[1])
+        seen = np.full((len(rings), 2), _ODD, np.int64)
+        new = len(rings) if self._native is None else self._native.glance(asked, seen)
+        if is_same and not new and (self._is_still or not self._fills[:, _IS_CUT].any()):
+            if not self._is_still:
+                self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()  # nothing has grown
+                self._is_still, self._decided = True, {}
+            return []
+        self._is_still = False
         if rings != self._rings:
             self._take(list(rings))
         self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()
-        seen = np.full((len(rings), 2), _ODD, np.int64)
-        if self._native is not None:
-            self._native.glance(asked, seen)
+        before, asked = self._asked, asked.copy()
         broken = []
         self._scratch.looks = LOOKS
-        changed = (seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != self._asked).any(axis=1)
+        changed = (seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1)
         for row in np.flatnonzero(changed).tolist():
             ring, (fresh, byte_end) = rings[row], seen[row].tolist()
             try:
                 fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
-                fill, asked[row] = Ring.NO_FILL, Ring.NO_PLACE
+                fill, places[row] = Ring.NO_FILL, Ring.NO_PLACE
             else:
-                asked[row] = ring.place_to_look
-            if self._asked[row, -1] < 0:  # of a ring that was not there before, nothing is known of how fast it fills
+                places[row] = ring.place_to_look
+            asked[row] = places[row]
+            if before[row, -1] < 0:  # of a ring that was not there before, nothing is known of how fast it fills
                 self._heads[row] = fill[_HEAD:_IS_CUT]
             self._fills[row] = fill
-        self._asked = asked
+        self._asked, self._places = asked, places
         return broken
 
     def is_filling(self, part: int, share: float) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look: it goes on
         as it did since the look before the last, for `share` times as long."""
+        known = self._decided.get(part) if self._is_still else None
+        if known is not None and self._near is not None:
+            return known
         records, room, value_bytes, byte_room = self._fills[:, :_HEAD].T
         grown = (self._fills[:, _HEAD:_IS_CUT] - self._heads) * share
         overflows = (records > 0) & ((records + grown[:, 0] > HOLDS * room) | (value_bytes + grown[:, 1] > HOLDS * byte_room))
         self._near = overflows
-        return bool((self._have_part(part) | overflows | (self._fills[:, _IS_CUT] != 0)).any())
+        is_filling = self._decided[part] = bool((self._have_part(part) | overflows | (self._fills[:, _IS_CUT] != 0)).any())
+        return is_filling
 
     def _have_part(self, part: int) -> NDArray[np.bool_]:
         records, room, value_bytes, byte_room = self._fills[:, :_HEAD].T

@@ -122,6 +122,25 @@ class LookingTests(Case):
             self.seen(looks, rings)
             self.assertFalse(looks.is_filling(2, needed + 1))  # it grows no more
 
+    def test_where_nothing_is_new_nothing_is_decided_anew(self) -> None:
+        if NATIVE is None:
+            return
+        looks, producers = Looks(Scratch()), [self.producer(f"web/{number}") for number in range(3)]
+        rings, tab = [self.open(producer) for producer in producers], producers[0].tab("a")
+        producers[0].record_many(tab, [1.0] * 10)
+        for _ in range(2):
+            self.seen(looks, rings)
+            self.assertFalse(looks.is_filling(4, 1.0))
+        with mock.patch.object(looks_module.np, "array", side_effect=AssertionError), mock.patch.object(looks, "_have_part") as decide:
+            self.assertEqual((looks.look(rings), looks.is_filling(4, 1.0), looks.waiting), ([], False, [10, 0, 0]))
+            decide.assert_not_called()
+        producers[0].record_many(tab, [1.0] * (producers[0].where.records // 4))
+        self.seen(looks, rings)
+        self.assertTrue(looks.is_filling(4, 0.0))
+        self.drain(*rings)
+        self.seen(looks, rings)
+        self.assertFalse(looks.is_filling(4, 0.0))
+
     def test_the_c_part_takes_nothing_on_trust(self) -> None:
         if NATIVE is None:
             return
