@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-semantic-interposition")
 HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
-DRAIN = [f"taba/agent/_{name}.h" for name in ("checksum", "columns", "encoding", "joining", "looking", "packing", "records")]
+DRAIN = [f"taba/agent/_{name}.h" for name in ("checksum", "columns", "encoding", "joining", "looking", "packing", "publishing", "records")]
 SPREADS = [f"taba/handlers/_{name}.h" for name in ("binned", "codes", "dumps", "folds", "spread_blocks", "spread_states", "spread_spills")]
 
 

@@ -1,5 +1,5 @@
 /* The Agent's drain, where numpy would go over the same events several times: records are counted by Tab, put in order, and written as
-   batches. `taba/agent/gathering.py`, `taba/agent/encoding.py` and `taba/agent/search.py` say what for, and do without it the same in numpy.
+   batches, and what the outbox keeps beside these. `taba/agent/gathering.py`, `taba/agent/encoding.py` and `taba/agent/search.py` say what for, and do without it the same in numpy.
 
    1. Records were read into this process's own memory: nobody changes them here. What is in them is hostile all the same: every size,
       every number of a Tab and every place is checked before it is used.
@@ -11,9 +11,10 @@
 #include "_encoding.h"
 #include "_joining.h"
 #include "_looking.h"
+#include "_publishing.h"
 #include "_records.h"
 
-#define FORM 8 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 9 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -24,6 +25,8 @@ static PyMethodDef methods[] = {
     FAST("sum_up", sum_up, sum_up_doc),
     {"encode", encode, METH_VARARGS, encode_doc},
     {"encode_plain", encode_plain, METH_VARARGS, encode_plain_doc},
+    FAST("leap", leap, leap_doc),
+    {"index_group", index_group, METH_VARARGS, index_group_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},
     {"join_bins", join_bins, METH_VARARGS, join_bins_doc},

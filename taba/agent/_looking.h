@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <unistd.h>
 
@@ -91,6 +92,62 @@ glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     return PyLong_FromSsize_t(changed);
+}
+
+/* Whether the record at this position is committed: 1, 0, or -1 where it cannot be read. */
+static int
+is_fresh(int fd, int64_t record_offset, int64_t records, int64_t position)
+{
+    uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1), here;
+    off_t place = (off_t)(record_offset + (position & (records - 1)) * RECORD_BYTES + (int64_t)offsetof(Record, lap));
+    return pread(fd, &here, sizeof here, place) != (ssize_t)sizeof here ? ODD : here == lap;
+}
+
+PyDoc_STRVAR(leap_doc,
+             "leap(fd, record_offset, records, position, stop, step)\n--\n\n"
+             "Where the committed records of a ring from `position` on end, or up to `step` before, but not behind `stop`: looked for by halves.\n"
+             "`records` is a power of two. -1 where one cannot be read.");
+
+static PyObject *
+leap(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t given[6];
+    if (nargs != 6) {
+        PyErr_SetString(PyExc_TypeError, "leap(fd, record_offset, records, position, stop, step)");
+        return NULL;
+    }
+    for (int at = 0; at < 6; at++)
+        given[at] = PyLong_AsLongLong(args[at]);
+    if (PyErr_Occurred())
+        return NULL;
+    int64_t records = given[2], low = given[3], high = given[4], few = given[5];
+    if (given[0] < 0 || given[0] > INT32_MAX || records <= 0 || (records & (records - 1)) != 0 || low < 0 || high < low ||
+        high > INT64_MAX / 4 || few <= 0 || few > records) {
+        PyErr_SetString(PyExc_ValueError, "beyond all bounds");
+        return NULL;
+    }
+    for (int64_t step = 2 * few; low + step < high; step *= 2) {
+        int fresh = is_fresh((int)given[0], given[1], records, low + step - 1);
+        if (fresh < 0)
+            return PyLong_FromLong(ODD);
+        if (!fresh) {
+            high = low + step - 1;
+            break;
+        }
+        low += step;
+    }
+    while (high - low > few) {
+        int64_t middle = low + (high - low) / 2;
+        int fresh = is_fresh((int)given[0], given[1], records, middle - 1);
+        if (fresh < 0)
+            return PyLong_FromLong(ODD);
+        if (fresh)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return PyLong_FromLongLong(low);
 }
 
 #endif

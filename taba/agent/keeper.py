@@ -191,13 +191,16 @@ class Keeper:
         if not batches:
             return
         group = self.groups.begin(found)
+        own, numbers, lanes, hold = self.stream, self.numbers, self.lanes, self.groups.hold
         for stored in found.batches:
-            stream, bucket, number = stored.id
-            if stream == self.stream:
-                self.numbers[bucket] = number
-            lane = self.lane_of(stored.id)
-            self.groups.hold(group, stored, lane)
-            self.queue(lane, now)
+            id = stored[0]
+            stream, bucket, number = id
+            if stream == own:
+                numbers[bucket] = number
+            lane = lanes.get((stream, bucket)) or self.lane_of(id)
+            hold(group, stored, lane)
+            if not lane.queued:
+                self.queue(lane, now)
 
     def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         if self.groups:
@@ -291,7 +294,10 @@ class Keeper:
         """Put a lane in the schedule when it has something to send: call after whatever changed the lane."""
         if lane.queued or lane.sent:
             return
-        if not lane.pending and lane.more:
+        if lane.pending:  # nearly always, of what was just published
+            self.schedule.put(lane, now)
+            return
+        if lane.more:
             self.backlog.load(lane)
         if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
             key = lane.stream, lane.bucket

@@ -70,13 +70,7 @@ class HeldBatch:
     __slots__ = ("acknowledged", "created", "events", "flag", "group", "is_dropped", "is_pending", "key", "length", "number", "position")
 
     def __init__(self, stored: StoredBatch, group: Group | None = None):
-        self.number = stored.id.number
-        self.length = stored.length
-        self.events = stored.events
-        self.created = stored.created
-        self.position = stored.position
-        self.flag = stored.flag
-        self.key = stored.key
+        (_, _, self.number), self.created, self.events, self.length, _, self.position, self.flag, _, self.key = stored
         self.group = group
         self.is_pending = True  # neither acknowledged nor dropped
         self.is_dropped = False  # and counted

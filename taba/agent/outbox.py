@@ -15,11 +15,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, cast
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgpack
 
 from taba.agent.ages import Moment
+from taba.agent.native import NATIVE
 from taba.batch import KEY_BYTES, BatchId
 from taba.bounds import MAX_BATCH_BYTES, KiB, MiB
 from taba.errors import TabaError
@@ -161,6 +163,9 @@ class EncodedBatch(NamedTuple):
     crc: int | None = None
 
 
+_CONTENT = itemgetter(EncodedBatch._fields.index("content"))
+
+
 class StoredBatch(NamedTuple):
     """A batch in outbox or spool, without its bytes. `position` is where these are in the outbox; of the spool, its row.
 
@@ -190,17 +195,18 @@ def group_bytes(batches: Sequence[EncodedBatch]) -> int:
     """What `append` needs for these batches."""
     if not batches:
         return 0
-    return _align(_GROUP.size + (_INDEX.size + 1) * len(batches) + sum(len(batch.content) for batch in batches))
+    return _align(_GROUP.size + (_INDEX.size + 1) * len(batches) + sum(map(len, map(_CONTENT, batches))))
 
 
 class Outbox:
     """The outbox in `memory`; call `format` first on zeroed memory.
 
-    Raises OutboxCorrupt when that holds something else, OtherVersion when it holds an outbox of another version.
+    Raises OutboxCorrupt when that holds something else, OtherVersion when it holds an outbox of another version. `native`: what writes
+    the index of a group, if anything.
     """
 
-    def __init__(self, memory: Memory):
-        self._memory = memory
+    def __init__(self, memory: Memory, native: Any = NATIVE):
+        self._memory, self._native = memory, native
         self._take_up()
 
     def _take_up(self) -> None:
@@ -299,28 +305,36 @@ class Outbox:
             for offset, length in self._ranges(self._reserved, start + total):
                 self._memory.reserve(self._area + offset, length)
             self._reserved = start + total
-        stored = []
+        stored: list[StoredBatch] = []
         if batches:
             flag = start + _GROUP.size + _INDEX.size * len(batches)
-            position = flag + len(batches)
-            index, moment, fields = [], None, (0.0, 0, 0)
-            for place, batch in enumerate(batches):
-                id, created, events, content, key, crc = batch
-                length = len(content)
-                crc = zlib.crc32(content) if crc is None else crc
-                if created is not moment:
-                    moment, fields = created, created.fields()
-                stream, bucket, number = id
-                index.append(_INDEX.pack(stream, bucket, length, number, *fields, events, crc, key))
-                stored.append(StoredBatch(id, created, events, length, crc, position, flag + place, False, key))
-                position += length
-            joined = b"".join(index)
-            header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(joined), 0)
-            self._write(start, header, joined, bytes(len(batches)), *[batch.content for batch in batches])
+            index, stored = self._index(batches, flag)
+            header = _GROUP.pack(_GROUP_MAGIC, len(batches), total, zlib.crc32(index), 0)
+            self._write(start, header, index, bytes(len(batches)), *map(_CONTENT, batches))
         self._memory.write(PAGE + slot * self._slot_bytes, _TABLE.pack(len(written), zlib.crc32(written)) + written)
         self._memory.store(PUBLISHED, (start + total) << 1 | slot)  # from here on it counts
         self.head, self._slot, self.table = start + total, slot, table
         return StoredGroup(start, start + total, tuple(stored))
+
+    def _index(self, batches: Sequence[EncodedBatch], flag: int) -> tuple[bytes, list[StoredBatch]]:
+        """The index of a group of these, and how they are stored: the flag of the first one is at `flag`, behind all of these its bytes."""
+        position = flag + len(batches)
+        if self._native is not None and isinstance(batches, list):
+            made: tuple[bytes, list[StoredBatch]] | None = self._native.index_group(batches, flag, position, StoredBatch)
+            if made is not None:  # else a checksum is still to be made
+                return made
+        stored = []
+        index, moment, fields = [], None, (0.0, 0, 0)
+        for place, (id, created, events, content, key, known) in enumerate(batches):
+            length = len(content)
+            crc = zlib.crc32(content) if known is None else known
+            if created is not moment:
+                moment, fields = created, created.fields()
+            stream, bucket, number = id
+            index.append(_INDEX.pack(stream, bucket, length, number, *fields, events, crc, key))
+            stored.append(StoredBatch(id, created, events, length, crc, position, flag + place, False, key))
+            position += length
+        return b"".join(index), stored
 
     def read(self, position: int, length: int) -> bytes:
         """`length` bytes from `position`. The caller took both from a StoredBatch that is not yet released."""

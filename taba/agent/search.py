@@ -209,7 +209,7 @@ class Searched(Opened):
                 scratch.finds -= min(chunk, stop - position)
             if may_leap and chunk > FIRST_CHUNK:  # the first chunk was full
                 may_leap, chunk = False, FIRST_CHUNK
-                ahead = self._leap(position, min(stop, position + limit - taken))
+                ahead = self._leap(scratch, position, min(stop, position + limit - taken))
                 if ahead > position:
                     if not self._add_run(runs, position, ahead, most):
                         return taken
@@ -252,8 +252,13 @@ class Searched(Opened):
             position = end
         return taken
 
-    def _leap(self, position: int, stop: int) -> int:
+    def _leap(self, scratch: Scratch, position: int, stop: int) -> int:
         """Where the committed records from `position` on end, or up to FIRST_CHUNK before: of one producer, whose last one tells of all."""
+        if scratch.native is not None and self.where.records >= FIRST_CHUNK:
+            found: int = scratch.native.leap(self.fd, self.where.record_offset, self.where.records, position, stop, FIRST_CHUNK)
+            if found < 0:
+                raise MalformedRing("truncated")
+            return found
         step, low, high = 2 * FIRST_CHUNK, position, stop
         while low + step < stop:
             if not self._is_fresh(low + step - 1):

@@ -131,7 +131,7 @@ class LookingTests(Case):
         for _ in range(2):
             self.seen(looks, rings)
             self.assertFalse(looks.is_filling(4, 1.0))
-        with mock.patch.object(looks_module.np, "array", side_effect=AssertionError), mock.patch.object(looks, "_have_part") as decide:
+        with mock.patch.object(np, "array", side_effect=AssertionError), mock.patch.object(looks, "_have_part") as decide:
             self.assertEqual((looks.look(rings), looks.is_filling(4, 1.0), looks.waiting), ([], False, [10, 0, 0]))
             decide.assert_not_called()
         producers[0].record_many(tab, [1.0] * (producers[0].where.records // 4))

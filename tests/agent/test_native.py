@@ -18,11 +18,15 @@ from taba.agent.drain import Drain
 from taba.agent.edge import Edge
 from taba.agent.encoding import WritingRoom, encode
 from taba.agent.native import NATIVE
-from taba.agent.outbox import EncodedBatch
+from taba.agent.outbox import EncodedBatch, Outbox, StoredBatch, Table
+from taba.agent.scratch import Scratch
+from taba.agent.search import FIRST_CHUNK
 from taba.batch import BatchId, Section, pack_bin
 from taba.bounds import MAX_BATCH_COLUMNS
 from taba.handlers.lookup import find_edges
+from taba.ring import MalformedRing
 from tests.agent.moments import at
+from tests.agent.test_outbox import formatted
 from tests.agent.test_reader import Case
 from tests.examples import examples
 
@@ -290,3 +294,71 @@ class ArgumentsTests(Native):
             plain = encode(sections, b"s" * 16, {}, at(1.0), native=None)
             self.assertEqual([bytes(batch.content) for batch in batches], [batch.content for batch in plain])
             self.assertTrue({batch.crc for batch in batches} <= {None, *(zlib.crc32(batch.content) for batch in plain)})
+
+
+class PublishingTests(Native):
+    def test_a_groups_index_is_the_same_in_c_and_in_python(self) -> None:
+        chance, written = Random(3), []
+        moments = [at(1.0), at(2.5)]
+        batches = [
+            EncodedBatch(
+                BatchId(chance.randbytes(16), chance.randrange(2**32), chance.randrange(2**64)),
+                chance.choice(moments),
+                chance.randrange(2**32),
+                content if place % 2 else memoryview(content),
+                chance.choice((b"", b"k" * 36)),
+                chance.randrange(2**32),
+            )
+            for place, content in enumerate(chance.randbytes(chance.randrange(300)) for _ in range(50))
+        ]
+        for native in (None, NATIVE):
+            memory, _ = formatted()
+            outbox = Outbox(memory, native)
+            found = outbox.append(Table(), batches)
+            self.assertEqual([type(stored) for stored in found.batches], [StoredBatch] * 50)
+            self.assertEqual(next(iter(outbox.groups())), found)
+            written.append((found, bytes(memory.content)))
+        self.assertEqual(written[0], written[1])
+
+    def test_a_groups_index_takes_nothing_on_trust(self) -> None:
+        good: Any = EncodedBatch(BatchId(b"s" * 16, 1, 1), at(1.0), 3, b"content", b"", 7)
+        self.assertIsNone(NATIVE.index_group([good, good._replace(crc=None)], 0, 0, StoredBatch))
+        id = good.id
+        wrong: list[Any] = [
+            7,
+            good[:5],
+            good._replace(id=id[:2]),
+            good._replace(events=2**32),
+            good._replace(events=-1),
+            good._replace(crc="x"),
+        ]
+        wrong += [good._replace(id=BatchId(*other)) for other in ((b"s", -1, 1), (b"s", 2**32, 1), (b"s", 1, 2**64), ("s", 1, 1))]
+        wrong += [
+            good._replace(content=7),
+            good._replace(key="x"),
+            good._replace(created=None),
+            good._replace(created=at(1.0)._replace(boot=-1)),
+        ]
+        for batch in wrong:
+            with self.assertRaises((TypeError, ValueError, OverflowError, AttributeError), msg=repr(batch)):
+                NATIVE.index_group([good, batch], 0, 0, StoredBatch)
+        self.assertRaises(TypeError, NATIVE.index_group, [good], 0, 0, list)
+        self.assertRaises(TypeError, NATIVE.index_group, (good,), 0, 0, StoredBatch)
+
+    def test_the_last_committed_record_is_found_by_the_same_steps(self) -> None:
+        producer = self.producer(size=2**16)
+        ring, tab, records = self.open(producer), producer.tab("a"), producer.where.records
+        for more in (1, 300, 211, 255, 1, 400):
+            producer.record_many(tab, [1.0] * more)
+            for stop in (producer.head, producer.head + 1, min(records, producer.head + 300), records):
+                found = [ring._leap(Scratch(native), 0, stop) for native in (None, NATIVE)]
+                self.assertEqual(found[0], found[1], (producer.head, stop))
+                self.assertTrue(producer.head - FIRST_CHUNK <= found[1] <= producer.head)
+        good = [ring.fd, ring.where.record_offset, records, 0, records, FIRST_CHUNK]
+        for place, value in ((0, -1), (0, 2**40), (2, 0), (2, 3), (3, -1), (4, -1), (4, 2**62), (5, 0), (5, records + 1)):
+            with self.assertRaises(ValueError):
+                NATIVE.leap(*good[:place], value, *good[place + 1 :])
+        self.assertRaises(TypeError, NATIVE.leap, *good[:5])
+        os.ftruncate(ring.fd, 4096)
+        for native in (None, NATIVE):
+            self.assertRaises(MalformedRing, ring._leap, Scratch(native), 0, records)
