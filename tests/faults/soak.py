@@ -367,9 +367,10 @@ class Soak:
 
     def _print_client(self, number: int, client: OfClient) -> None:
         told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(client.dropped.items())) or "none"
-        found = f"{client.counted:,} counted, {client.hits:,} in its State, {client.dead_letters:,} dead"
-        rest = f"{client.missing:,} dropped, or of {client.ups:,} that went up and down; drops that the Agent knows of: {told}"
-        print(f"of {name_of(number)}, killed {self._killed[number]} times: {found}, {rest}")
+        found = f"{client.counted:,} counted: {client.hits:,} in its State, {client.dead_letters:,} dead"
+        rest = f"{client.missing:,} dropped, or among the {client.ups:,} that went up and down"
+        knows = f"drops that the Agent, since it began, knows of: {told}"
+        print(f"{name_of(number)}, killed {self._killed[number]} times: {found}, {rest} ({knows})")
 
     def _seen(self) -> list[str]:
         """The processes whose memory is looked at."""

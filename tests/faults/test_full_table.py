@@ -15,7 +15,7 @@ from .job import ShortJob
 
 @pytest.mark.real
 class FullTable(ShortJob):
-    def test_an_agent_that_can_open_no_ring_says_so_in_its_log_and_reads_all_of_them_once_it_can(self) -> None:
+    def test_an_agent_that_can_open_no_ring_and_no_connection_says_so_in_its_log_and_does_once_it_can(self) -> None:
         self.services.start_server()
         self.services.start_agent()
         self.until(lambda: self.services.agent_query.status()["buckets"], "the Agent met no Server")
@@ -26,6 +26,8 @@ class FullTable(ShortJob):
         # who asks for its status now is not accepted, either
         said = "raise the Agent's limit of descriptors"
         until(lambda: said in log.read_text(errors="replace"), "nobody says that the table is full")
+        self.services.kill_server()  # and with it the connections that were open
+        self.services.start_server()
         resource.prlimit(agent, resource.RLIMIT_NOFILE, before)
         self.end_recorders(recorders)
         self.assert_exact(8_000)

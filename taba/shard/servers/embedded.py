@@ -196,7 +196,8 @@ class EmbeddedStore(Service):
     def _ended(self, process: _Process, reason: Any) -> None:
         self._process = None
         code: int | None = getattr(reason, "exitCode", None)
-        ended = f"signal {reason.signal}" if getattr(reason, "signal", None) else f"exit code {code}"
+        number = getattr(reason, "signal", None)
+        ended = f"signal {number}" if number else f"exit code {code}"
         if not self.running:
             return
         if code == launch.DIRECTORY_TAKEN:
@@ -206,7 +207,9 @@ class EmbeddedStore(Service):
             self._last_problem = str(self._fatal)
         else:
             words = process.last_words.decode(errors="replace").strip().splitlines()
-            self._last_problem = f"the embedded store ended ({ended}){': ' + words[-1] if words else ''}"
+            # who is killed like that says nothing: what it said last is of its start
+            why = "somebody killed it, or the kernel for want of memory (dmesg)" if number == signal.SIGKILL else words[-1] if words else ""
+            self._last_problem = f"the embedded store ended ({ended}){': ' + why if why else ''}"
         self.restarts += 1
         self._again(self._last_problem, 0 if self._reactor.seconds() - self._started > STEADY_SECONDS else self._failures + 1)
 
