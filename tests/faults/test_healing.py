@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import Services
 
 HOLD = """
@@ -45,7 +45,7 @@ class HealingTests(SynchronousTestCase):
 
     def end(self, process: subprocess.Popen[str]) -> None:
         process.kill()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None and not pipe.closed:
                 pipe.close()

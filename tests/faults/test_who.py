@@ -10,7 +10,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.names import ALIVE_TAB, PROCESS_TAB, STARTS_TAB
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, Services
 from tests.stores import borrow
 
@@ -46,7 +46,7 @@ class Who(SynchronousTestCase):
 
     def end(self, process: subprocess.Popen[str]) -> None:
         process.kill()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()

@@ -24,6 +24,7 @@ from taba.shard.servers import embedded, launch
 from taba.shard.servers.embedded import EmbeddedStore
 from taba.shard.servers.pool import UNIX_PATH_BYTES, Pool
 from taba.shard.servers.url import parse_store
+from tests.patience import PATIENCE_SECONDS
 from tests.shard.pieces import ask
 
 PARENT = Path(__file__).with_name("embedded_parent.py")
@@ -37,7 +38,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pid: int, seconds: float = 10.0) -> bool:
+def wait_until_gone(pid: int, seconds: float = PATIENCE_SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while is_alive(pid):
         if time.monotonic() > deadline:
@@ -110,7 +111,7 @@ class EmbeddedStoreTests(TestCase):
         while store.pid in (pid, None):
             await deferLater(reactor, 0.01)
         await store.wait_running()
-        self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=10), [b"1"])
+        self.assertEqual(await pool.execute([(b"GET", b"a")], checkout_seconds=PATIENCE_SECONDS), [b"1"])
         self.assertEqual(store.restarts, 1)
         self.assertEqual(
             store.problems, ["the embedded store ended (signal 9): somebody killed it, or the kernel for want of memory (dmesg)"]

@@ -27,6 +27,7 @@ from taba.shard.servers.pool import Pool
 from taba.shard.servers.url import parse_store
 from taba.shard.transaction import Writes
 from tests.needs import needs_localhost
+from tests.patience import PATIENCE_SECONDS
 from tests.shard.load import until
 from tests.shard.pieces import always
 from tests.stores import borrow
@@ -125,7 +126,7 @@ class TLSTests(TLSCase):
         pool = Pool(reactor, address)
         self.addCleanup(lambda: ensureDeferred(pool.close()))
         pool.start()
-        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=30.0), [b"PONG"])
+        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=PATIENCE_SECONDS), [b"PONG"])
         self.trusted.write_bytes(b"half written")
         for connection in list(pool._open):
             connection.abort("as when the server restarts")
@@ -134,7 +135,7 @@ class TLSTests(TLSCase):
                 await pool.execute([(b"PING",)], checkout_seconds=0.5)
         self.assertFalse(pool._waiters)
         self.trusted.write_bytes(whole)
-        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=30.0), [b"PONG"])
+        self.assertEqual(await pool.execute([(b"PING",)], checkout_seconds=PATIENCE_SECONDS), [b"PONG"])
 
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self) -> None:
         needs_localhost()
