@@ -25,7 +25,7 @@ OWN = {
     "agent/test_edge_real.py:HotTabs": "what one Agent and one Server counted is its alone",
     "agent/test_floods.py:Floods": SET,
     "browser/test_many.py:Many": SET,
-    "browser/test_page.py:LoggedIn": SET,
+    "browser/test_token.py:LoggedIn": SET,
     "browser/test_system.py:Looking": KILLED,
     "cli/test_sharding.py:ShardingTests": "shards are added and drained",
     "cli/test_stores.py:ClusterTests": "a node loses what it has",

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
-from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
-from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import Query, QueryError
-from taba.tokens import Scope, line_of, new_token
-from tests.browser.chromium import DESKTOP, PHONE, Browser, Keys, share, shared, unshare
-from tests.processes import Process, twistd, wait_for_port
-from tests.services import START_SECONDS, BesideAServer, Services
+from tests.browser.chromium import DESKTOP, PHONE, Keys, share, unshare
+from tests.browser.page import HOSTILE, UNUSUAL, WithBrowser
 
 pytestmark = pytest.mark.real
-HOSTILE = '<img src=x onerror="window.harmed=1"><script>window.harmed=1</script>'
-UNUSUAL = ("constructor", "toString")  # which every object of a script has, too
 VIEWS = (
     "#/",
     "#/board",
@@ -37,65 +26,8 @@ VIEWS = (
     "#/client/web%3Aa%2F1",
 )
 
-RECORDS = """
-import random, sys, time
-from taba import client
-client.start("web:1")
-seconds = [client.percentile("http_seconds", labels={"route": route}, unit="seconds") for route in ("/cart", "/search")]
-hits, odd = client.counter("hits"), client.counter("odd", labels={"x": sys.argv[1]})
-depth, words = client.gauge("queue_depth"), client.tab("words", type="TopK")
-while True:
-    for tab in seconds:
-        tab.observe(random.lognormvariate(-3, 0.5))
-    hits.inc(); odd.inc(); depth.set(random.randrange(50)); words.record(random.choice(["red", "red", "blue"]))
-    time.sleep(0.02)
-"""
-
 
 setUpModule, tearDownModule = share, unshare
-
-
-class WithBrowser(BesideAServer):
-    """Tests that share a Server, an Agent and a process that records."""
-
-    browser: ClassVar[Browser]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.services.start_agent()
-        arguments = [sys.executable, "-c", RECORDS, HOSTILE]
-        recorder = subprocess.Popen(arguments, env=cls.services.environ, cwd=cls.services.directory)
-        cls.addClassCleanup(recorder.wait)
-        cls.addClassCleanup(recorder.kill)
-        events: list[Any] = [{"tab": f"many.{n // 100}.{n}", "type": "CounterGroup", "value": 1} for n in range(1000)]
-        cls.services.query.post_events("batch/1", events)
-        cls.services.query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": HOSTILE}])
-        for number in range(4):
-            cls.services.query.post_events(
-                f"web:b/{number}", [{"tab": "slow", "type": "PercentileGroup", "value": 5.0 if number == 2 else 0.1}]
-            )
-        cls.services.query.post_events("batch/1", [{"tab": "edge", "type": "PercentileGroup", "value": value} for value in (0.0154, 0.3)])
-        for name in UNUSUAL:  # each a Client, and a Tab
-            both: list[Any] = [{"tab": f'both{{x="{value}"}}', "type": "CounterGroup", "value": 1} for value in ("a", "b")]
-            cls.services.query.post_events(name, [*both, {"tab": name, "type": "CounterGroup", "value": 1}])
-        cls.browser = shared[0]
-
-    def setUp(self) -> None:
-        self.browser.resize(DESKTOP)
-        self.browser.prefer("light")
-        self.browser.said()
-
-    def tearDown(self) -> None:
-        self.assertIsNone(self.browser.run("return window.harmed ?? null"))
-
-    def open(self, place: str = "#/") -> None:
-        self.browser.open(f"{self.services.server_url}/{place}")
-
-    def go(self, place: str) -> None:
-        """Another view of the page that is open."""
-        self.browser.run("location.hash = arguments[0]", place)
-        self.browser.until(lambda: self.browser.run("return document.querySelector('#view h1') !== null"))
 
 
 class Page(WithBrowser):
@@ -690,84 +622,3 @@ class Page(WithBrowser):
                 for scheme in ("light", "dark"):
                     self.browser.prefer(scheme)
                     self.assertEqual(self.browser.driver.execute_async_script(script, wanted), [], f"{view} {scheme} {size}")
-
-
-class Away(WithBrowser):
-    def test_a_server_that_is_away_is_said_and_what_it_says_later_is_shown(self) -> None:
-        self.open("#/tab/hits")
-        self.browser.until_text(".large dd", "")
-        self.services.kill_server()
-        self.browser.until_text("#banner", "does not answer")
-        self.assertNotEqual(self.browser.text(".large dd"), "")  # what was shown stays
-        self.services.start_server()
-        self.browser.until(lambda: not self.browser.texts("#banner"))
-        shown = self.browser.text(".large dd")
-        self.browser.until(lambda: self.browser.text(".large dd") != shown)
-
-    def test_a_store_that_is_away_is_said(self) -> None:
-        self.open("#/")
-        self.browser.until_text(".row .name", "hits")
-        store = self.services.store_pid()
-        os.kill(store, signal.SIGSTOP)
-        try:
-            self.browser.until(lambda: self.browser.texts("#banner"))
-        finally:
-            os.kill(store, signal.SIGCONT)
-        self.browser.until(lambda: not self.browser.texts("#banner"))
-
-
-class LoggedIn(SynchronousTestCase):
-    def is_ready(self, query: Query) -> bool:
-        try:
-            query.names()
-        except QueryError:
-            return False
-        return True
-
-    def test_a_token_is_asked_for_once_and_one_for_reading_changes_nothing(self) -> None:
-        services = Services()
-        self.addCleanup(services.stop)
-        tokens = {kind: new_token(kind) for kind in ("read", "admin")}
-        file = Path(tempfile.mkdtemp(dir=services.directory)) / "tokens"
-        file.touch(0o600)
-        bound = new_token("read")
-        file.write_text("".join(f"{line_of(token)}\n" for token in tokens.values()) + line_of(bound, Scope(clients=("web:1",))) + "\n")
-        browser = shared[0]
-        options = ("--listen", f"tcp:{services.server_port}:interface=127.0.0.1", "--store", f"embedded:{services.directory / 'store'}")
-        child = Process("server", twistd("taba-server", *options, "--tokens", str(file)), services.directory, services.environ)
-        services.children.append(child)
-        wait_for_port(child, services.server_port, START_SECONDS)
-        query = Query(services.server_url, token=tokens["admin"])
-        browser.until(lambda: self.is_ready(query))
-        query.post_events("batch/1", [{"tab": "lost", "type": "NoSuchType", "value": 1}])
-        browser.open(services.server_url)
-        browser.type("#token", new_token("read"))
-        browser.press(Keys.ENTER)
-        browser.until_text("[role=alert]", "not known")
-        for kind, may in (("read", False), ("admin", True)):
-            browser.type("#token", tokens[kind])
-            browser.press(Keys.ENTER)
-            browser.until_text("#top", f"{kind} · log out")
-            self.assertEqual(browser.run("return document.cookie"), "")
-            browser.press("y")
-            browser.until_text("h1", "System")
-            browser.until_text("#jobs", "Jobs")
-            self.assertEqual(bool(browser.texts("#job-prune")), may)
-            browser.press("d")
-            browser.until_text(".letter summary", "no Handler of Type NoSuchType")
-            self.assertEqual((bool(browser.texts("#retry")), bool(browser.texts("#discard"))), (may, may))
-            browser.click("#top .corner button")
-            browser.until_text("main", "asks for a token")
-        browser.type("#token", bound)
-        browser.press(Keys.ENTER)
-        browser.until_text("#top", "read · log out")
-        browser.press("d")
-        browser.until_text("main .empty", "bound to nothing; yours is bound to")  # not a page that says nothing
-        browser.press("y")
-        browser.until(lambda: len([text for text in browser.texts("main .empty") if "bound to nothing" in text]) == 2)
-        refused = "return performance.getEntriesByType('resource').filter(one => /shards|jobs/.test(one.name)).length"
-        asked = browser.run(refused)
-        statuses = "return performance.getEntriesByType('resource').filter(one => one.name.includes('/v1/status')).length"
-        before = browser.run(statuses)
-        browser.until(lambda: browser.run(statuses) >= before + 4)  # what is not refused is asked on and on
-        self.assertEqual(browser.run(refused), asked)
