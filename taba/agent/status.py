@@ -10,6 +10,7 @@ import taba
 from taba import parts
 from taba.agent.admission import MAX_SHOWN
 from taba.agent.backlog import MAX_LANES
+from taba.agent.books import MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES
 from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
 from taba.agent.keeper import Keeper
@@ -131,10 +132,25 @@ def within(content: dict[str, Any], scope: Scope) -> dict[str, Any]:
     return {**content, **own, "rings": rings, "refused": refused, "problems": scope.shown(content["problems"])}
 
 
+def _held(content: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Of what there is a bound for, how many there are, and at the most; outbox and spool tell theirs in bytes."""
+    caps, outbox = content["caps"], content["outbox"]
+    return {
+        "tabs": (content["tabs"], caps["agent_tabs"]),
+        "clients": (content["clients"], caps["agent_clients"]),
+        "lanes": (content["lanes"]["count"], content["lanes"]["most"]),
+        "keys": (content["keys"]["count"], content["keys"]["most"]),
+        "slots": (content["slots"]["of_one_program"], content["slots"]["most"]),
+        "retained_batches": (outbox["retained_batches"], MAX_RETAINED_BATCHES),
+        "retained_bytes": (outbox["retained_bytes"], MAX_RETAINED_BYTES),
+    }
+
+
 def as_families(content: dict[str, Any]) -> list[Exposed]:
     """The same as families that Prometheus scrapes: figures, without what names a ring or a Client."""
     outbox, spool, servers = content["outbox"], content["spool"], content["servers"]
     about = {"version": content["version"], "part": "agent", "agent": content["agent"]}
+    held = _held(content)
     return [
         Exposed("taba_build_info", GAUGE, "Which version this is.", [Point("taba_build_info", about, 1.0)]),
         counter("taba_recorded_events_total", "Events that this Agent's rings held, those dropped included.", content["recorded"]),
@@ -152,6 +168,8 @@ def as_families(content: dict[str, Any]) -> list[Exposed]:
             content["sums"]["left_out"],
             "reason",
         ),
+        gauge("taba_held", "How many there are of what has a bound.", {what: count for what, (count, _) in held.items()}, "what"),
+        gauge("taba_held_most", "How many there may be.", {what: most for what, (_, most) in held.items()}, "what"),
         counter("taba_edge_events_total", "Events that this Agent folded to States before they were sent.", content["edge"]["events"]),
         counter("taba_edge_states_total", "States to which it folded them.", content["edge"]["states"]),
         *_of_inputs(content["inputs"]),
@@ -189,6 +207,7 @@ def as_text(content: dict[str, Any]) -> str:
     outbox, spool = content["outbox"], content["spool"]
     lines.append(f"outbox: {many(outbox['batches'], 'batch')}, {outbox['used_bytes']} of {outbox['bytes']} bytes")
     lines.append(f"spool: {many(spool['batches'], 'batch')}, {spool['used_bytes']} of {spool['bytes']} bytes")
+    lines.append("held: " + ", ".join(f"{what.replace('_', ' ')} {count} of {most}" for what, (count, most) in _held(content).items()))
     lines += [f"Server {server['url']}: {'healthy' if server['healthy'] else 'failing'}" for server in content["servers"]]
     for one in content["inputs"]:
         lines.append(
