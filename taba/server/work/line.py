@@ -7,6 +7,7 @@
 4. What it prints is logged within a bound; the rest is read, counted and thrown away, and of that no more in a second than costs next to
    nothing: who prints without end waits for a full pipe, and in the end for nothing any more.
 5. It speaks when it is asked, and no more than an answer may be.
+6. One that keeps much memory when it has answered is ended: it would be missing to whoever works in it next.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -29,28 +30,30 @@ from twisted.python.failure import Failure
 from taba.bounds import KiB, MiB
 from taba.counting import BAD
 from taba.server.work.boxing import Box, close_memory
-from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, pack, unpack_answer
+from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, TURN_SECONDS, pack, unpack_answer
 
 RESERVE_SECONDS = 1.0  # after a child got to work, until the one in reserve is started: the first has the processor for its first work
 START_SECONDS = 20.0  # for a child to begin; it imports every plugin
 TICK_SECONDS = 0.1  # between two looks at how long a child has taken; passes where the reactor comes to it
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LONGEST_SECONDS = 60.0  # of ticks for one frame, whatever the child waited for: it may have stopped itself
 MAX_OUTSIDE = 3  # times that a child is killed from outside in one request, before the request is taken for the reason
 PRINTED_BYTES = 8 * KiB  # of what a child prints, logged …
 PRINTED_SECONDS = 60.0  # … within this time
 READ_BYTES = 4 * MiB  # of what a child prints, that are read …
 READ_SECONDS = 1.0  # … within this time
+MAX_KEPT_BYTES = 512 * MiB  # of memory that a child has when it has answered: a quarter of what it may take
 MAX_ANSWER_BYTES = 4 * MAX_FRAME_BYTES  # to one request, over all frames
 
 log = Logger()
 
 
 class ChildDied(Exception):
-    """The child ended, or took too long, and was killed. `outside`: by somebody else, not by what it was doing."""
+    """The child ended, or took too long, and was killed. `outside`: by somebody else, not by what it was doing; `late`: it was silent."""
 
-    def __init__(self, reason: str, outside: bool = False):
+    def __init__(self, reason: str, outside: bool = False, late: bool = False):
         super().__init__(reason)
-        self.outside = outside
+        self.outside, self.late = outside, late
 
 
 class ChildNotStarted(Exception):
@@ -100,6 +103,7 @@ class _Child(ProcessProtocol):
         self._reading: Any = None  # when what it prints is read on
         self.reason: str | None = None
         self.was_outside = False
+        self.was_late = False
         self.box = Box(True, True, True)
         self._number: int | None = None
         self.ended: Deferred[None] = Deferred()
@@ -194,7 +198,15 @@ class _Child(ProcessProtocol):
                 ticking.stop()
         if self._frames:
             return self._frames.pop(0)
-        raise ChildDied(self.reason or "it said nothing", self.was_outside)
+        raise ChildDied(self.reason or "it said nothing", self.was_outside, self.was_late)
+
+    def kept_bytes(self) -> int:
+        """Of memory, that it has now; 0 where the kernel does not say."""
+        try:
+            with open(f"/proc/{self.transport.pid}/statm", "rb") as file:
+                return int(file.read(100).split()[1]) * PAGE_BYTES
+        except (OSError, ValueError, IndexError):
+            return 0
 
     def waited_for_a_processor(self) -> float:
         """Seconds that the child could have run and was not let; 0 where the kernel does not say."""
@@ -234,6 +246,7 @@ class _Ticking:
         self._received, self._waited = received, waited
         self._ticks += 1
         if self._own >= self._seconds or self._ticks * TICK_SECONDS >= LONGEST_SECONDS:
+            child.was_late = True
             child.kill(f"it did not answer within {self._seconds:g} s")
         else:
             self._later()
@@ -264,6 +277,10 @@ class ChildLine:
         """Whose work the child does now."""
         self.seconds: dict[str, float] = defaultdict(float)
         """For how long children have worked, by whose work it was."""
+        self.requests: Counter[str] = Counter()
+        """How many requests children were given, by whose work it was."""
+        self.heavy: Counter[str] = Counter()
+        """How many of these took a whole turn of their own time, or left a child with so much memory that it was ended."""
         self.box: Box | None = None
         """What the kernel left to the last child; None before there was one."""
         self.waiting = 0
@@ -310,6 +327,9 @@ class ChildLine:
         try:
             child = await self._running()
             self.about, began = about, self._reactor.seconds()
+            waited = child.waited_for_a_processor()
+            if about is not None:
+                self.requests[about] += 1
             child.asked()
             child.transport.write(request)
             while True:
@@ -321,6 +341,13 @@ class ChildLine:
                 else:
                     child.answered()
                     finished = True
+                    took = self._reactor.seconds() - began
+                    is_long = took >= TURN_SECONDS and took - child.waited_for_a_processor() + waited >= TURN_SECONDS
+                    if child.kept_bytes() > MAX_KEPT_BYTES:
+                        child.kill(f"it kept more than {MAX_KEPT_BYTES} bytes")  # the next request has another one
+                        is_long = True
+                    if is_long and about is not None:
+                        self.heavy[about] += 1
                     return item
         finally:
             if not finished and self._child is not None:

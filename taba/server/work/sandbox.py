@@ -8,7 +8,9 @@
 4. A Type that has culprits again and again is suspended for a while, so that it costs the others no more time.
 5. No cycle waits long: a fold that takes more time than it has goes on without it, and whoever comes again finds what was done. So a
    Handler may be slow, and holds no bucket; and it takes turns with those of other Types.
-6. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
+6. Whoever ends a child, is silent for long, takes a whole turn or keeps much memory works apart for a while, in a second process: each Type
+   costs the others so much once, and then nothing, however many do so.
+7. Here nothing raises for what a Handler does: what fails is a Failed or a sentence.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from taba.server.work.keeping import check_parts
 from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotStarted, Prints
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
+QUICK_SECONDS = 0.5  # … where others wait for it: who takes longer is asked again apart, and is at fault for nothing yet
+APART_SECONDS = 600.0  # that a Type works apart since the last time that it gave reason to
+MAX_APART = 16  # requests that wait there, before questions are told so; a fold has its cycle to wait for it
 MATCH_SECONDS = 1.0  # for one regular expression over all names
 PATTERN_CHILDREN = 3  # that match them side by side: a good one waits behind bad ones only where there are as many of those
 MAX_PATTERNS = 9  # that wait or are being matched: the last waits for as many seconds as each child has before it, two
@@ -100,6 +105,8 @@ class Sandbox:
         self._lookup, self._reactor = lookup, reactor
         self.prints = Prints(reactor)
         self._handlers = ChildLine(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
+        self._apart = ChildLine(reactor, environ, lookup.excluded, True, self.prints)
+        self._apart_since: dict[str, float] = {}  # by Type
         self._patterns = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
@@ -117,13 +124,12 @@ class Sandbox:
     async def close(self) -> None:
         """End the children."""
         self._is_closed = True
-        await self._handlers.close()
-        for line in self._patterns:
+        for line in (self._handlers, self._apart, *self._patterns):
             await line.close()
 
     def describe(self) -> dict[str, Any]:
         """What the process of Handlers is kept from, for a status; `network`: whether it reaches any, `processes`: whether it can start
-        others, `server_memory`: whether it reaches that; None before there was one."""
+        others, `server_memory`: whether it reaches that; None before there was one. `apart`: the Types that work in a second one now."""
         box = self._handlers.box
         return {
             "memory_bytes": MAX_MEMORY_BYTES,
@@ -133,6 +139,7 @@ class Sandbox:
             "network": None if box is None else box.has_network,
             "processes": None if box is None else box.has_processes,
             "server_memory": None if box is None else box.has_memory,
+            "apart": sorted(type for type in self._apart_since if self._is_apart(type)),
         }
 
     @property
@@ -286,20 +293,19 @@ class Sandbox:
             if suspended is not None:
                 errand.fail_rest(suspended)
                 return
-            before, worked = errand.progress, self._handlers.seconds[foreign.type]
+            line, before = self._line_of(foreign.type), errand.progress
+            worked = line.seconds[foreign.type]
             try:
-                rest = await self._handlers.ask(
-                    ITEM_SECONDS, errand.take, "fold", foreign.type, now, *errand.request(), at=errand.come_to, about=foreign.type
-                )
+                rest = await self._ask(line, foreign.type, errand.take, "fold", now, *errand.request(), at=errand.come_to)
                 if rest is not None:
                     raise ChildDied(str(rest))
                 if errand.progress > before:
-                    errand.seconds += self._handlers.seconds[foreign.type] - worked
+                    errand.seconds += line.seconds[foreign.type] - worked
                     self._note_slow(errand)
                     continue
                 died = ChildDied("it gave no answer")
             except ChildNotStarted as failure:
-                if self._is_closed or self._handlers.failed_starts < MAX_STARTS:
+                if self._is_closed or line.failed_starts < MAX_STARTS:
                     raise HandlersAway(str(failure)) from None
                 errand.fail_rest(str(failure))
                 return
@@ -307,6 +313,8 @@ class Sandbox:
                 died = death
             if self._is_closed:
                 raise HandlersAway("the Server stops")
+            if died.late and line is self._handlers:
+                continue  # it has its whole time where nobody waits for it
             errand.seconds = 0.0
             self._log_death(foreign.type, died)
             if not errand.lots:
@@ -396,9 +404,15 @@ class Sandbox:
                 break
             left = items[len(answers) :][:at_once]
             left = left[: _fitting(left)]
-            before = len(answers)
+            before, line = len(answers), self._line_of(type)
+            if line is self._apart and line.waiting >= MAX_APART:
+                answers += [f"the Handler of Type {type} is slow, and {MAX_APART} requests wait for it and its like"] * (
+                    len(items) - before
+                )
+                break
             try:
-                rest = await self._handlers.ask(ITEM_SECONDS, _first(answers, before + len(left)), *request(left), about=type)
+                operation, of_type, *arguments = request(left)
+                rest = await self._ask(line, of_type, _first(answers, before + len(left)), operation, *arguments)
                 if rest is None and len(answers) > before:
                     continue
                 died = ChildDied(str(rest or "it gave no answer"))
@@ -412,6 +426,8 @@ class Sandbox:
                 if len(left) == 1:
                     answers.append(f"the Handler's process cannot be asked: {error}"[:MAX_DETAIL])
                 continue
+            if died.late and line is self._handlers:
+                continue
             self._log_death(type, died)
             outside += died.outside
             if died.outside and outside <= MAX_OUTSIDE:
@@ -423,6 +439,38 @@ class Sandbox:
             if len(answers) < len(items):
                 answers.append(f"the Handler's process died: {died}"[:MAX_DETAIL])
         return answers[: len(items)]
+
+    def _is_apart(self, type: str) -> bool:
+        since = self._apart_since.get(type)
+        return since is not None and bool(self._reactor.seconds() - since < APART_SECONDS)
+
+    def _line_of(self, type: str) -> ChildLine:
+        return self._apart if self._is_apart(type) else self._handlers
+
+    async def _ask(
+        self,
+        line: ChildLine,
+        type: str,
+        take: Callable[[Any], None],
+        operation: str,
+        *arguments: Any,
+        at: Callable[[int], None] = lambda place: None,
+    ) -> Any:
+        """As `ChildLine.ask` does it; who gives reason to works apart from now on."""
+        heavy, gives_reason = line.heavy[type], True
+        try:
+            seconds = QUICK_SECONDS if line is self._handlers else ITEM_SECONDS
+            rest = await line.ask(seconds, take, operation, type, *arguments, at=at, about=type)
+            gives_reason = line.heavy[type] > heavy
+            return rest
+        except ChildDied:
+            raise
+        except BaseException:  # nothing that the Handler did
+            gives_reason = False
+            raise
+        finally:
+            if gives_reason:
+                self._apart_since[type] = self._reactor.seconds()
 
     def _log_death(self, type: str, died: Exception) -> None:
         self.deaths[type] += 1
