@@ -187,7 +187,12 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
     only where all is looked through, however long that takes: once memory has grown by MOST_GROWN_BYTES, or by MOST_ENDED_BYTES which as
     many connections may have had as are gone, by `ended` since ever; by less where there is little (MOST_GROWN_SHARE). A process that is
     small enough has that done after LOOK_SECONDS, too.
+
+    Where the collector is incremental (3.14), it begins no full collections, the third threshold is always 0, and the second says how
+    slowly what is old is looked through: it stays Python's own, of which 2 would be five times as much at a time. What comes to live long
+    there is looked through in small increments, and left alone when it is quiet.
     """
+    is_incremental = gc.get_threshold()[2] == 0
     known_bytes = known_ended = 0  # of when all was looked through
     since = 0.0
     most_grown = min(MOST_GROWN_BYTES, memory_bytes() // MOST_GROWN_SHARE)
@@ -216,12 +221,15 @@ def freeze_when_running(reactor: Any, quiet_seconds: Callable[[], float] | None 
     def begin() -> None:
         freeze()
         if quiet_seconds is not None:
-            gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)
+            if is_incremental:
+                gc.set_threshold(YOUNG_OBJECTS, gc.get_threshold()[1])
+            else:
+                gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)
             reactor.callLater(COLLECT_SECONDS, collect)
 
     def collect() -> None:
         is_quiet = quiet_seconds is None or quiet_seconds() >= QUIET_SECONDS
-        if is_quiet or gc.get_count()[2] >= MOST_YOUNG_COLLECTIONS:
+        if is_quiet or (not is_incremental and gc.get_count()[2] >= MOST_YOUNG_COLLECTIONS):
             gc.collect(1)  # what is young: cycles of connections and failures mostly go here
             gc.freeze()
         if must_look(is_quiet):

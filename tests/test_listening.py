@@ -70,12 +70,14 @@ class Starting(Clock):
 class Collecting(SynchronousTestCase):
     def setUp(self) -> None:
         self.did: list[object] = []
+        self.thresholds = (700, 10, 10)
         self.young = 0  # young collections since the last freeze
         gc = SimpleNamespace(
             collect=lambda *generation: self.did.append(("collect", *generation)),
             freeze=lambda: self.did.append("freeze"),
             unfreeze=lambda: self.did.append("unfreeze"),
             get_count=lambda: (0, 0, self.young),
+            get_threshold=lambda: self.thresholds,
             set_threshold=lambda *numbers: self.did.append(numbers),
         )
         self.resident = MiB
@@ -100,6 +102,16 @@ class Collecting(SynchronousTestCase):
         self.assertEqual(self.did, [("collect",), "freeze", (YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)])
         self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
         quiet[0] = QUIET_SECONDS - 0.01
+        self.assertEqual(self.did_within(COLLECT_SECONDS), [])
+        quiet[0] = QUIET_SECONDS
+        self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
+
+    def test_a_collector_that_is_incremental_keeps_its_own_pace_and_is_left_alone_where_it_is_never_quiet(self) -> None:
+        self.thresholds = (2000, 10, 0)  # as 3.14 has them; 0 is what it says whatever it is told
+        quiet = [0.0]
+        freeze_when_running(self.clock, lambda: quiet[0])
+        self.assertEqual(self.did, [("collect",), "freeze", (YOUNG_OBJECTS, 10)])
+        self.young = MOST_YOUNG_COLLECTIONS
         self.assertEqual(self.did_within(COLLECT_SECONDS), [])
         quiet[0] = QUIET_SECONDS
         self.assertEqual(self.did_within(COLLECT_SECONDS), SOME)
