@@ -2,15 +2,16 @@
 
 Draining: 16 client processes fill their rings on command, each to a quarter (where an Agent drains at once) or nearly to the brim. Then
 this process does what an Agent's loop does: `RingPump.drain` reads the rings, groups events into columns, encodes batches, publishes them
-in a real outbox and moves the tails. Only that is timed, in processor time: it waits for nothing. Between rounds all batches are
-acknowledged as a Server would, so that the outbox stays the same memory. A move to the spool is timed by the clock, tick by tick, disk
-and all. The floor is numpy's stable sort and gather of the same number of events with the same Tabs, ring by ring, and nothing else; a
-copy of the same bytes is there for comparison. At the edge: the same drain with its columns folded to States, in turns with one that is
-not. Idle: a real Agent, after it drained 16 rings, over some seconds.
+in a real outbox and moves the tails, with Python's collector set as an Agent sets it. Only that is timed, in processor time: it waits for
+nothing. Between rounds all batches are acknowledged as a Server would, so that the outbox stays the same memory. A move to the spool is
+timed by the clock, tick by tick, disk and all. The floor is numpy's stable sort and gather of the same number of events with the same
+Tabs, ring by ring, and nothing else; a copy of the same bytes is there for comparison. At the edge: the same drain with its columns
+folded to States, in turns with one that is not. Idle: a real Agent, after it drained 16 rings, over some seconds.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import time
@@ -38,6 +39,7 @@ from taba.agent.spool import Spool
 from taba.batch import END, NONCE_BYTES, OPEN, Header
 from taba.bounds import DEFAULT_BUCKETS
 from taba.handlers.lookup import find_edges
+from taba.listening import NEVER, YOUNG_COLLECTIONS, YOUNG_OBJECTS
 from taba.query import Query
 from taba.ring import RECORD_BYTES
 
@@ -66,6 +68,10 @@ class Draining:
     def __init__(
         self, stack: ExitStack, environ: dict[str, str], directory: Path, tabs: int, apart: bool = False, edge: Edge | None = None
     ):
+        stack.callback(gc.unfreeze)
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)  # as an Agent does that runs (`freeze_when_running`)
         name = f"benchmark-{secrets.token_hex(6)}"
         stack.callback(remove_segments, name)
         self.workers = []
