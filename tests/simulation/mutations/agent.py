@@ -259,8 +259,9 @@ def what_a_lost_table_knew_to_be_ended_is_taken_for_open(put: Any) -> None:
 
 
 @focused("host boots,disk full", 40.0, 1.0, seed=5)
-def a_full_disk_takes_no_sum_that_is_to_be_ended(put: Any) -> None:
+def a_sum_is_sent_that_a_full_disk_does_not_name(put: Any) -> None:
     put(Register, "_set_aside", lambda self, file: None)
+    put(Register, "has", lambda self, named: True)
 
 
 @focused(CLIENT, seed=2)
