@@ -81,7 +81,7 @@ def an_unknown_outcome_is_sent_again_as_it_was(put: Any) -> None:
     put(transaction.Attempt, "_decide", remembering)
 
 
-@focused(STORE, 200.0, seed=8)
+@focused(STORE, 200.0, seed=9)
 def the_stores_age_is_raised_by_each_server(put: Any) -> None:
     def is_due(self: Any, age: int, now: float) -> bool:
         if self._seen is None:
