@@ -14,7 +14,7 @@
 #include "_publishing.h"
 #include "_records.h"
 
-#define FORM 9 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 10 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),

@@ -17,7 +17,6 @@
 enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, ASKED }; /* of a ring: a row of int64 */
 enum { FRESH, BYTE_END, SEEN };                                                  /* what is said of it: another */
 enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 };                                   /* see SMALL_LOOK and FEW_RECORDS in reader.py */
-enum { TAB_BITS = 24, FLAG_BYTES = 1, FLAG_SKIP = 2, BYTE_POSITION_BITS = 40 };  /* see ring.py */
 
 /* What is new in a ring from a position on. */
 static void
@@ -38,11 +37,11 @@ glance_at(const int64_t *ring, int64_t *seen)
     if (pread((int)ring[FD], here, (size_t)length, (off_t)(ring[RECORD_OFFSET] + place * RECORD_BYTES)) != length)
         return; /* whoever reads it in Python says why */
     uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1);
-    uint64_t mask = ((uint64_t)1 << BYTE_POSITION_BITS) - 1, greatest = 0;
+    uint64_t greatest = 0;
     int64_t few = 0;
     for (; few < most && here[few].lap == lap; few++)
         if ((here[few].tab >> TAB_BITS & (FLAG_BYTES | FLAG_SKIP)) == FLAG_BYTES) {
-            uint64_t end = ((here[few].value - (uint64_t)ring[BYTE_TAIL]) & mask) + (here[few].value >> BYTE_POSITION_BITS);
+            uint64_t end = ((here[few].value - (uint64_t)ring[BYTE_TAIL]) & BYTE_POSITION_MASK) + (here[few].value >> BYTE_POSITION_BITS);
             if (end <= (uint64_t)ring[BYTE_RING] && end > greatest) /* others are hostile, and nobody's fill */
                 greatest = end;
         }

@@ -31,6 +31,31 @@ _Static_assert(sizeof(Record) == RECORD_BYTES, "the layout of a record");
 
 enum { ODD = -1 }; /* what `count` gives instead of a number of Tabs */
 
+enum { TAB_BITS = 24, FLAG_BYTES = 1, FLAG_SKIP = 2, BYTE_POSITION_BITS = 40 }; /* see ring.py */
+#define TAB_MASK ((1u << TAB_BITS) - 1)
+#define BYTE_POSITION_MASK ((UINT64_C(1) << BYTE_POSITION_BITS) - 1)
+
+/* Values that lie in the byte ring: rows of int64, of which the first has what is allowed. */
+enum { TAIL, LONGEST, ALL_BYTES };                         /* what the first row has … */
+enum { FOUND = 0, ROW = 0, BEGIN, LENGTH, BOXED };         /* … and then how many there are; what the others have, and how much that is */
+
+/* Note one more of them, if it is one. Returns whether. */
+static int
+note_boxed(const Record *record, Py_ssize_t row, Py_ssize_t known, int64_t *boxes, Py_ssize_t room, Py_ssize_t *boxed)
+{
+    if (record->tab >> TAB_BITS != FLAG_BYTES || (Py_ssize_t)(record->tab & TAB_MASK) >= known || *boxed == room)
+        return 0;
+    uint64_t length = record->value >> BYTE_POSITION_BITS;
+    uint64_t ahead = (record->value - (uint64_t)boxes[TAIL]) & BYTE_POSITION_MASK;
+    if (length > (uint64_t)boxes[LONGEST] || ahead + length > (uint64_t)boxes[ALL_BYTES])
+        return 0;
+    int64_t *mine = boxes + BOXED * ++*boxed;
+    mine[ROW] = row;
+    mine[BEGIN] = (int64_t)ahead;
+    mine[LENGTH] = (int64_t)length;
+    return 1;
+}
+
 static int
 get_records(PyObject *object, Py_buffer *view)
 {
@@ -102,12 +127,12 @@ take_counts(const Record *records, Py_ssize_t total, uint32_t *counts, Py_ssize_
     uint64_t *seen = PyMem_Malloc((size_t)total * sizeof(uint64_t) + 1); /* many names, few events: only those that there are */
     if (seen == NULL) {
         for (Py_ssize_t at = 0; at < total; at++)
-            counts[records[at].tab] = 0;
+            counts[records[at].tab & TAB_MASK] = 0;
         PyErr_NoMemory();
         return -1;
     }
     for (Py_ssize_t at = 0; at < total; at++) {
-        uint32_t tab = records[at].tab;
+        uint32_t tab = records[at].tab & TAB_MASK;
         if (counts[tab] != 0) {
             seen[found++] = (uint64_t)tab << 32 | counts[tab];
             counts[tab] = 0;
@@ -123,23 +148,26 @@ take_counts(const Record *records, Py_ssize_t total, uint32_t *counts, Py_ssize_
 }
 
 PyDoc_STRVAR(count_doc,
-             "count(records, pieces, known, counts, tabs, many)\n--\n\n"
+             "count(records, pieces, known, counts, tabs, many, boxes)\n--\n\n"
              "How many Tabs have a record here: these in order in `tabs` (uint32), and how many records of each in `many` (int64).\n\n"
              "`pieces`: (number of records, their lap), of all records one after the other; a lap of None is not looked at. -1 where a\n"
-             "record has another, or flags, or a Tab that is not below `known`. `counts` (uint32) are zeros, and are again.");
+             "record has another, or flags, or a Tab that is not below `known`. `counts` (uint32) are zeros, and are again.\n\n"
+             "`boxes` (int64, rows of three), if any, is for values in the byte ring, which are not odd then: the first row has the byte\n"
+             "tail, how long one may be and how many bytes there are, and then how many were found; each of the others which record, how\n"
+             "far ahead of the tail, how long.");
 
 static PyObject *
 count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    if (nargs != 6 || !PyTuple_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "count(records, pieces, known, counts, tabs, many)");
+    if (nargs != 7 || !PyTuple_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "count(records, pieces, known, counts, tabs, many, boxes)");
         return NULL;
     }
     Py_ssize_t known = PyLong_AsSsize_t(args[2]), found = 0;
     if (known == -1 && PyErr_Occurred())
         return NULL;
-    Py_buffer records_view, counts_view, tabs_view, many_view;
+    Py_buffer records_view, counts_view, tabs_view, many_view, boxes_view = {0};
     if (get_records(args[0], &records_view) < 0)
         return NULL;
     if (get_array(args[3], &counts_view, 4, 4, PyBUF_WRITABLE) < 0)
@@ -148,11 +176,15 @@ count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         goto no_tabs;
     if (get_array(args[5], &many_view, 8, 8, PyBUF_WRITABLE) < 0)
         goto no_many;
+    if (args[6] != Py_None && get_array(args[6], &boxes_view, 8 * BOXED, 8, PyBUF_WRITABLE) < 0)
+        goto no_boxes;
     const Record *records = records_view.buf;
     uint32_t *counts = counts_view.buf;
     Py_ssize_t total = records_view.len / RECORD_BYTES, at = 0;
     Py_ssize_t most = total < known ? total : known;
-    if (known < 0 || known > counts_view.len / 4 || most > tabs_view.len / 4 || most > many_view.len / 8) {
+    int64_t *boxes = boxes_view.buf;
+    Py_ssize_t boxed = 0, room = boxes_view.len / (8 * BOXED) - 1;
+    if (known < 0 || known > counts_view.len / 4 || (boxes != NULL && room < 0) || most > tabs_view.len / 4 || most > many_view.len / 8) {
         PyErr_SetString(PyExc_ValueError, "no room for so many Tabs");
         goto done;
     }
@@ -172,17 +204,23 @@ count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             goto undo;
         }
         Py_ssize_t end = at + length;
-        if (said == Py_None) {
-            for (; at < end && records[at].tab < known; at++)
-                counts[records[at].tab]++;
-        }
-        else {
-            for (; at < end && records[at].lap == lap && records[at].tab < known; at++)
-                counts[records[at].tab]++;
-        }
-        if (at < end) {
-            found = ODD;
-            goto undo;
+        for (;;) {
+            if (said == Py_None) {
+                for (; at < end && records[at].tab < known; at++)
+                    counts[records[at].tab]++;
+            }
+            else {
+                for (; at < end && records[at].lap == lap && records[at].tab < known; at++)
+                    counts[records[at].tab]++;
+            }
+            if (at == end)
+                break;
+            int is_of_lap = said == Py_None || records[at].lap == lap;
+            if (boxes == NULL || !is_of_lap || !note_boxed(&records[at], at, known, boxes, room, &boxed)) {
+                found = ODD;
+                goto undo;
+            }
+            counts[records[at++].tab & TAB_MASK]++;
         }
     }
     if (at < total) {
@@ -190,11 +228,15 @@ count(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         goto undo;
     }
     found = take_counts(records, total, counts, known, tabs_view.buf, many_view.buf, most);
+    if (boxes != NULL)
+        boxes[FOUND] = boxed;
     goto done;
 undo:
     while (at > 0)
-        counts[records[--at].tab] = 0;
+        counts[records[--at].tab & TAB_MASK] = 0;
 done:
+    PyBuffer_Release(&boxes_view); /* which does nothing where there is none */
+no_boxes:
     PyBuffer_Release(&many_view);
 no_many:
     PyBuffer_Release(&tabs_view);

@@ -264,13 +264,14 @@ class Counted(Gathered):
             scratch.fit(len(tabs))
             records = np.frombuffer(scratch.here(len(tabs)), _RECORD)
             records["time"], records["value"], records["tab"] = reading.times, reading.values, tabs
-            counted = scratch.count(len(tabs), ((len(tabs), None),), len(ring.directory))
-            if counted is None:
+            found = scratch.count(len(tabs), ((len(tabs), None),), len(ring.directory))
+            if found is None:
                 raise MalformedRing("an event of a Tab that it does not name")
+            counted = found[:2]
         present, counts = counted
         numbers, keys = self._keys_of(places, present, is_spent)
         if reading.boxed is not None and reading.is_boxed is not None:
-            keys[np.searchsorted(present, np.unique(tabs[reading.is_boxed]))] += 1
+            keys[np.searchsorted(present, tabs[reading.is_boxed])] |= 1
             self._boxed.append((len(self._readings), reading.boxed, reading.is_boxed))
         self._readings.append((self.begin, len(tabs)))
         self._note(ring, present, numbers, keys, counts)

@@ -63,6 +63,7 @@ class Ring(Searched):
         super().__init__(fd, name, covered)
         self.is_blocked = False  # the last read ended before an event of a Tab whose name was not read yet
         self.names = Directory(fd, self.where, self.header.client, admission or Admission())
+        self._of_bytes = self.where.max_value_bytes, self.where.byte_ring_bytes
         self.places: Any = None  # the drain's, beside `directory`: what it needs of each Tab
         self.recorded = 0
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
@@ -102,12 +103,19 @@ class Ring(Searched):
         halves = np.frombuffer(buffer, _U32, 6 * total).reshape(total, 6)
         counted = None
         if scratch.native is not None and self.names.leads is None:
-            counted = scratch.count(total, tuple(laps), len(self.directory))
-        if counted is not None:  # nearly always: no flags, and all names are known
-            self.is_blocked = False
-            ranges = [Covered(self.key, start, end, 0) for start, end in runs]
-            reading = Reading(halves[:, 4], words.view(_F64)[:, 0], words[:, 1], None, None, ranges, 0, is_cut, counted=counted)
-            return self._whole(reading) if dead else reading
+            counted = scratch.count(total, tuple(laps), len(self.directory), (self.byte_tail & BYTE_POSITION_MASK, *self._of_bytes))
+        if counted is not None:  # nearly always: all names are known, and values that are no floats lie where they should
+            known, many, boxes = counted
+            tabs, beside = halves[:, 4], None
+            if len(boxes) and (beside := self._read_boxes(runs, total, boxes, byte_limit)) is not None:
+                tabs[boxes[:, 0]] &= np.uint32(layouts.TAB_MASK)  # as all others are: what puts them in order knows no flags
+            if beside is not None or not len(boxes):
+                self.is_blocked = False
+                scratch.values -= len(boxes)
+                ranges, boxed, is_boxed = beside or ([Covered(self.key, start, end, 0) for start, end in runs], None, None)
+                found = tabs, words.view(_F64)[:, 0], words[:, 1], boxed, is_boxed
+                reading = Reading(*found, ranges, 0, is_cut, counted=(known, many))
+                return self._whole(reading) if dead else reading
         low_half = np.ascontiguousarray(halves[:, 4])
         if not self._is_confirmed(runs, halves[:, 5]):
             if not self.is_ordered:
@@ -165,6 +173,37 @@ class Ring(Searched):
 
     # --- values that are no float ---
 
+    def _read_boxes(
+        self, runs: list[tuple[int, int]], total: int, boxes: Any, byte_limit: int
+    ) -> tuple[list[Covered], NDArray[np.object_], NDArray[np.bool_]] | None:
+        """What these runs of so many records cover, their values of these boxes (as `Scratch.count` has them), and which these are. None
+        where they are more bytes than the limit, or one is no value: then each has to be looked at."""
+        each = boxes.tolist()  # mostly few: as numbers of Python they are looked at in less time than numpy needs to begin
+        first, last = min([begin for _, begin, _ in each]), max([begin + length for _, begin, length in each])
+        if last - first > byte_limit:
+            return None
+        content = self._read_bytes(self.byte_tail + first, last - first)
+        boxed, is_boxed = np.empty(total, np.object_), np.zeros(total, np.bool_)
+        try:
+            for row, begin, length in each:
+                boxed[row] = unpack_counted(content[begin - first : begin - first + length])
+        except ValueError:
+            return None
+        is_boxed[boxes[:, 0]] = True
+        if len(runs) == 1:
+            [(start, end)] = runs
+            return [Covered(self.key, start, end, self.byte_tail + last)], boxed, is_boxed
+        return self._ranges(runs, boxes[:, 0], boxes[:, 1] + boxes[:, 2]), boxed, is_boxed
+
+    def _ranges(self, runs: list[tuple[int, int]], rows: Any, ends: Any) -> list[Covered]:
+        """What these runs cover, of which these rows have values that end there behind the byte tail."""
+        ranges = []
+        cuts = np.searchsorted(rows, np.cumsum([0, *(end - start for start, end in runs)])).tolist()
+        for (start, end), low, high in zip(runs, cuts, cuts[1:], strict=False):
+            byte_end = self.byte_tail + int(ends[low:high].max()) if low < high else 0
+            ranges.append(Covered(self.key, start, end, byte_end))
+        return ranges
+
     def _read_flagged(
         self,
         runs: list[tuple[int, int]],
@@ -204,11 +243,7 @@ class Ring(Searched):
                 except ValueError:
                     malformed += 1
                     keep[index] = False
-        ranges = []
-        cuts = np.searchsorted(good, np.cumsum([0, *(end - start for start, end in runs)])).tolist()
-        for (start, end), low, high in zip(runs, cuts, cuts[1:], strict=False):
-            byte_end = self.byte_tail + int(ends[good[low:high]].max()) if low < high else 0
-            ranges.append(Covered(self.key, start, end, byte_end))
+        ranges = self._ranges(runs, good, ends[good])
         if keep.all():
             return self._known(tabs, times, values, boxed, is_boxed, ranges, malformed, is_cut)
         return self._known(tabs[keep], times[keep], values[keep], boxed[keep], is_boxed[keep], ranges, malformed, is_cut)

@@ -27,6 +27,7 @@ class Scratch:
         self.native = native
         self.begin = 0
         self._numbers: list[Any] = [np.zeros(0, np.uint32), np.zeros(0, np.uint32), np.zeros(0, np.int64)]
+        self._boxes = np.empty((1 + TURN_VALUES, 3), np.int64)  # as `count` of the C part has it
         self.fresh_tabs = MAX_FRESH_TABS  # that may still be read of directories before the next drain
         self.looks, self.finds, self.values = LOOKS, FINDS, TURN_VALUES  # what is left of each
         self.commits = bytearray(MAX_CHUNK * RECORD_BYTES)
@@ -55,12 +56,24 @@ class Scratch:
         """So many records behind the first `begin`."""
         return self.records[self.begin * RECORD_BYTES : (self.begin + records) * RECORD_BYTES]
 
-    def count(self, records: int, pieces: tuple[tuple[int, int | None], ...], known: int) -> tuple[Any, Any] | None:
-        """The Tabs of so many records behind `begin`, in order, and how many each has; None where one is not plain, or has no place below
-        `known`. `pieces`: (how many of them, their lap, or None) one after the other."""
+    def count(
+        self, records: int, pieces: tuple[tuple[int, int | None], ...], known: int, where: tuple[int, int, int] | None = None
+    ) -> tuple[Any, Any, Any] | None:
+        """The Tabs of so many records behind `begin`, in order, how many each has, and a row (its record, how far ahead of the tail it
+        begins, its bytes) for each value that lies in the byte ring; None where one is not plain, or has no place below `known`.
+
+        `pieces`: (how many of them, their lap, or None) one after the other. `where`: the byte tail, how long a value may be, and how many
+        bytes the ring has; where that is not said, one that lies there is not plain. The rows hold until the next call.
+        """
         if known > len(self._numbers[0]):
             room = max(known, 2 * len(self._numbers[0]))
             self._numbers = [np.zeros(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.int64)]
         counts, tabs, many = self._numbers
-        found = self.native.count(self.here(records), pieces, known, counts, tabs, many)
-        return None if found < 0 else (tabs[:found].copy(), many[:found].copy())
+        boxes = None
+        if where is not None:
+            boxes = self._boxes[: 1 + max(0, self.values)]
+            boxes[0] = where
+        found = self.native.count(self.here(records), pieces, known, counts, tabs, many, boxes)
+        if found < 0:
+            return None
+        return tabs[:found].copy(), many[:found].copy(), boxes[1 : 1 + boxes[0, 0]] if boxes is not None else ()

@@ -41,7 +41,7 @@ records = b"".join(struct.pack("<dQII", 1.0, at, at % tabs, 7) for at in range(e
 if which == "leading":
     assert drain.leading(records, 7) == (events, events)
 elif which == "count":
-    assert drain.count(records, ((events, 7),), tabs, bytearray(4 * tabs), bytearray(4 * tabs), bytearray(8 * tabs)) == tabs
+    assert drain.count(records, ((events, 7),), tabs, bytearray(4 * tabs), bytearray(4 * tabs), bytearray(8 * tabs), None) == tabs
 elif which == "place":
     starts = array("q", range(0, events, each))
     drain.place(records, array("I", range(tabs)), starts, bytearray(8 * tabs), zeros[0], zeros[1], None)

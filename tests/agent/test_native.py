@@ -69,7 +69,11 @@ class RingsTests(Native):
 
     @given(
         st.integers(0, 2**32),
-        st.lists(st.tuples(st.integers(0, 900), st.sampled_from(("plain", "holes", "flags", "strange", "noise"))), min_size=1, max_size=3),
+        st.lists(
+            st.tuples(st.integers(0, 900), st.sampled_from(("plain", "holes", "values", "flags", "strange", "noise"))),
+            min_size=1,
+            max_size=3,
+        ),
         st.booleans(),
         st.booleans(),
         st.lists(st.sampled_from((1, 7, 200, 1 << 20)), min_size=1, max_size=3),
@@ -92,7 +96,7 @@ class RingsTests(Native):
                 time, value = 1000.0 + chance.random() * 30, chance.choice((0.0, 1.5, -2.5, 1e300, float("nan")))
                 if kind == "flags" and odd:
                     producer.commit(producer.reserve(), tab, chance.getrandbits(64), chance.randrange(4), time)
-                elif kind == "flags" and chance.random() < 0.1:
+                elif kind in ("flags", "values") and chance.random() < 0.1:
                     producer.record(tab, chance.choice(("x", None, [1, 2])), time)
                 elif kind == "holes" and odd:
                     producer.reserve()
@@ -132,16 +136,16 @@ class ArgumentsTests(Native):
         for known in (6, 1000):  # few names, and many
             counts, tabs, many = np.zeros(known, U32), np.zeros(9, U32), np.zeros(9, I64)
             content = self.records(5, 1, 5, 0, 5)
-            self.assertEqual(NATIVE.count(content, ((2, 7), (3, None)), known, counts, tabs, many), 3)
+            self.assertEqual(NATIVE.count(content, ((2, 7), (3, None)), known, counts, tabs, many, None), 3)
             self.assertEqual((tabs[:3].tolist(), many[:3].tolist()), ([0, 1, 5], [1, 1, 3]))
             for odd in (self.records(1, known), self.records(1, 1 << 24), self.records(1) + self.records(1, lap=6)):
-                self.assertEqual(NATIVE.count(odd, ((2, 7),), known, counts, tabs, many), -1)
+                self.assertEqual(NATIVE.count(odd, ((2, 7),), known, counts, tabs, many, None), -1)
             of_others: Any = ((4, 7),), ((6, 7),), ((-1, 7),), ()
             for pieces in of_others:
-                self.assertRaises(ValueError, NATIVE.count, content, pieces, known, counts, tabs, many)
+                self.assertRaises(ValueError, NATIVE.count, content, pieces, known, counts, tabs, many, None)
             none: Any = ((4, "7"),), (4,), ((4, 7, 7),)
             for pieces in none:
-                self.assertRaises(TypeError, NATIVE.count, content, pieces, known, counts, tabs, many)
+                self.assertRaises(TypeError, NATIVE.count, content, pieces, known, counts, tabs, many, None)
             self.assertFalse(counts.any(), "counts that were left behind")
             few = np.zeros(4, U32)
             for some in (
@@ -150,12 +154,48 @@ class ArgumentsTests(Native):
                 (known, counts, tabs, few.view(I64)),
                 (-1, counts, tabs, many),
             ):
-                self.assertRaises(ValueError, NATIVE.count, content, ((5, 7),), *some)
-            self.assertRaises(ValueError, NATIVE.count, content[1:], ((5, 7),), known, counts, tabs, many)
+                self.assertRaises(ValueError, NATIVE.count, content, ((5, 7),), *some, None)
+            self.assertRaises(ValueError, NATIVE.count, content[1:], ((5, 7),), known, counts, tabs, many, None)
         with self.assertRaises(ValueError):  # counts that somebody left behind
-            NATIVE.count(content, ((5, 7),), 9, np.ones(9, U32), np.zeros(5, U32), np.zeros(5, I64))
+            NATIVE.count(content, ((5, 7),), 9, np.ones(9, U32), np.zeros(5, U32), np.zeros(5, I64), None)
         with self.assertRaises(BufferError):
-            NATIVE.count(content, ((5, 7),), 6, bytes(24), np.zeros(9, U32), np.zeros(9, I64))
+            NATIVE.count(content, ((5, 7),), 6, bytes(24), np.zeros(9, U32), np.zeros(9, I64), None)
+
+    def test_values_in_the_byte_ring_are_told_with_the_tabs_and_odd_ones_are_odd(self) -> None:
+        def of(*words: tuple[int, int]) -> bytes:
+            return b"".join(struct.pack("<dQII", 1.0, value, tab, 7) for tab, value in words)
+
+        def word(begin: int, length: int) -> int:
+            return layouts.value_word(length, begin)
+
+        tail, longest, all_bytes, flag = 2**40 - 8, 64, 256, 1 << 24
+        for known in (6, 1000):
+            counts, tabs, many, boxes = np.zeros(known, U32), np.zeros(9, U32), np.zeros(9, I64), np.empty((3, 3), I64)
+            boxes[0] = tail, longest, all_bytes
+            content = of((5, 1), (1 | flag, word(tail + 4, 10)), (5, 2), (5 | flag, word(tail + 256 - 64, 64)))
+            self.assertEqual(NATIVE.count(content, ((3, 7), (1, None)), known, counts, tabs, many, boxes), 2)
+            self.assertEqual((tabs[:2].tolist(), many[:2].tolist()), ([1, 5], [1, 3]))
+            self.assertEqual((boxes[0, 0], boxes[1:].tolist()), (2, [[1, 4, 10], [3, 192, 64]]))  # positions go on from 2 ** 40 at 0
+            self.assertFalse(counts.any(), "counts that were left behind")
+            for tab, value in (
+                (1 | flag, word(tail, 65)),  # longer than one may be
+                (1 | flag, word(tail + 200, 57)),  # beyond the ring
+                (1 | flag, word(tail - 1, 1)),  # behind the tail
+                (known | flag, word(tail, 1)),
+                (1 | 2 * flag, 0),  # given back
+                (1 | 3 * flag, word(tail, 1)),
+            ):
+                boxes[0] = tail, longest, all_bytes
+                odd = of((5, 1), (1 | flag, word(tail, 1)), (tab, value))
+                self.assertEqual(NATIVE.count(odd, ((3, 7),), known, counts, tabs, many, boxes), -1)
+                self.assertFalse(counts.any(), "counts that were left behind")
+            boxes[0] = tail, longest, all_bytes
+            one = of((1 | flag, word(tail, 1)))
+            self.assertEqual(NATIVE.count(3 * one, ((3, 7),), known, counts, tabs, many, boxes), -1)  # no room for more than two
+            self.assertEqual(NATIVE.count(one, ((1, 6),), known, counts, tabs, many, boxes), -1)
+            self.assertEqual(NATIVE.count(one, ((1, 7),), known, counts, tabs, many, None), -1)
+            self.assertRaises(ValueError, NATIVE.count, one, ((1, 7),), known, counts, tabs, many, boxes[:0])
+            self.assertRaises(ValueError, NATIVE.count, one, ((1, 7),), known, counts, tabs, many, np.zeros(2, I64))
 
     def test_records_go_to_their_places_and_nowhere_else(self) -> None:
         content, tabs, starts = self.records(5, 1, 5), np.array([1, 5], U32), np.array([0, 1])
