@@ -160,11 +160,14 @@ class Sums:
 
     def _name(self, rings: Iterable[Ring]) -> bool:
         """Have the register name the sums of these rings, which are about to be sent; False where it does not name the stream."""
-        fresh = [(held, self._entry(ring, index)) for ring in rings for index, held in ring.sums.items() if not held.is_noted]
+        unnoted = [ring for ring in rings if not ring.are_noted]
+        fresh = [(held, self._entry(ring, index)) for ring in unnoted for index, held in ring.sums.items() if not held.is_noted]
         if unknown := [entry for _, entry in fresh if entry not in self.register.live]:
             self.register.note(SENT, unknown)
         for held, entry in fresh:
             held.is_noted = self.register.has(entry)
+        for ring in unnoted:
+            ring.are_noted = all(held.is_noted for held in ring.sums.values())
         if not any(ring.sums for ring in rings):
             return True
         self.register.begin(self._keeper.stream)
@@ -333,7 +336,7 @@ class Sums:
                 cell = _checked(ring.read_cell(held.cell))
                 held.owed, held.owed_events = cell.owed, max(held.owed_events, cell.owed_events)
         if ring.summed < len(ring.directory):
-            ring.is_settled = False
+            ring.is_settled = ring.are_noted = False
             covered = ring.covered_after(None)
             for index in range(ring.summed, len(ring.directory)):
                 tab = ring.directory[index]
