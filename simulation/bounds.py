@@ -126,7 +126,7 @@ def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:
         waiting += sum(sizes)
         # an empty one takes any batch, and what was to be folded with other buckets is put back before what came meanwhile
         yield Held("MAX_LINE_BYTES", sum(sizes), 2 * (ingest.MAX_LINE_BYTES + max(sizes, default=0)))
-    yield Held("MAX_WAITING_BYTES", waiting, 2 * ingest.MAX_WAITING_BYTES + len(rooms._lines) * largest)
+    yield Held("MAX_WAITING_BYTES", waiting, 2 * (ingest.MAX_WAITING_BYTES + len(rooms._lines) * largest))
     for gate in rooms._gates.values():
         yield Held("MAX_CYCLES", gate.running, ingest.MAX_CYCLES)
     yield Held("MAX_TURNED_AWAY", len(rooms._turned_away), ingest.MAX_TURNED_AWAY)
