@@ -409,7 +409,8 @@ class Lane:
 
     def _send_header(self, what: str, number: int) -> None:
         nonce = self.nonce or b""  # a stream that is opened has none; the one that an earlier Agent left open is ended without
-        self.sent.append(Outgoing(self, None, number, 0, Header(what, self.stream, self.bucket, nonce)))
+        # what opens it is told the last word on what was sent before: an earlier Agent's, or one that was not answered
+        self.sent.append(Outgoing(self, None, number, 0, Header(what, self.stream, self.bucket, nonce, what == OPEN)))
 
     def _open(self, number: int) -> None:
         """Ask for the mark, of which an `open` alone tells the last word: what was sent before it is folded no more."""

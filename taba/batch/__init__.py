@@ -27,7 +27,7 @@ Event.
 
 An envelope is `{"v": 2, "agent", "host", "now": the sender's Unix time, "store": the id of the store that the sender knows or nil,
 "entries": [entry, …]}`. An entry is a batch `{"batch", "follows", "nonce", "key"?}`, or a header without
-body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?}`. The answer is `{"verdicts": [[word, detail, why], …],
+body `{"do": "open" | "mark" | "end", "stream", "bucket", "nonce"?, "anew"?}`. The answer is `{"verdicts": [[word, detail, why], …],
 "store_age": minutes or nil}`, one verdict an entry, in order.
 """
 

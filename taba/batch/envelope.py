@@ -48,12 +48,14 @@ class SentBatch(NamedTuple):
 
 
 class Header(NamedTuple):
-    """A header without body: what to do with a stream in a bucket. `nonce` only to end what is open under that one, and no other."""
+    """A header without body: what to do with a stream in a bucket. `nonce` only to end what is open under that one, and no other; `anew`
+    only to open under another nonce what may be open, so that nothing that was sent before is folded any more."""
 
     do: str
     stream: bytes
     bucket: int
     nonce: bytes = b""
+    anew: bool = False
 
 
 Entry = SentBatch | Header
@@ -81,10 +83,17 @@ def encode_envelope(
     packed = [
         {"batch": entry.batch, "follows": entry.follows, "nonce": entry.nonce, **({"key": entry.key} if entry.key else {})}
         if isinstance(entry, SentBatch)
-        else {"do": entry.do, "stream": entry.stream, "bucket": entry.bucket, **({"nonce": entry.nonce} if entry.nonce else {})}
+        else _packed(entry)
         for entry in entries
     ]
     return cast(bytes, msgpack.packb({"v": version, "agent": agent, "host": host, "now": now, "store": store, "entries": packed}))
+
+
+def _packed(header: Header) -> dict[str, Any]:
+    more: dict[str, Any] = {"nonce": header.nonce} if header.nonce else {}
+    if header.anew:
+        more["anew"] = True
+    return {"do": header.do, "stream": header.stream, "bucket": header.bucket, **more}
 
 
 class Envelope(NamedTuple):
@@ -175,7 +184,10 @@ def _entry(fields: dict[Any, Any]) -> Entry:
         check_bucket(bucket)
         if not isinstance(nonce, bytes) or len(nonce) not in (0, NONCE_BYTES):
             raise MalformedBatch(f"a nonce takes {NONCE_BYTES} bytes")
-        return Header(do, cast(bytes, stream), cast(int, bucket), nonce)
+        anew = fields.get("anew", False)
+        if not isinstance(anew, bool):
+            raise MalformedBatch("anew is true or false")
+        return Header(do, cast(bytes, stream), cast(int, bucket), nonce, anew)
     batch, follows, nonce, key = fields.get("batch"), fields.get("follows"), fields.get("nonce", b""), fields.get("key", b"")
     if not isinstance(batch, bytes) or type(follows) is not int or not 0 <= follows < 2**63:
         raise MalformedBatch("an entry takes a batch and the number that it follows")

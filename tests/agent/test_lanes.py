@@ -297,7 +297,9 @@ class LaneTests(SynchronousTestCase):
             lane.unanswered()
             late = at(BATCH_DAYS * DAY + 1)
             (asked,) = lane.next(0.0, late)
-            self.assertEqual(asked.entry, Header(OPEN, b"s" * 16, 1))  # of a mark that is only asked for nobody knows how long it holds
+            self.assertEqual(
+                asked.entry, Header(OPEN, b"s" * 16, 1, anew=True)
+            )  # of a mark that is only asked for nobody knows how long it holds
             lane.opened(b"another.", mark, 0.0)
             self.assertEqual(lane.next(0.0, late), [])
             self.assertEqual(recorder.reasons, dict.fromkeys(range(mark + 1, 3), "too_old"))
@@ -310,7 +312,7 @@ class LaneTests(SynchronousTestCase):
             lane.unanswered()
             recorder.torn.add(1)
             (asked,) = lane.next(0.0, NOW)
-            self.assertEqual((asked.entry, recorder.reasons), (Header(OPEN, b"s" * 16, 1), {}))
+            self.assertEqual((asked.entry, recorder.reasons), (Header(OPEN, b"s" * 16, 1, anew=True), {}))
             lane.opened(b"another.", mark, 0.0)
             self.assertEqual(lane.next(0.0, NOW), [])
             self.assertEqual(recorder.reasons, {} if mark else {1: "spool_corrupt"})
@@ -320,7 +322,7 @@ class LaneTests(SynchronousTestCase):
         self.assertEqual(lane.next(0.0, NOW), [])
         lane.add(entry(1))
         (opening,) = lane.next(0.0, NOW)
-        self.assertEqual((opening.entry, recorder.is_open), (Header(OPEN, b"s" * 16, 1), True))
+        self.assertEqual((opening.entry, recorder.is_open), (Header(OPEN, b"s" * 16, 1, anew=True), True))
         lane.opened(NONCE, 0, 0.0)
         (send,) = lane.next(0.0, NOW)
         self.assertEqual(send.entry, SentBatch(b"batch", 0, NONCE))
@@ -357,7 +359,7 @@ class LaneTests(SynchronousTestCase):
             lane.gap(0, why, 100.0, Backoff(Random(1)))
             self.assertEqual(lane.next(100.0, NOW), [])  # not at once: it may go on for ever
             (opening,) = lane.next(101.0, NOW)
-            self.assertEqual(opening.entry, Header(OPEN, b"s" * 16, 1))
+            self.assertEqual(opening.entry, Header(OPEN, b"s" * 16, 1, anew=True))
             lane.opened(b"o" * NONCE_BYTES, 0, 101.0)
             self.assertEqual([(send.number, send.follows) for send in lane.next(101.0, NOW, 3)], [(1, 0), (2, 1)])
             self.assertEqual(recorder.state, {1: "pending", 2: "pending"})

@@ -28,6 +28,7 @@ GIVEN: dict[str, Any] = {
     "limit": 3,
     "offset": 2,
     "path": "1h.total",
+    "seconds": 10,
     "time": 1.5,
     "key": "once",
     "detail": True,

@@ -159,9 +159,9 @@ def batch(stream: int, number: int, columns: Sequence[Any], bucket: int = 0, fol
     return WaitingBatch(number - 1 if follows is None else follows, content, 100, NONCE)
 
 
-def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: bytes = NONCE) -> WaitingBatch:
+def header(do: str, stream: int, nonce: bytes = NONCE, bucket: int = 0, drawn: bytes = NONCE, anew: bool = False) -> WaitingBatch:
     id = bytes([stream]) * 16
-    return WaitingBatch(0, Batch(id, bucket, 0, []), 64, drawn, header=Header(do, id, bucket, nonce), agent="web")
+    return WaitingBatch(0, Batch(id, bucket, 0, []), 64, drawn, header=Header(do, id, bucket, nonce, anew), agent="web")
 
 
 class MemoryStore:

@@ -1,8 +1,9 @@
 """Marks: how far each stream is applied in a bucket, and which streams are open there. Pure.
 
 1. Nothing is folded of a stream that has no mark here, or has one under another nonce: only a header opens a stream, and the nonce that
-   it is given is drawn anew, also where it is open. So what comes late, after the stream was ended or the store has forgotten it, is
-   never folded twice; and the mark that an open tells is final for all that was sent before it, whoever has that in hand.
+   it is given is drawn anew. So what comes late, after the stream was ended or the store has forgotten it, is never folded twice.
+   A second one is answered the nonce that stands; but where it asks for another, that is drawn, and the mark that it is told is final
+   for all that was sent before it, whoever has that in hand.
 2. A batch is folded when it follows the mark, and then the mark is its number; at or below the mark it was applied before.
 3. Streams of posted events open themselves: those of a key, whose id was drawn when the key's record was written, and a Server's own,
    which has one writer and never sends a number again: what a batch of that one follows is not asked.
@@ -87,7 +88,7 @@ class Marks:
             return BAD
         mark = self._marks[header.stream]
         if header.do == OPEN:
-            return self._open(header.stream, mark, drawn)
+            return self._open(header, mark, drawn)
         if header.do == MARK:
             return _wrong(mark, header.nonce) or Verdict(MARK, cast(Mark, mark).number)
         if mark is not None and header.nonce in (b"", mark.nonce):
@@ -122,15 +123,16 @@ class Marks:
             return Verdict(GAP, mark.number, NUMBER), False
         return self._apply(stream, mark, number), True
 
-    def _open(self, stream: bytes, mark: Mark | None, drawn: bytes) -> Verdict:
+    def _open(self, header: Header, mark: Mark | None, drawn: bytes) -> Verdict:
         if mark is None:
             if self._age is None:
                 return Verdict(LATER, UNKNOWN_SECONDS, "the store's age is not known to this Server yet")
             if self._room <= 0:
                 return FULL
             self._room -= 1
-            mark = Mark(drawn, 0, self._age)
-        mark = self._put(stream, Mark(drawn, mark.number, max(mark.age, self._age or 0)))
+            mark = self._put(header.stream, Mark(drawn, 0, self._age))
+        elif header.anew:
+            mark = self._put(header.stream, Mark(drawn, mark.number, max(mark.age, self._age or 0)))
         return Verdict(OPEN, mark.nonce, mark.number)
 
     def _apply(self, stream: bytes, mark: Mark, number: int) -> Verdict:

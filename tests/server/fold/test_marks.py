@@ -52,18 +52,24 @@ class OpenStreams(CycleCase):
         self.assertEqual(self.cycle(self.one(1, 1)), [Verdict("applied", 1)])
         self.assertEqual((self.folded, self.mark(1)), (1, Mark(NONCE, 1, AGE)))
 
-    def test_a_second_open_answers_the_mark_that_stands_and_nothing_that_was_sent_before_it_moves_that(self) -> None:
+    def test_a_second_open_answers_the_nonce_and_the_mark_that_stand(self) -> None:
+        self.cycle(header(OPEN, 1))
+        self.cycle(self.one(1, 1))
+        self.assertEqual(self.cycle(header(OPEN, 1, drawn=OTHER)), [Verdict("open", NONCE, 1)])
+        self.assertEqual(self.cycle(header(OPEN, 2), header(OPEN, 2, drawn=OTHER)), [Verdict("open", NONCE, 0)] * 2)
+
+    def test_one_that_is_to_begin_anew_is_told_the_mark_and_nothing_that_was_sent_before_it_moves_that(self) -> None:
         self.cycle(header(OPEN, 1))
         self.cycle(self.one(1, 1))
         late = self.one(1, 2)
-        self.assertEqual(self.cycle(header(OPEN, 1, drawn=OTHER), age=AGE + 1), [Verdict("open", OTHER, 1)])
+        self.assertEqual(self.cycle(header(OPEN, 1, drawn=OTHER, anew=True), age=AGE + 1), [Verdict("open", OTHER, 1)])
         self.assertEqual(self.cycle(late), [Verdict("gap", 0, "nonce")])
         self.assertEqual((self.folded, self.mark(1)), (1, Mark(OTHER, 1, AGE + 1)))
         self.assertEqual(self.cycle(self.one(1, 2, OTHER)), [Verdict("applied", 2)])
-        found = self.cycle(header(OPEN, 2), header(OPEN, 2, drawn=OTHER), age=None, streams=2)
-        self.assertEqual([verdict.word for verdict in found], ["later", "later"])
-        self.assertEqual(self.cycle(header(OPEN, 2), header(OPEN, 2, drawn=OTHER)), [Verdict("open", NONCE, 0), Verdict("open", OTHER, 0)])
-        self.assertEqual(self.cycle(header(OPEN, 2), age=None), [Verdict("open", NONCE, 0)])  # no older than it was
+        both = header(OPEN, 2, anew=True), header(OPEN, 2, drawn=OTHER, anew=True)
+        self.assertEqual([verdict.word for verdict in self.cycle(*both, age=None, streams=2)], ["later", "later"])
+        self.assertEqual(self.cycle(*both), [Verdict("open", NONCE, 0), Verdict("open", OTHER, 0)])
+        self.assertEqual(self.cycle(header(OPEN, 2, anew=True), age=None), [Verdict("open", NONCE, 0)])  # no older than it was
         self.assertEqual(self.mark(2), Mark(NONCE, 0, AGE))
 
     def test_what_comes_late_after_the_end_is_not_folded_and_a_late_open_leaves_one_dead_entry(self) -> None:

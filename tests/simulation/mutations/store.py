@@ -137,11 +137,11 @@ def a_batch_opens_its_stream_by_itself(put: Any) -> None:
 def a_second_open_begins_anew(put: Any) -> None:
     real = Marks._open
 
-    def open(self: Any, stream: bytes, mark: Any, drawn: bytes) -> Any:
+    def open(self: Any, header: Any, mark: Any, drawn: bytes) -> Any:
         if mark is not None:
-            self._put(stream, Mark(drawn, 0, mark.age))
+            self._put(header.stream, Mark(drawn, 0, mark.age))
             return Verdict(OPEN, drawn, 0)
-        return real(self, stream, mark, drawn)
+        return real(self, header, mark, drawn)
 
     put(Marks, "_open", open)
 
@@ -149,11 +149,11 @@ def a_second_open_begins_anew(put: Any) -> None:
 # of an envelope that a Server has in hand all the while that an Agent dies, and the next one asks
 @beside(
     "tests.server.fold.test_marks.OpenStreams."
-    "test_a_second_open_answers_the_mark_that_stands_and_nothing_that_was_sent_before_it_moves_that"
+    "test_one_that_is_to_begin_anew_is_told_the_mark_and_nothing_that_was_sent_before_it_moves_that"
 )
 def a_second_open_answers_the_nonce_that_stands(put: Any) -> None:
     real = Marks._open
-    put(Marks, "_open", lambda self, stream, mark, drawn: real(self, stream, mark, drawn if mark is None else mark.nonce))
+    put(Marks, "_open", lambda self, header, mark, drawn: real(self, header._replace(anew=False), mark, drawn))
 
 
 @focused(AGENT, seed=2)
