@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -41,6 +42,8 @@ MAX_APART = 16  # requests that wait there, before questions are told so; a fold
 MATCH_SECONDS = 1.0  # for one regular expression over all names
 PATTERN_CHILDREN = 3  # that match them side by side: a good one waits behind bad ones only where there are as many of those
 MAX_PATTERNS = 9  # that wait or are being matched: the last waits for as many seconds as each child has before it, two
+SLOW_PATTERN_SECONDS = 60.0  # for which one that took too long is refused without being tried, so that who repeats it holds up nobody …
+MAX_SLOW_PATTERNS = 1000  # … of so many, the latest
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
@@ -108,6 +111,7 @@ class Sandbox:
         self._apart = ChildLine(reactor, environ, lookup.excluded, True, self.prints)
         self._apart_since: dict[str, float] = {}  # by Type
         self._patterns = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
+        self._slow_patterns: dict[bytes, float] = {}  # by digest of what was asked: when it took too long
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
         self.slow: dict[str, Slow] = {}
@@ -157,10 +161,8 @@ class Sandbox:
         Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where MAX_PATTERNS wait.
         """
         found: list[int] = []
-        try:
-            rest = await self._pattern_line().ask(MATCH_SECONDS, found.extend, "match", pattern, list(texts))
-        except (ChildDied, ChildNotStarted) as died:
-            raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
+        asked = f"the regular expression {pattern[:100]!r} takes too long to match"
+        rest = await self._ask_of_pattern(asked, pattern, found.extend, "match", pattern, list(texts))
         if rest is not None:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         return [texts[index] for index in found]
@@ -168,10 +170,8 @@ class Sandbox:
     async def rewrite(self, pattern: str, template: str, texts: Sequence[str]) -> list[str | None]:
         """Of each of `texts` that the whole pattern matches `template` with its groups, else None. Raises as `match` does."""
         found: list[str | None] = []
-        try:
-            rest = await self._pattern_line().ask(MATCH_SECONDS, found.append, "rewrite", pattern, template, list(texts))
-        except (ChildDied, ChildNotStarted) as died:
-            raise PatternRefused(f"the regular expression {pattern[:100]!r} takes too long to match: {died}") from None
+        asked = f"the regular expression {pattern[:100]!r} takes too long to match"
+        rest = await self._ask_of_pattern(asked, pattern, found.append, "rewrite", pattern, template, list(texts))
         if rest is not None:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         if len(found) < len(texts):
@@ -181,13 +181,28 @@ class Sandbox:
     async def parse(self, text: str) -> list[Any]:
         """The nodes of a PromQL text (`taba.server.prometheus.syntax`). Raises PatternRefused for what is none, and Crowded."""
         found: list[Any] = []
-        try:
-            rest = await self._pattern_line().ask(MATCH_SECONDS, found.append, "parse", text)
-        except (ChildDied, ChildNotStarted) as died:
-            raise PatternRefused(f"the query could not be parsed: {died}") from None
+        rest = await self._ask_of_pattern("the query could not be parsed", text, found.append, "parse", text)
         if rest is not None or not found or isinstance(found[0], str):
             raise PatternRefused(f"the query cannot be parsed: {rest or (found[0] if found else 'no answer')}")
         return list(found[0])
+
+    async def _ask_of_pattern(self, refusal: str, text: str, take: Callable[[Any], None], kind: str, *request: Any) -> Any:
+        """What the child that matches patterns says last of this request, which is about `text`. Raises as `match` does."""
+        key = blake2b(f"{kind} {text}".encode(errors="surrogatepass"), digest_size=16).digest()
+        now = self._reactor.seconds()
+        since = self._slow_patterns.get(key)
+        if since is not None and now - since < SLOW_PATTERN_SECONDS:
+            again = f"it did not answer {now - since:.0f} s ago, and is not tried again for {SLOW_PATTERN_SECONDS:.0f} s"
+            raise PatternRefused(f"{refusal}: {again}")
+        try:
+            return await self._pattern_line().ask(MATCH_SECONDS, take, kind, *request)
+        except (ChildDied, ChildNotStarted) as died:
+            if isinstance(died, ChildDied) and died.late:
+                self._slow_patterns.pop(key, None)
+                self._slow_patterns[key] = self._reactor.seconds()
+                while len(self._slow_patterns) > MAX_SLOW_PATTERNS:
+                    del self._slow_patterns[next(iter(self._slow_patterns))]
+            raise PatternRefused(f"{refusal}: {died}") from None
 
     def _pattern_line(self) -> ChildLine:
         """The line with the fewest that wait. Raises Crowded."""

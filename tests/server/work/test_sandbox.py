@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -531,6 +532,27 @@ class Hostile(TestCase):
         with self.assertRaises(PatternRefused):
             await self.sandbox.match("(a+)+b", ["a" * 200])
         self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
+
+    @asynchronous
+    async def test_one_that_took_too_long_is_refused_for_a_while_without_a_child(self) -> None:
+        for ask in (
+            lambda: self.sandbox.match("(a+)+b", ["a" * 200]),
+            lambda: self.sandbox.rewrite("(a+)+b", "$1", ["a" * 200]),
+        ):
+            with self.assertRaises(PatternRefused):
+                await ask()
+            untried = mock.patch.object(self.sandbox, "_pattern_line", side_effect=AssertionError("it was tried"))
+            with untried, self.assertRaisesRegex(PatternRefused, "did not answer"):
+                await ask()
+        self.patch(module, "MAX_SLOW_PATTERNS", 1)
+        with self.assertRaises(PatternRefused):
+            await self.sandbox.match("(b+)+c", ["b" * 200])
+        self.assertEqual(len(self.sandbox._slow_patterns), 1)
+        self.patch(module, "SLOW_PATTERN_SECONDS", 0.0)
+        with self.assertRaisesRegex(PatternRefused, "within 1 s"):
+            await self.sandbox.match("(b+)+c", ["b" * 200])
+        with self.assertRaisesRegex(PatternRefused, "no regular expression"):
+            await self.sandbox.match("(", ["a"])
 
     @asynchronous
     async def test_a_good_pattern_waits_for_no_bad_one_while_a_child_is_left(self) -> None:
