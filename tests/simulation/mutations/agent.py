@@ -152,7 +152,7 @@ def what_the_spool_lost_is_counted_whoever_has_it(put: Any) -> None:
     put(Books, "settles_doubt", lambda self, lane, mark: real(self, lane, 0))
 
 
-@beside("tests.agent.test_keeper.KeeperTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
+@beside("tests.agent.test_spooling.SpoolingTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
 def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("_take_groups"))
 

@@ -17,7 +17,7 @@ def retained_batches_have_no_bound(put: Any) -> None:
     put(Keeper, "_bound_retained", lambda self: None)
 
 
-@beside("tests.agent.test_keeper.KeeperTests.test_with_one_more_retained_than_may_be_what_waits_before_it_moves_to_the_spool")
+@beside("tests.agent.test_spooling.SpoolingTests.test_with_one_more_retained_than_may_be_what_waits_before_it_moves_to_the_spool")
 def what_waits_holds_whatever_is_retained_behind_it(put: Any) -> None:
     put(Keeper, "_is_stuck", False)
 
