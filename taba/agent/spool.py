@@ -137,6 +137,15 @@ class Spool:
             os.replace(path + ".new", path)  # a kill came at the very end of a salvage
         self.unready: str | None = None
         self._stands_in = False  # for the file, in memory
+        self._database: sqlite3.Connection
+        try:
+            self._take_up(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_up(self, path: str) -> None:
+        """Open what is there, whatever its bytes are, or make it."""
         try:
             self._open(path)
         except OSError as error:
@@ -549,7 +558,8 @@ class Spool:
         return self._database.execute("SELECT bucket, number, reason, content FROM aside ORDER BY id").fetchall()
 
     def close(self) -> None:
-        self._database.close()
+        if hasattr(self, "_database"):  # it came as far as that
+            self._database.close()
         self._manifest.close()
 
     def _transaction(self) -> Transaction:
