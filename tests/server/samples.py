@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -25,6 +25,7 @@ from taba.server.work.bench import Bench
 from taba.server.work.pace import Pause
 from taba.shard import MoreOfMany
 from taba.shard.memory.server import MemoryServer
+from tests.sites import result_of
 
 BUCKETS = 4
 NONCE = b"n" * NONCE_BYTES
@@ -232,7 +233,7 @@ class MemoryStore:
 
         step = advance_many(steps, None, breathe)
         while not isinstance(step, dict):
-            step = step.update(self._found(step.reads)) if isinstance(step, MoreOfMany) else at_once(step)
+            step = step.update(self._found(step.reads)) if isinstance(step, MoreOfMany) else result_of(step)
         for writes in step.values():
             for command in writes.commands:
                 self.run(command)
@@ -240,15 +241,6 @@ class MemoryStore:
 
     def _found(self, reads: Mapping[int, Sequence[Sequence[bytes]]]) -> dict[int, list[Any]]:
         return {bucket: [self.run(command) for command in commands] for bucket, commands in reads.items()}
-
-
-def at_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """What it comes to, where nothing that it waits for takes time."""
-    try:
-        work.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("it waits")
 
 
 async def go_on() -> None:
