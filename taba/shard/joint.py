@@ -19,7 +19,7 @@ MAX_JOINED = MOST_BUCKETS
 DecisionOfMany = Mapping[int, Writes] | MoreOfMany
 UpdateOfMany = Callable[[dict[int, list[Any]]], "DecisionOfMany | Awaitable[DecisionOfMany]"]
 
-_new_work = cast(Any, tuple.__new__)
+_new_work = cast(Any, tuple.__new__)  # without the call of Python that a NamedTuple's own is: one for each bucket
 
 
 def _decided_together(replies: list[Any]) -> NoReturn:

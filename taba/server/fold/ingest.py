@@ -64,7 +64,7 @@ MAX_TURNED_AWAY = 1000  # such Agents that are remembered
 MAX_NAMED = 5  # of them in a sentence
 CYCLE_FAILED, TOGETHER_FAILED, PLAIN_FAILED = "fold cycle", "fold cycle of several buckets", "fold cycle of what is ordinary"
 HANDLERS_AWAY = "start of the process in which Handlers work"
-_new_tuple = cast(Any, tuple.__new__)
+_new_tuple = cast(Any, tuple.__new__)  # without the call of Python that a NamedTuple's own is: one for each batch
 
 log = Logger()
 
