@@ -9,6 +9,7 @@ FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-se
 HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
 
 DRAIN = [f"taba/agent/_{name}.h" for name in ("checksum", "columns", "encoding", "joining", "looking", "packing", "publishing", "records")]
+PLAIN = [f"taba/server/fold/_{name}.h" for name in ("dealing", "forms", "judging", "planning")]
 SPREADS = [f"taba/handlers/_{name}.h" for name in ("binned", "codes", "dumps", "folds", "spread_blocks", "spread_states", "spread_spills")]
 
 
@@ -28,7 +29,7 @@ PARTS = [
     part("taba.handlers._latest", "taba/handlers/_codes.h", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
     part("taba.handlers._rows", *(f"taba/handlers/_{name}.h" for name in ("binned", "codes", "dumps", "folds"))),
     part("taba.handlers._spreads", *SPREADS),
-    part("taba.server.fold._plain", "taba/batch/_named.h"),
+    part("taba.server.fold._plain", "taba/batch/_named.h", *PLAIN),
     part("taba.shard.servers._wire"),
 ]
 

@@ -1,0 +1,321 @@
+/* What the batches that wait for a bucket have it read, and what of them is folded: `plan` of plain.py. */
+
+#ifndef TABA_SERVER_FOLD_PLANNING_H
+#define TABA_SERVER_FOLD_PLANNING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "_forms.h"
+
+#define MOST_NAME 256 /* characters of a Tab whose bucket is remembered: MAX_CACHED_NAME */
+
+/* All of one Type. */
+struct group {
+    PyObject *type, *wire, *places, *fields, *blocks, *rows;
+};
+
+static void clear_groups(struct group *groups, int count) {
+    for (int at = 0; at < count; at++) {
+        Py_CLEAR(groups[at].type);
+        Py_CLEAR(groups[at].wire);
+        Py_CLEAR(groups[at].places);
+        Py_CLEAR(groups[at].fields);
+        Py_CLEAR(groups[at].blocks);
+        Py_CLEAR(groups[at].rows);
+    }
+}
+
+/* Put the numbers from 0 to before `count` into a list. */
+static PyObject *numbers(Py_ssize_t count) {
+    PyObject *found = PyList_New(count);
+    for (Py_ssize_t at = 0; found != NULL && at < count; at++) {
+        PyObject *number = PyLong_FromSsize_t(at);
+        if (number == NULL) {
+            Py_CLEAR(found);
+        } else {
+            PyList_SET_ITEM(found, at, number);
+        }
+    }
+    return found;
+}
+
+/* Take a block's fields into its group. 1, or 0 where it is out of the ordinary, or -1 with an exception. */
+static int add_fields(struct group *group, PyObject *fields) {
+    if (!PyList_CheckExact(fields)) return 0;
+    Py_ssize_t count = PyList_GET_SIZE(fields), first = PyList_GET_SIZE(group->fields);
+    int is_simple = first == 0 && group->rows == NULL;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *field = PyList_GET_ITEM(fields, at);
+        if (!PyBytes_CheckExact(field)) return 0;
+        Py_ssize_t there = PyDict_GET_SIZE(group->places);
+        PyObject *place = PyLong_FromSsize_t(there);
+        if (place == NULL) return -1;
+        PyObject *row = PyDict_SetDefault(group->places, field, place);
+        Py_DECREF(place);
+        if (row == NULL) return -1;
+        int is_new = PyDict_GET_SIZE(group->places) > there;
+        if (is_new && PyList_Append(group->fields, field) < 0) return -1;
+        if (is_simple && !is_new) { /* until here each has been at its own place */
+            if ((group->rows = numbers(at)) == NULL) return -1;
+            is_simple = 0;
+        }
+        if (!is_simple) {
+            if (group->rows == NULL && (group->rows = numbers(first)) == NULL) return -1;
+            if (PyList_Append(group->rows, row) < 0) return -1;
+        }
+    }
+    return 1;
+}
+
+/* What is being planned for a bucket. */
+struct planned {
+    PyObject *streams, *types, *moved;
+    struct group groups[MOST_GROUPS];
+    int count, is_own; /* groups; whether `moved` is no block's */
+    unsigned long long events;
+};
+
+/* Take the Tabs of a block of a Type, if all of them live in the bucket and have that Type alone, with how many Events each has. As above. */
+static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, PyObject *home, PyObject *bucket, PyObject *buckets) {
+    if (!PyDict_CheckExact(moved)) return 0;
+    int is_first = planned->moved == NULL;
+    if (is_first) {
+        planned->moved = Py_NewRef(moved); /* a block's own, until there is another */
+    } else if (!planned->is_own) {
+        PyObject *own = PyDict_Copy(planned->moved);
+        if (own == NULL) return -1;
+        Py_SETREF(planned->moved, own);
+        planned->is_own = 1;
+    }
+    PyObject *tab, *number;
+    for (Py_ssize_t place = 0; PyDict_Next(moved, &place, &tab, &number);) {
+        unsigned long long count = PyLong_AsUnsignedLongLong(number);
+        if (count == (unsigned long long)-1 && PyErr_Occurred()) return -1;
+        planned->events += count;
+        if (!PyUnicode_CheckExact(tab) || PyUnicode_GET_LENGTH(tab) > MOST_NAME) return 0;
+        PyObject *known = PyDict_GetItemWithError(planned->types, tab);
+        if (known == NULL) {
+            if (PyErr_Occurred()) return -1;
+            PyObject *given[2] = {tab, buckets};
+            PyObject *own = PyObject_Vectorcall(home, given, 2, NULL);
+            if (own == NULL) return -1;
+            int is_here = PyObject_RichCompareBool(own, bucket, Py_EQ);
+            Py_DECREF(own);
+            if (is_here <= 0) return is_here;
+            if (PyDict_SetItem(planned->types, tab, wire) < 0) return -1;
+        } else if (known != wire) {
+            int is_same = PyObject_RichCompareBool(known, wire, Py_EQ);
+            if (is_same <= 0) return is_same;
+        }
+        if (is_first) continue;
+        PyObject *before = PyDict_GetItemWithError(planned->moved, tab);
+        if (before == NULL && PyErr_Occurred()) return -1;
+        if (before != NULL) {
+            count += PyLong_AsUnsignedLongLong(before);
+            if (PyErr_Occurred()) return -1;
+        }
+        PyObject *now = PyLong_FromUnsignedLongLong(count);
+        int failed = now == NULL || PyDict_SetItem(planned->moved, tab, now) < 0;
+        Py_XDECREF(now);
+        if (failed) return -1;
+    }
+    return 1;
+}
+
+/* Take a block. As above. */
+static int add_block(struct planned *planned, PyObject *block, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home) {
+    int done = -1;
+    PyObject *fields = NULL, *moved = NULL, *wire = NULL, *type = PyObject_GetAttr(block, s_type);
+    if (type == NULL || (wire = PyObject_GetItem(dumping, type)) == NULL) goto end;
+    if (!PyBytes_CheckExact(wire)) {
+        done = 0; /* a Type that is folded another way */
+        goto end;
+    }
+    struct group *group = NULL;
+    for (int at = 0; at < planned->count && group == NULL; at++) {
+        PyObject *other = planned->groups[at].type;
+        int is_same = other == type ? 1 : PyObject_RichCompareBool(other, type, Py_EQ);
+        if (is_same < 0) goto end;
+        if (is_same) group = &planned->groups[at];
+    }
+    if (group == NULL) {
+        if (planned->count == MOST_GROUPS) {
+            done = 0;
+            goto end;
+        }
+        group = &planned->groups[planned->count++];
+        group->type = Py_NewRef(type);
+        group->wire = Py_NewRef(wire);
+        group->places = PyDict_New();
+        group->fields = PyList_New(0);
+        group->blocks = PyList_New(0);
+        if (group->places == NULL || group->fields == NULL || group->blocks == NULL) goto end;
+    }
+    if ((fields = PyObject_GetAttr(block, s_fields)) == NULL || (moved = PyObject_GetAttr(block, s_moved)) == NULL) goto end;
+    if ((done = add_tabs(planned, moved, wire, home, bucket, buckets)) <= 0) goto end;
+    if ((done = add_fields(group, fields)) <= 0) goto end;
+    if (PyList_Append(group->blocks, block) < 0) done = -1;
+end:
+    Py_XDECREF(type);
+    Py_XDECREF(wire);
+    Py_XDECREF(fields);
+    Py_XDECREF(moved);
+    return done;
+}
+
+/* Whether an attribute is None, or empty. As above. */
+static int has_nothing(PyObject *of, PyObject *name) {
+    PyObject *found = PyObject_GetAttr(of, name);
+    if (found == NULL) return -1;
+    int is_true = found == Py_None ? 0 : PyObject_IsTrue(found);
+    Py_DECREF(found);
+    return is_true < 0 ? -1 : !is_true;
+}
+
+/* Take what waits. As above. */
+static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home,
+                       PyObject *block_type) {
+    int done;
+    if ((done = has_nothing(item, s_part)) <= 0 || (done = has_nothing(item, s_header)) <= 0) return done;
+    if ((done = has_nothing(item, s_nonce)) != 0) return done < 0 ? -1 : 0;
+    PyObject *batch = PyObject_GetAttr(item, s_batch), *stream = NULL, *columns = NULL, *parts = NULL;
+    done = -1;
+    if (batch == NULL) goto end;
+    if ((done = has_nothing(batch, s_meanings)) <= 0 || (done = has_nothing(batch, s_bad_meanings)) <= 0) goto end;
+    done = -1;
+    if ((stream = PyObject_GetAttr(batch, s_stream)) == NULL || (columns = PyObject_GetAttr(batch, s_columns)) == NULL) goto end;
+    if (!PyBytes_CheckExact(stream)) {
+        done = 0;
+        goto end;
+    }
+    if (PyDict_SetItem(planned->streams, stream, Py_None) < 0) goto end;
+    if ((parts = PyObject_GetAttr(columns, s_sections)) == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) goto end;
+        PyErr_Clear(); /* a list of columns, which came another way */
+        done = 0;
+        goto end;
+    }
+    if (!PyList_CheckExact(parts)) {
+        done = 0;
+        goto end;
+    }
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(parts); at++) {
+        PyObject *block = PyList_GET_ITEM(parts, at);
+        if ((PyObject *)Py_TYPE(block) != block_type) {
+            done = 0;
+            goto end;
+        }
+        Py_INCREF(block);
+        done = add_block(planned, block, bucket, buckets, dumping, home);
+        Py_DECREF(block);
+        if (done <= 0) goto end;
+    }
+    done = 1;
+end:
+    Py_XDECREF(batch);
+    Py_XDECREF(stream);
+    Py_XDECREF(columns);
+    Py_XDECREF(parts);
+    return done;
+}
+
+static PyObject *reads_of(struct planned *planned, PyObject *keys) {
+    PyObject *reads = PyList_New(3), *key, *content;
+    if (reads == NULL) return NULL;
+    Py_ssize_t place = 0, at = 2, fields = 0;
+    PyObject *made = command(s_hmget, PyTuple_GET_ITEM(keys, 0), PyDict_GET_SIZE(planned->streams));
+    if (made == NULL) goto failed;
+    PyList_SET_ITEM(reads, 0, made);
+    while (PyDict_Next(planned->streams, &place, &key, &content)) PyTuple_SET_ITEM(made, at++, Py_NewRef(key));
+    made = command(s_hmget, PyTuple_GET_ITEM(keys, 1), PyDict_GET_SIZE(planned->types));
+    if (made == NULL) goto failed;
+    PyList_SET_ITEM(reads, 1, made);
+    for (place = 0, at = 2; PyDict_Next(planned->types, &place, &key, &content);) {
+        PyObject *tab = PyUnicode_AsUTF8String(key);
+        if (tab == NULL) goto failed;
+        PyTuple_SET_ITEM(made, at++, tab);
+    }
+    for (int number = 0; number < planned->count; number++) fields += PyList_GET_SIZE(planned->groups[number].fields);
+    made = command(s_hmget, PyTuple_GET_ITEM(keys, 2), fields);
+    if (made == NULL) goto failed;
+    PyList_SET_ITEM(reads, 2, made);
+    at = 2;
+    for (int number = 0; number < planned->count; number++) {
+        PyObject *its = planned->groups[number].fields;
+        for (Py_ssize_t row = 0; row < PyList_GET_SIZE(its); row++) PyTuple_SET_ITEM(made, at++, Py_NewRef(PyList_GET_ITEM(its, row)));
+    }
+    return reads;
+failed:
+    Py_DECREF(reads);
+    return NULL;
+}
+
+static PyObject *result_of(struct planned *planned, PyObject *keys, PyObject *plan_form, PyObject *group_form) {
+    PyObject *groups = PyList_New(planned->count), *times = PyList_New(0), *types = PyDict_Values(planned->types);
+    if (groups == NULL || times == NULL || types == NULL) goto failed;
+    for (int at = 0; at < planned->count; at++) {
+        struct group *group = &planned->groups[at];
+        for (Py_ssize_t number = 0; number < PyList_GET_SIZE(group->blocks); number++) {
+            PyObject *its = PyObject_GetAttr(PyList_GET_ITEM(group->blocks, number), s_times);
+            int failed = its == NULL || PyList_Append(times, its) < 0;
+            Py_XDECREF(its);
+            if (failed) goto failed;
+        }
+        PyObject *items[4] = {Py_NewRef(group->type), Py_NewRef(group->fields), Py_NewRef(group->blocks),
+                              Py_NewRef(group->rows == NULL ? Py_None : group->rows)};
+        PyObject *made = named(group_form, 4, items);
+        if (made == NULL) goto failed;
+        PyList_SET_ITEM(groups, at, made);
+    }
+    PyObject *reads = reads_of(planned, keys);
+    PyObject *events = reads == NULL ? NULL : PyLong_FromUnsignedLongLong(planned->events);
+    if (events == NULL) {
+        Py_XDECREF(reads);
+        goto failed;
+    }
+    PyObject *items[6] = {reads, types, groups, events, Py_NewRef(planned->moved), times};
+    return named(plan_form, 6, items);
+failed:
+    Py_XDECREF(groups);
+    Py_XDECREF(times);
+    Py_XDECREF(types);
+    return NULL;
+}
+
+PyDoc_STRVAR(plan_doc,
+"plan(bucket, waiting, buckets, dumping, home, keys, forms) -> Plan | None\n\n"
+"As `plan` of plain.py. `home`: what tells the bucket of a Tab; `keys`: the bucket's; `forms`: Plan, Group and Block.");
+
+static PyObject *plan(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 7 || !PyList_CheckExact(given[1]) || !PyTuple_Check(given[5]) || PyTuple_GET_SIZE(given[5]) != 4 ||
+        !PyTuple_Check(given[6]) || PyTuple_GET_SIZE(given[6]) != 3) {
+        PyErr_SetString(PyExc_TypeError, "plan takes a bucket, a list of what waits, buckets, Types, a function, four keys and three forms");
+        return NULL;
+    }
+    struct planned planned;
+    memset(&planned, 0, sizeof planned);
+    planned.streams = PyDict_New();
+    planned.types = PyDict_New();
+    PyObject *found = NULL;
+    int done = -1;
+    if (planned.streams != NULL && planned.types != NULL) {
+        done = 1;
+        for (Py_ssize_t at = 0; done > 0 && at < PyList_GET_SIZE(given[1]); at++) {
+            PyObject *item = Py_NewRef(PyList_GET_ITEM(given[1], at));
+            done = add_waiting(&planned, item, given[0], given[2], given[3], given[4], PyTuple_GET_ITEM(given[6], 2));
+            Py_DECREF(item);
+        }
+        if (done > 0 && planned.count == 0) done = 0; /* batches of nothing */
+        if (done > 0) found = result_of(&planned, given[5], PyTuple_GET_ITEM(given[6], 0), PyTuple_GET_ITEM(given[6], 1));
+        if (done == 0) found = Py_NewRef(Py_None);
+    }
+    clear_groups(planned.groups, planned.count);
+    Py_XDECREF(planned.streams);
+    Py_XDECREF(planned.types);
+    Py_XDECREF(planned.moved);
+    return found;
+}
+
+#endif
