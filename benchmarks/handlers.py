@@ -19,8 +19,9 @@ from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort
 from taba.handlers.lookup import Lookup, find_handlers
 from taba.server.keys import ABSENT, Framed
-from taba.server.work.folding import Work, fold_type
+from taba.server.work.folding import fold_type
 from taba.server.work.projecting import aggregate_type, project_type
+from taba.server.work.rows import Work
 
 NOW = 1_800_000_000.0
 STEP_SECONDS = 60.0  # folded at a time while the day passes

@@ -19,8 +19,9 @@ from benchmarks.states import Folded
 from taba.handlers.lookup import find_handlers
 from taba.history import curve, heat_map, points, quantiles
 from taba.server.keys import ABSENT, Framed
-from taba.server.work.folding import Work, fold_type
+from taba.server.work.folding import fold_type
 from taba.server.work.projecting import aggregate_states
+from taba.server.work.rows import Work
 
 NOW = 1_800_000_007.0
 STEP_SECONDS = 300.0  # folded at a time while the day passes

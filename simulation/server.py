@@ -32,7 +32,7 @@ from taba.server.starts import Starts
 from taba.server.status import Status
 from taba.server.steady import SteadyClock
 from taba.server.work.bench import Bench
-from taba.server.work.folding import Folding, Work
+from taba.server.work.rows import Folding, Work
 from taba.server.work.sandbox import Sandbox
 
 SLIGHT_STEP_SECONDS = 3.0  # that the time of folds may go by at once

@@ -47,7 +47,7 @@ from taba.server.keys import ABSENT
 from taba.server.prometheus import syntax
 from taba.server.work.child import pack, unpack_answer
 from taba.server.work.errand import Errand
-from taba.server.work.folding import ForeignWork, Work
+from taba.server.work.rows import ForeignWork, Work
 from taba.steps import finish
 from taba.tokens import parse_tokens
 from tests.agent.producers import Producer

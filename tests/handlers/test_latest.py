@@ -17,7 +17,8 @@ from taba.handlers.folded import InC
 from taba.handlers.gauge import Gauge
 from taba.handlers.updown import UpDown
 from taba.server.keys import Kept, frame
-from taba.server.work.folding import Work, fold_type
+from taba.server.work.folding import fold_type
+from taba.server.work.rows import Work
 
 NOW = 1_700_000_000.0
 HANDLERS: tuple[Any, ...] = (Gauge(), ExpiryGauge(), UpDown())

@@ -19,7 +19,8 @@ from taba.handlers.folded import FoldedDumps
 from taba.handlers.percentile_group import PercentileGroup
 from taba.handlers.sketch import codes_in
 from taba.server.keys import Framed, frame
-from taba.server.work.folding import Folded, Work, fold_type
+from taba.server.work.folding import fold_type
+from taba.server.work.rows import Folded, Work
 
 NOW = 1_700_000_000.0
 COUNTERS, PERCENTILES = CounterGroup(), PercentileGroup()

@@ -19,7 +19,7 @@ from taba.server.fold.cycle import bucket_of
 from taba.server.keys import ABSENT, state_fields, unframe
 from taba.server.router import IsReader
 from taba.server.work.bench import Bench
-from taba.server.work.folding import further_parts
+from taba.server.work.knowing import further_parts
 from taba.turns import Turns
 
 SLICE_STATES = 500  # read and projected at a time; some 10 ms

@@ -22,7 +22,7 @@ from taba.server.work.pace import PAUSE, Pace, Pause, amount_of
 
 MAX_MISSING_TYPES = 100  # a bucket's list of Types without a Handler; senders choose them
 
-# why an Event is a dead letter; work/folding.py has those that a Handler causes
+# why an Event is a dead letter; work/rows.py has those that a Handler causes
 UNKNOWN_TYPE = "unknown_type"
 TYPE_CONFLICT = "type_conflict"
 WRONG_BUCKET = "wrong_bucket"

@@ -31,8 +31,8 @@ from taba.batch import (
 from taba.server import keys
 from taba.server.fold.excess import Beyond
 from taba.server.router import Command
-from taba.server.work.folding import ForeignWork
 from taba.server.work.pace import Pause
+from taba.server.work.rows import ForeignWork
 
 
 class WaitingBatch(NamedTuple):

@@ -28,8 +28,8 @@ from taba.server.fold.sorting import Sorting, bury_bad
 from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of, picked, weight_of
 from taba.server.router import Command
 from taba.server.work.bench import Bench
-from taba.server.work.folding import HANDLER_ERROR, Failed, Folding, ForeignWork, Parts, Work
 from taba.server.work.pace import PAUSE, Pace, Pause
+from taba.server.work.rows import HANDLER_ERROR, Failed, Folding, ForeignWork, Parts, Work
 
 MAX_ARGUMENTS = 1000  # of one command that removes marks
 

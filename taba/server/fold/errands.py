@@ -8,8 +8,8 @@ from typing import Any
 
 from taba.server.fold.cycle import CycleSteps, Foreign, Outcome, Reads
 from taba.server.work.bench import Bench
-from taba.server.work.folding import Folded, ForeignWork
 from taba.server.work.pace import Pause
+from taba.server.work.rows import Folded, ForeignWork
 from taba.shard import More, Writes
 
 

@@ -24,8 +24,9 @@ from taba.server.fold.type_groups import TypeGroup, are_good, dumps_of
 from taba.server.keys import Framed, Kept
 from taba.server.router import Command
 from taba.server.work.bench import Bench
-from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE, Folded, Parts, Work
+from taba.server.work.folding import MAX_TRIES, TRIES_FOR_ONE
 from taba.server.work.pace import MOST_AT_ONCE, PAUSE, Pace, Pause
+from taba.server.work.rows import Folded, Parts, Work
 from taba.server.work.runs import Runs
 from taba.shard import MoreOfMany, Writes
 

@@ -18,7 +18,7 @@ from taba.bounds import MAX_TIME
 from taba.plural import many
 from taba.server import keys
 from taba.server.work.faults import sentence
-from taba.server.work.folding import Folded
+from taba.server.work.rows import Folded
 from taba.server.work.runs import Runs
 
 GroupPiece = tuple[list[int], Block | list[Column]]  # the group's rows, and the column of each

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from taba.names import OWN_TABS
 from taba.server import keys
 from taba.server.router import Command, IsRouter
-from taba.server.work.folding import KnowsTypes, further_parts
+from taba.server.work.knowing import KnowsTypes, further_parts
 from taba.shard import More, Writes
 
 LOT_STATES = 100  # looked at, and changed, at a time: some milliseconds of a bucket, and a few MiB at the most usual

@@ -10,7 +10,7 @@ from taba.server import keys
 from taba.server.fold.cycle import bucket_of
 from taba.server.keep.changing import index_removal, sweep
 from taba.server.router import Command, IsRouter
-from taba.server.work.folding import KnowsTypes, further_parts
+from taba.server.work.knowing import KnowsTypes, further_parts
 from taba.shard import More, Writes
 
 CHUNK_STATES = 1000  # deleted in one transaction, which takes some milliseconds

@@ -24,7 +24,7 @@ from taba.server.keep.sweeping import sweep_marks, sweep_meanings
 from taba.server.keep.upgrading import count_failure, failures
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
-from taba.server.work.folding import further_parts
+from taba.server.work.knowing import further_parts
 
 RETIRED_TIMES = 12  # as long as others `_retired` is kept in a Tab that has no other Client: about a year
 ASK_MINUTES = int(DAY / 60)  # for which a State must be untouched before its Handler is asked whether it is prunable

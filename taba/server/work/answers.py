@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from taba.bounds import MiB
 from taba.server.work.child import pack
 from taba.server.work.errand import Errand
-from taba.server.work.folding import Failed, Folded, ForeignWork, nothing_folded, run_of
+from taba.server.work.rows import Failed, Folded, ForeignWork, nothing_folded, run_of
 
 KEEP_SECONDS = 60.0  # an answer: whoever sends the Events again does so within seconds
 MAX_BYTES = 64 * MiB  # of answers: as many as a few cycles have; what is pushed out is folded again

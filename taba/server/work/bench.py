@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from taba.server.keys import Framed
-from taba.server.work.folding import Folded, Folding, ForeignWork, IsLookup, Parts, Work, fold_in_lots, fold_type
+from taba.server.work.folding import fold_in_lots, fold_type
 from taba.server.work.keeping import merge_states, prunable_type, upgrade_type
+from taba.server.work.knowing import IsLookup
 from taba.server.work.pasts import history_type, read_history
 from taba.server.work.projecting import aggregate_states, aggregate_type, checked, project_type, render_one, samples_one
+from taba.server.work.rows import Folded, Folding, ForeignWork, Parts, Work
 
 
 class IsSandbox(Protocol):

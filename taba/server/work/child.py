@@ -147,7 +147,9 @@ class Child:
     ) -> Iterator[Any]:
         """Folds one lot of rows after another; each gives [states, parts, failed, spoiled, wants, done]."""
         from taba.server.keys import Framed
-        from taba.server.work.folding import Folded, Turn, Work, fold_type
+        from taba.server.work.culprits import Turn
+        from taba.server.work.folding import fold_type
+        from taba.server.work.rows import Folded, Work
 
         handler, is_array = self.lookup.get(type), self.lookup.is_array(type)
         framed = [Framed(*state) for state in states]

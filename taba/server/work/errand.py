@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from taba.bounds import MiB
 from taba.server.keys import ABSENT, Framed
+from taba.server.work.applying import MAX_STATE_BYTES
 from taba.server.work.child import pack
 from taba.server.work.faults import MAX_DETAIL
-from taba.server.work.folding import (
+from taba.server.work.rows import (
     HANDLER_ERROR,
-    MAX_STATE_BYTES,
     REASONS,
     STATE_TOO_LARGE,
     Failed,

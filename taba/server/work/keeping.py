@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from taba.server.keys import Framed
+from taba.server.work.applying import MAX_STATE_BYTES
 from taba.server.work.faults import sentence
-from taba.server.work.folding import MAX_STATE_BYTES
 
 State = Sequence[Framed]  # the main part, then the further parts
 

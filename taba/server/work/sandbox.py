@@ -31,9 +31,10 @@ from taba.server.work.answers import KEEP_SECONDS, Answers
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES, MAX_PROCESSOR_SECONDS
 from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
-from taba.server.work.folding import Failed, Folded, ForeignWork, further_parts, run_of
 from taba.server.work.keeping import check_parts
+from taba.server.work.knowing import further_parts
 from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotStarted, Prints
+from taba.server.work.rows import Failed, Folded, ForeignWork, run_of
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 QUICK_SECONDS = 0.5  # … where others wait for it: who takes longer is asked again apart, and is at fault for nothing yet

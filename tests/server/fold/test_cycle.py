@@ -21,7 +21,7 @@ from taba.server.fold.burying import MAX_MISSING_TYPES
 from taba.server.fold.cycle import Cycle, WaitingBatch
 from taba.server.fold.deadletters import MAX_DEAD_LETTER_VALUE, MAX_DEAD_LETTERS, decode_dead_letter, describe
 from taba.server.fold.marks import Mark, decode_mark
-from taba.server.work import folding
+from taba.server.work import applying
 from tests.examples import examples
 
 from ..samples import AGE, BUCKETS, NONCE, MemoryStore, Spilling, Sum, Words, batch, column, lookup_of, tab_in
@@ -253,7 +253,7 @@ class DeadLetters(SynchronousTestCase):
         self.assertEqual(self.store.counts(), {"dead:bad_column": 3 * 1_048_576})
 
     def test_a_state_at_its_bound_is_kept_and_one_past_it_is_not_written(self) -> None:
-        self.patch(folding, "MAX_STATE_BYTES", 12)
+        self.patch(applying, "MAX_STATE_BYTES", 12)
         self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Words", ["x" * 10])])])
         [before] = self.store.keys[keys.states(0)].values()
         self.assertEqual(len(before), keys.FRAME_BYTES + 12)

@@ -24,7 +24,7 @@ from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Alone
 from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
-from taba.server.work.folding import Folded
+from taba.server.work.rows import Folded
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import BucketAway, BucketBusy, NotReplicated
 from taba.shard.memory.router import MemoryRouter

@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 from taba.handlers import Handler
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import sandbox as module
-from taba.server.work.folding import Folded, ForeignWork, Work
+from taba.server.work.rows import Folded, ForeignWork, Work
 from taba.server.work.sandbox import MAX_DEATHS, HandlerSlow, Sandbox
 
 from ..running import asynchronous, reactor

@@ -14,7 +14,7 @@ from taba.handlers import ArrayHandler, Handler
 from taba.server.keys import ABSENT, Framed
 from taba.server.work.child import TURN_SECONDS, Child
 from taba.server.work.errand import Errand
-from taba.server.work.folding import Failed, Folded, ForeignWork, Work
+from taba.server.work.rows import Failed, Folded, ForeignWork, Work
 
 from ..samples import Spilling, lookup_of
 

@@ -13,8 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba.handlers import ArrayHandler, Handler
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import folding as module
+from taba.server.work.applying import MANY_EVENTS
+from taba.server.work.culprits import Turn
 from taba.server.work.faults import MAX_DETAIL, sentence
-from taba.server.work.folding import MANY_EVENTS, Folded, Turn, Work, fold_type
+from taba.server.work.folding import fold_type
+from taba.server.work.rows import Folded, Work
 
 from ..samples import Spilling, Sum
 

@@ -28,8 +28,8 @@ from taba.server.work import boxing, line
 from taba.server.work import sandbox as module
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES
 from taba.server.work.child import pack
-from taba.server.work.folding import Folded, ForeignWork, Work
 from taba.server.work.pasts import read_history
+from taba.server.work.rows import Folded, ForeignWork, Work
 from taba.server.work.sandbox import Crowded, HandlersAway, PatternRefused, Sandbox
 
 from ..running import asynchronous, reactor

@@ -19,7 +19,7 @@ from taba.server.keys import ABSENT
 from taba.server.work import answers, child
 from taba.server.work import sandbox as module
 from taba.server.work.bench import Bench
-from taba.server.work.folding import Folded, ForeignWork, Work
+from taba.server.work.rows import Folded, ForeignWork, Work
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow, Sandbox
 
 from ..running import asynchronous, reactor
