@@ -158,13 +158,14 @@ class ExactlyOnceForLong(Job):
         self.wait_for(COPIED + 1_000)
         self.go_back(valkey, copy)
         self.end_recorders(self.recorders)
-        self.until(lambda: self.folded() + self.gap() >= 16_000, "not all is made good, or named")
+        self.run_recorders(16_000)  # a bucket shows what it lost by what comes next, and all may have been folded before
+        self.until(lambda: self.folded() + self.gap() >= 32_000, "not all is made good, or named")
         self.assertIn("the store went back in time", self.problems("Server"))
         self.assertLess(self.gap(), 16_000 - COPIED)
         if self.gap():
-            self.assertEqual(self.folded() + self.gap(), 16_000, self.story())
+            self.assertEqual(self.folded() + self.gap(), 32_000, self.story())
         else:
-            self.assert_exact(16_000)
+            self.assert_exact(32_000)
 
     def test_of_a_store_that_goes_back_further_than_the_agent_retains_the_loss_is_named_to_the_event(self) -> None:
         valkey, copy = self.copied_store(16_000)
