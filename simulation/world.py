@@ -18,7 +18,7 @@ from simulation.ground import Ground
 from simulation.mover import Mover
 from simulation.server import Server
 from simulation.store import Store
-from taba.agent import backlog, drain, keeper, lanes
+from taba.agent import drain, keeper, lanes
 from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
@@ -98,7 +98,6 @@ class World(Ground):
         self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
         self._next_census = CENSUS_SECONDS
         self.unsure = 0  # events that went with a host that booted anew
-        self.at_once = 0  # events that a spool lost of more lanes than can be known: they are counted whoever has them
         self.servers = [Server(self, f"server-{number}", url, BUCKETS) for number, url in enumerate(self.urls, 1)]
         self.agents = [Agent(self, "agent", self.urls[:1]), Agent(self, "other-agent", self.urls[:1])]
         self.agents[1].may_start = False  # until somebody starts it
@@ -169,8 +168,6 @@ class World(Ground):
         """Where this world is narrow, have the bounds be small until it ends, and Agents retain as long as they do in it."""
         for bound in NARROW if self.is_narrow else ():
             self.machine.put(bound.module, bound.name, bound.most)
-        if self.is_narrow and self.may_fill:
-            self.machine.put(backlog.Backlog, "count_lost", self._told(backlog.Backlog.count_lost))
         if self.drains_in_turns:
             self.machine.put(drain, "TURN_RINGS", 1)
             self.machine.put(drain, "TURN_EVENTS", TURN_EVENTS)
@@ -178,19 +175,6 @@ class World(Ground):
         if self.retain_seconds is not None:  # streams end soon then, and groups of the outbox outlive what was retained
             for module in (lanes, keeper):
                 self.machine.put(module, "RETAIN_SECONDS", self.retain_seconds)
-
-    def _told(self, count_lost: Any) -> Any:
-        """How many events are counted at once, of which nobody asks whether Servers have applied them (docs/adr/0138)."""
-
-        def told(held: backlog.Backlog, settled: Any) -> None:
-            dropped = held._books.dropped
-            before = dropped["spool_corrupt"]
-            count_lost(held, settled)
-            if at_once := dropped["spool_corrupt"] - before:
-                self.at_once += at_once
-                self.fired["what a spool lost was counted at once"] += 1
-
-        return told
 
     def _counted(self, steps: Any) -> Any:
         """Whether drains take several turns."""
@@ -507,12 +491,12 @@ class World(Ground):
         books = f"recorded {recorded}, folded {figures['folded']}, dead {figures['dead']}, dropped {dict(dropped)}"
         recorded -= figures["known_key"]  # posted again after the Agent had lost their key: they count there, and were folded once
         if self.boot > 1:  # the Agent's own counts went with shared memory
-            if accounted > completed + doubtful + figures["known_key"] + self.at_once:
+            if accounted > completed + doubtful + figures["known_key"]:
                 raise Broken(f"{completed} events were recorded, {doubtful} perhaps, and a host booted anew; the books: {books}")
             return
         if not completed <= recorded <= completed + doubtful:
             raise Broken(f"{completed} events were recorded and {doubtful} perhaps; the books: {books}")
-        if not recorded <= accounted <= recorded + self.at_once:
+        if recorded != accounted:
             raise Broken(f"the books do not balance: {books}")
         own = sum(client.told for client in self.clients)
         lost = sum(dropped.values()) - own

@@ -1,7 +1,7 @@
 """What an Agent does with its spool: it is filled, read, mended where it is damaged, and its lanes are taken up in their turn.
 
 1. What a salvage could not read is counted once, as far as the store does not have it: its lane asks before anything of it is sent.
-   What of it is on its way to a Server is brought back.
+   What of it is on its way to a Server is brought back. Of more lanes than are known at once the others have their turn later.
 2. An error of the disk's is a problem, and what it kept from being done is tried again; only damage is mended, and that seldom.
 3. Of the lanes that are on disk so many are worked on at once; the others wait there.
 """
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from taba.agent.books import Books
@@ -40,7 +41,9 @@ class Backlog:
         self._spool, self._books, self._schedule, self._lanes, self._queue = spool, books, schedule, lanes, queue
         self._cursor: tuple[bytes, int] | None = None
         self.activated = self.now = now
-        self.salvage = ""  # of the spool's, the last of which the lost batches are counted
+        self.salvage = ""  # of the spool's, the last of which the lost batches were counted without asking, by a version before
+        self._lost: list[BatchId] = []  # that the spool lost, in order, …
+        self._asked = 0  # … and of how many of these the lane is known by now
         self.stuck: list[Lane] = []  # that could not be loaded from the spool
         self.healed = -HEAL_SECONDS  # when it was tried last
 
@@ -95,11 +98,12 @@ class Backlog:
             self.heal(error)
         else:
             self._books.spool_problem = None
-            self.count_lost(set(self._books.settling))  # what was found to be so once the disk had room
+            self.count_lost()  # what was found to be so once the disk had room
 
     def activate(self, now: float) -> None:
         """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
         self.activated = now
+        self._ask_more()
         stuck, self.stuck = self.stuck, []
         for lane in stuck:
             if self._lanes.get((lane.stream, lane.bucket)) is lane:
@@ -116,8 +120,7 @@ class Backlog:
             if key is None:
                 break
             if key not in self._lanes:
-                lane = self._lanes[key] = Lane(*key, self._books, True)
-                self._queue(lane, now)
+                self._queue(self.begin_lane(*key, True), now)
 
     # --- what is done with ---
 
@@ -184,49 +187,68 @@ class Backlog:
             self._books.spool_problem = f"{error}; and it cannot be mended: {failure}"
             return False
         self._books.spool_problem = None
-        self.count_lost(set(self._books.settling))
+        self.count_lost()
         return True
 
-    def count_lost(self, settled: set[BatchId]) -> None:
+    @property
+    def has_unasked(self) -> bool:
+        """Whether there are lanes of which the spool lost batches, and which are not known yet."""
+        return self._asked < len(self._lost)
+
+    def begin_lane(self, stream: bytes, bucket: int, more: bool = False) -> Lane:
+        """Know a lane from now on, and what the spool lost of it: that is asked for before anything of it is sent."""
+        lane = self._lanes[stream, bucket] = Lane(stream, bucket, self._books, more)
+        if self.has_unasked:
+            for place in range(bisect_left(self._lost, (stream, bucket, 0)), len(self._lost)):
+                id = self._lost[place]
+                if id[:2] != (stream, bucket):
+                    break
+                if self._is_in_doubt(id):
+                    lane.lose(id.number, self._spool.lost[id])
+        return lane
+
+    def count_lost(self) -> None:
         """Have what a salvage of the spool could not read asked for, and counted where the store does not have it.
 
-        Of so many lanes that they cannot all be known here all is counted at once, whoever has it. What of it is under way to a Server is
-        brought back.
+        What of it is under way to a Server is brought back.
         """
         spool, books = self._spool, self._books
         if not spool.salvage or spool.salvage == self.salvage:
             return
-        lost = {
-            id: events
-            for id, events in spool.lost.items()
-            if not (id in settled or id.number <= books.to_forget.get(id[:2], 0) or id.number in books.found.get(id[:2], ()))
-        }
-        is_at_once = len({id[:2] for id in lost} - self._lanes.keys()) > MAX_LANES
-        if is_at_once:
-            self.salvage = spool.salvage
-            books.is_dirty = True
+        self._lost, self._asked = sorted(spool.lost), 0
         under_way: list[EncodedBatch] = []
-        for id, events in lost.items():
+        for id in self._lost:
             lane = self._lanes.get(id[:2])
-            if lane is None and not is_at_once:
-                lane = self._lanes[id[:2]] = Lane(*id[:2], books, True)
-            if lane is not None:
-                kept = lane.lose(id.number, events)
-                if isinstance(kept, Outgoing) and isinstance(kept.entry, SentBatch) and kept.batch is not None:
-                    under_way.append(EncodedBatch(id, kept.batch.created, events, kept.entry.batch, kept.batch.key))
-                elif isinstance(kept, HeldBatch) and kept.group is not None:
-                    books.found.setdefault(id[:2], {})[id.number] = 0
-                if id.number not in lane.doubt:
-                    continue
-                if is_at_once:
-                    del lane.doubt[id.number]
-            books.unreadable.pop(id, None)
-            if is_at_once:
-                books.counted.append(id)
-                books.dropped["spool_corrupt"] += events
+            if lane is None or not self._is_in_doubt(id):
+                continue
+            events = spool.lost[id]
+            kept = lane.lose(id.number, events)
+            if isinstance(kept, Outgoing) and isinstance(kept.entry, SentBatch) and kept.batch is not None:
+                under_way.append(EncodedBatch(id, kept.batch.created, events, kept.entry.batch, kept.batch.key))
+            elif isinstance(kept, HeldBatch) and kept.group is not None:
+                books.found.setdefault(id[:2], {})[id.number] = 0
+            if id.number in lane.doubt:
+                books.unreadable.pop(id, None)
         self.stuck += [lane for lane in self._lanes.values() if lane.doubt]  # whoever called may have one of them in hand
+        self._ask_more()
         if under_way:
             try:
                 spool.restore(under_way)
             except (sqlite3.Error, SpoolFull) as error:  # should they not be applied either, they are counted when they are read back
                 books.spool_problem = f"{error}"
+
+    def _ask_more(self) -> None:
+        """Take up lanes of which the spool lost batches, as far as there is room for lanes."""
+        while self.has_unasked and len(self._lanes) < MAX_LANES:
+            id = self._lost[self._asked]
+            if id[:2] not in self._lanes and self._is_in_doubt(id):
+                self.stuck.append(self.begin_lane(*id[:2], True))
+            self._asked += 1
+        if not self.has_unasked:
+            self._lost, self._asked = [], 0
+
+    def _is_in_doubt(self, id: BatchId) -> bool:
+        """Whether the spool lost this batch, and nobody knows what became of it."""
+        books = self._books
+        is_known = id in books.settling or id.number <= books.to_forget.get(id[:2], 0) or id.number in books.found.get(id[:2], ())
+        return id in self._spool.lost and not is_known

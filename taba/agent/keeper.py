@@ -81,10 +81,7 @@ class Keeper:
     def lane_of(self, id: BatchId) -> Lane:
         """The lane of a batch, made where there is none."""
         stream, bucket, _ = id
-        lane = self.lanes.get((stream, bucket))
-        if lane is None:
-            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books)
-        return lane
+        return self.lanes.get((stream, bucket)) or self.backlog.begin_lane(stream, bucket)
 
     def begin_stream(self, moment: Moment) -> None:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
@@ -224,7 +221,7 @@ class Keeper:
         self.books.sequence = table.sequence
         self.books.told = frozenset(table.settled)
         # what was lost in a spool that was mended while this table was written is in the next one's totals
-        self.books.is_dirty = table.salvage != self.backlog.salvage or not self.books.settling.keys() <= self.books.told
+        self.books.is_dirty = not self.books.settling.keys() <= self.books.told
         for id in self.books.counted:
             self.history.note(id, 0)
         self.books.counted.clear()
@@ -248,14 +245,14 @@ class Keeper:
 
     def older_buckets(self) -> Container[int]:
         """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
-        if self.spool.batches:
+        if self.spool.batches or self.backlog.has_unasked:
             return range(MAX_BUCKETS)
         older = self.books.openings.buckets_of_others(self.stream)
         return older.union(lane.bucket for lane in self.lanes.values() if lane.stream != self.stream and not lane.is_idle)
 
     def waiting_buckets(self) -> Container[int]:
         """Those in which something is still to be applied."""
-        if self.spool.batches:
+        if self.spool.batches or self.backlog.has_unasked:
             return range(MAX_BUCKETS)
         return {lane.bucket for lane in self.lanes.values() if lane.pending or lane.more}
 
@@ -272,7 +269,7 @@ class Keeper:
                     continue
             except sqlite3.Error as error:  # nobody knows: it stays open until the spool can be read, which is tried each second, …
                 self.books.spool_problem, can_ask = f"{error}", False
-            lane = self.lanes[stream, bucket] = Lane(stream, bucket, self.books, not can_ask)
+            lane = self.backlog.begin_lane(stream, bucket, not can_ask)
             if not self.books.openings.is_open(stream, bucket):
                 self.books.openings.open(stream, bucket)
                 self.books.openings.end(stream, bucket)  # or it is ended already, and the lost outbox alone knew
@@ -284,7 +281,7 @@ class Keeper:
 
     def is_known(self, stream: bytes) -> bool:
         """Whether something of this stream is here, or it may be open somewhere."""
-        if stream == self.stream or stream in self.books.openings or self.spool.batches:
+        if stream == self.stream or stream in self.books.openings or self.spool.batches or self.backlog.has_unasked:
             return True
         return any(lane.stream == stream for lane in self.lanes.values())
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from taba.agent.ages import Moment
 from taba.agent.keeper import Keeper
-from taba.agent.lanes import HeldBatch, Lane, Skip
+from taba.agent.lanes import HeldBatch, Skip
 from taba.agent.openings import Openings
 from taba.agent.outbox import Table, decode_table
 from taba.batch import BatchId, KeyPart
@@ -30,7 +30,7 @@ def recover(keeper: Keeper, now: float) -> None:
     _take_groups(keeper, settled)
     books.settling, books.told = dict.fromkeys(settled), frozenset(settled)  # of the spool
     keeper.backlog.salvage = table.salvage
-    keeper.backlog.count_lost(settled)
+    keeper.backlog.count_lost()
     for id in settled:
         keeper.history.note(id, 0)
     books.flush_history()
@@ -47,7 +47,7 @@ def recover(keeper: Keeper, now: float) -> None:
             keeper.lane_of(BatchId(stream, bucket, 0)).unproven = known
         elif known > max(in_spool, lane.highest if lane is not None else 0):  # the last of it is not left, but released from the outbox
             if lane is None:
-                lane = lanes[stream, bucket] = Lane(stream, bucket, books, True)
+                lane = keeper.backlog.begin_lane(stream, bucket, True)
             lane.unproven = known
     for skip in table.skipped:
         lane = lanes.get(skip.id[:2])

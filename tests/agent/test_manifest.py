@@ -316,24 +316,47 @@ class CountedTests(WorldCase):
         with mock.patch.object(books, "MAX_SETTLING", 2):
             self._half_applied(self.world(), None)
 
-    def test_of_more_lanes_than_can_be_known_all_is_counted_at_once_and_no_more(self) -> None:
+    def test_of_more_lanes_than_are_known_at_once_each_is_asked_for_in_its_turn(self) -> None:
+        unasked: list[bool] = []
+        most, count_lost = backlog.MAX_LANES, backlog.Backlog.count_lost
+
+        def damage(path: str) -> None:
+            remove(path)
+            self.patch(backlog, "MAX_LANES", 2)
+
+        def counting(held: backlog.Backlog) -> None:
+            count_lost(held)
+            unasked.append(held.has_unasked)
+
+        self.patch(backlog.Backlog, "count_lost", counting)
+        for kill in (None, 3, 8):
+            self.patch(backlog, "MAX_LANES", most)
+            self._half_applied(self.world(), kill, damage)
+        self.assertIn(True, unasked)
+
+    def test_a_lane_whose_turn_has_not_come_is_asked_for_before_anything_else_of_it_is_sent(self) -> None:
         world = self.world()
-        for _ in range(4):
-            world.record(50)
-            world.tick()
-        world.move()
-        world.die()
-        remove(os.path.join(world.directory, "spool"))
+        stream, *_ = self._lost_but_for_the_last(world)
         with mock.patch.object(backlog, "MAX_LANES", 0):
             world.born()
-        for _ in range(2):
-            self.assertEqual(dict(world.keeper.books.totals()), {"spool_corrupt": 200})
-            for _ in range(4):
-                world.tick()
-                world.send()
-            world.die()
-            world.born()
-        self.assertEqual(world.spool.salvage, "")
+            self.assertEqual((world.keeper.backlog.has_unasked, world.keeper.lanes), (True, {}))
+            self.assertTrue(world.keeper.is_known(stream))
+            self.assertIn(3, world.keeper.older_buckets())
+            self.assertIn(3, world.keeper.waiting_buckets())
+            lane = world.keeper.lane_of(BatchId(stream, 3, 3))
+            self.assertEqual(lane.doubt, {1: 10, 2: 10})
+            [sent] = lane.next(world.now, at(world.now))
+            self.assertEqual((isinstance(sent.entry, Header) and sent.entry.do, sent.number), (OPEN, 0))
+
+    def _lost_but_for_the_last(self, world: World) -> list[bytes]:
+        """Of one lane a new Agent finds the first batches lost: those of which the manifest alone knows."""
+        world.die()
+        path = os.path.join(world.directory, "spool")
+        spool = Spool(path)
+        spool.add([spooled(number) for number in (1, 2)])
+        spool.close()
+        remove(path)
+        return [S]
 
     def test_while_the_disk_removes_nothing_as_many_are_counted_as_a_table_names_and_nothing_moves_the_mark_past_the_others(self) -> None:
         with mock.patch.object(books, "MAX_SETTLING", 2):
