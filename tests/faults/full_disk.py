@@ -12,6 +12,8 @@ from pathlib import Path
 from tests.patience import until
 from tests.services import Services
 
+from .job import REMEMBERED
+
 RECORD = """
 import sys
 from taba import client
@@ -64,7 +66,7 @@ def main() -> None:
 
         def books() -> dict[str, int] | None:
             ours, theirs = agent.status(), services.query.status()
-            if theirs["folded"] is None:  # its store is on its way up
+            if REMEMBERED in str(theirs["problems"]):  # its store is on its way up
                 return None
             assert ours["recorded"] <= recorded, ours
             if ours["recorded"] < recorded:  # the last of it was not drained yet

@@ -18,6 +18,7 @@ from tests.patience import PATIENCE_SECONDS, until
 from ..services import BUCKETS, ROOT, USUAL_BUCKETS, Services
 from .recorder import TABS, name_of, type_of
 
+REMEMBERED = "folded and dead_letters are"  # begins what a Server says where counts are not what its store has now
 TYPE_OF = {name_of(tab): type_of(tab) for tab in range(TABS)}
 
 
@@ -102,11 +103,25 @@ class Job(TestCase):
 
     def _wait_for_more(self, folded: int, events: int) -> dict[str, Any]:
         def more() -> dict[str, Any] | None:
-            status: dict[str, Any] = self.services.query.status()
-            return status if status["folded"] is not None and status["folded"] > folded else None
+            status = self.known()
+            return status if status is not None and status["folded"] > folded else None
 
         status: dict[str, Any] = until(more, lambda: f"of {events} events {folded} came, and no more do: {self.story()}")
         return status
+
+    def known(self) -> dict[str, Any] | None:
+        """Server's status where its counts are the store's; None where they are remembered, as while a store that was killed loads."""
+        status: dict[str, Any] = self.services.query.status()
+        return None if any(problem.startswith(REMEMBERED) for problem in status["problems"]) else status
+
+    def counted(self) -> dict[str, Any]:
+        """Server's status once its counts are the store's. They may be a second old: of one that went back, ask once that was said."""
+        status: dict[str, Any] = until(self.known, lambda: f"the store does not say what it has: {self.story()}")
+        return status
+
+    def folded(self) -> int:
+        """How many events the store has, by its own word."""
+        return int(self.counted()["folded"])
 
     def assert_exact(self, events: int, posted: int = 0) -> None:
         """All that the recorders recorded is there, once they have ended; beside what else was `posted`."""
@@ -160,6 +175,10 @@ class Job(TestCase):
         """The sentences of the `Server`'s or `Agent`'s problems, as one text."""
         query = self.services.agent_query if part == "Agent" else self.services.query
         return "\n".join(query.status()["problems"])
+
+    def says_that_it_went_back(self) -> bool:
+        """Whether the Server found that its store did."""
+        return "the store went back in time" in self.problems("Server")
 
     def assert_rings_are_gone(self) -> None:
         """The Agent retires and unlinks the rings of the dead once they are drained."""

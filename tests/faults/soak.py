@@ -20,22 +20,29 @@ import statistics
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from taba.bounds import MiB
+from taba.plural import many
 from taba.query import QueryError
 from tests.patience import PATIENCE_SECONDS, until
 from tests.services import ROOT, USUAL_BUCKETS, Services
 
+from .job import REMEMBERED
+
 CLIENTS = 4
 PAUSE_SECONDS = (0.5, 4.0)  # between two kills
 LINES = 20  # of a run, at the most: what was seen until then …
-LOOK_SECONDS = 5.0  # … and no more often than the parts are looked at
+LOOK_SECONDS = 5.0  # … and no more often than this, in which the parts are looked at, too, …
+LOOKS = 48  # … or so often, where a run is short
+MIN_LOOKS = 12  # at a part's memory, of which it can be said that it is flat: four in each third
 PROBE_SECONDS = 6.0  # in which it is found out what is folded
 FIRST_RATE = 50_000.0  # events a second, that are recorded in the first; each has twice as many as the one before …
 PROBES = 9  # … until they are as many as --load says, of what is folded …
@@ -190,11 +197,11 @@ class Soak:
         self._rate, best = FIRST_RATE, 0.0
         for _ in range(PROBES):
             self._begin()
-            already = self._books().folded
+            already = until(self._books).folded
             until(lambda already=already: self._books().folded > already, "nothing is folded")  # type: ignore[misc]
-            before, began = self._books(), time.monotonic()
+            before, began = until(self._books), time.monotonic()
             time.sleep(PROBE_SECONDS)
-            after, lasted = self._books(), time.monotonic() - began
+            after, lasted = until(self._books), time.monotonic() - began
             self._end(signal.SIGTERM)
             recorded_pace, folded_pace = (after.counted - before.counted) / lasted, (after.folded - before.folded) / lasted
             print(f"of {recorded_pace:,.0f} events a second {folded_pace:,.0f} are folded", flush=True)
@@ -212,11 +219,18 @@ class Soak:
 
     def _disturb(self) -> None:
         self._began = time.monotonic()
-        end, looked, told = self._began + self._seconds, 0.0, self._began
+        is_over = threading.Event()
+        looking = threading.Thread(target=self._look_until, args=(is_over,))
+        looking.start()  # beside what is done here: a part that was killed is waited for, and the others are there meanwhile
+        try:
+            self._disturb_until(self._began + self._seconds)
+        finally:
+            is_over.set()
+            looking.join()
+
+    def _disturb_until(self, end: float) -> None:
+        told = self._began
         while (now := time.monotonic()) < end:
-            if now - looked >= LOOK_SECONDS:
-                looked = now
-                self._look()
             if now - told >= max(LOOK_SECONDS, self._seconds / LINES):
                 told = now
                 self._tell(now)
@@ -244,16 +258,30 @@ class Soak:
 
     # --- what is seen of them ---
 
-    def _look(self) -> None:
-        server = psutil.Process(self.services.pid("server"))
-        processes = [("agent", psutil.Process(self.services.pid("agent"))), ("server", server)]
-        processes += [(f"client {number}", psutil.Process(client.pid)) for number, client in enumerate(self._clients)]
-        processes += [("store", child) for child in server.children()[:1]]
-        for part, process in processes:
-            try:
-                memory: Any = process.memory_info()
-            except psutil.Error:  # it was killed just now
-                continue
+    def _look_until(self, is_over: threading.Event) -> None:
+        pause = min(LOOK_SECONDS, self._seconds / LOOKS)
+        while not is_over.is_set():
+            for part, pid in self._pids():
+                try:
+                    process = psutil.Process(pid)
+                    self._see(part, process)
+                    if part == "server":
+                        for child in process.children()[:1]:
+                            self._see("store", child)
+                except psutil.Error:  # it was killed just now
+                    continue
+            is_over.wait(pause)
+
+    def _pids(self) -> Iterator[tuple[str, int]]:
+        """Of each part that is there, but of the store."""
+        for number, client in enumerate(tuple(self._clients)):
+            yield f"client {number}", client.pid
+        for child in tuple(self.services.children):
+            yield child.name, child.process.pid
+
+    def _see(self, part: str, process: psutil.Process) -> None:
+        memory: Any = process.memory_info()
+        if memory.rss:  # one that was killed, and not waited for, has none
             self.memory[part].append(memory.rss - memory.shared)
 
     def _tell(self, now: float) -> None:
@@ -271,9 +299,11 @@ class Soak:
     def _books(self) -> Books:
         counted = self._figures()
         agent, server = self.services.agent_query.status(), self.services.query.status()
+        if REMEMBERED in str(server["problems"]):
+            raise QueryError("the store does not say what it has")
         shown = self.services.query.projections(match="soak.*")
         busy = sum(float(projection["value"]) for projection in shown.get("soak_busy", {}).values())
-        folded, letters = server["folded"] or 0, server["dead_letters"] or 0
+        folded, letters = server["folded"], server["dead_letters"]
         dead = Counter(letter["client"] for letter in self.services.query.dead_letters()) if letters else Counter[str]()
         clients = []
         for number, (hits, ups) in enumerate(counted):
@@ -379,14 +409,17 @@ class Soak:
     def _grows(self, part: str) -> list[str]:
         """Whether its memory does, as a verdict; prints it over time."""
         samples = self.memory[part]
-        if not samples:
-            return [f"NOTHING SEEN of the {part}"]
+        if len(samples) < MIN_LOOKS:
+            shown = " ".join(f"{seen / MiB:.0f}" for seen in samples)
+            print(f"memory of the {part}, MiB: {shown or 'never seen'}: too little is seen to say whether it grows")
+            return [f"MEMORY NOT JUDGED: the {part} was seen {many(len(samples), 'time')}, and {MIN_LOOKS} are needed"]
         size = max(1, -(-len(samples) // SHOWN_TIMES))
         over_time = " ".join(f"{statistics.median(samples[at : at + size]) / MiB:.0f}" for at in range(0, len(samples), size))
         third = max(1, len(samples) // 3)
         first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
         is_flat = last <= first * GROWTH + SLACK_BYTES
-        print(f"memory of the {part} over time, MiB: {over_time}; at the most {max(samples) / MiB:.0f}{'' if is_flat else ': IT GROWS'}")
+        most = f"at the most {max(samples) / MiB:.0f}, of {len(samples)} looks"
+        print(f"memory of the {part} over time, MiB: {over_time}; {most}{'' if is_flat else ': IT GROWS'}")
         return [] if is_flat else [f"MEMORY GROWS: {part}"]
 
 

@@ -227,7 +227,7 @@ class Damaged(ShortJob):
         valkey.call("HSET", *where, later)
         record("later/1", 5)  # its gauge is folded, its count is not
         record("good/1", 7)
-        status = self.services.query.status()
+        status = self.counted()
         self.assertEqual((status["folded"], status["dead_letters_by_reason"]), (7, {"newer_state": 1}))
         self.assertEqual(valkey.call("HGET", *where), later)
         shown = self.services.query.projections(name="hits")["hits"]

@@ -69,7 +69,7 @@ class FullStore(Logged):
         self.end_recorders(recorders)
         self.until(lambda: "raise maxmemory" in self.problems("Server"), "nobody says that the store is full")
         self.until(lambda: "raise maxmemory" in self.told("server", "problem: "), "the log does not say it")
-        self.assertLess(self.services.query.status()["folded"], 16_000)
+        self.assertLess(self.folded(), 16_000)
         valkey.call("CONFIG", "SET", "maxmemory", "0")
         self.assert_exact(16_000)
         self.until(lambda: "raise maxmemory" not in self.problems("Server"), "what is mended is still said")
