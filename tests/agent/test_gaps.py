@@ -7,11 +7,10 @@ from unittest import mock
 
 from taba.agent import keeper
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.outbox import Outbox
 from taba.batch import MARK, Header
 from taba.bounds import DAY
 from tests.agent.moments import at
-from tests.agent.test_outbox import Killed, Memory
+from tests.agent.test_outbox import Killed
 from tests.agent.world import World, WorldCase
 
 
@@ -121,12 +120,6 @@ class GapTests(WorldCase):
         world.store.marks.pop(key)  # what is gone in a moment alone says so
         return key
 
-    def _boot(self, world: World) -> None:
-        world.die()
-        world.memory = Memory(512 * 1024)
-        Outbox.format(world.memory, b"n" * 16)
-        world.born()
-
     def _takes_nothing_for_lost(self, world: World) -> None:
         """Whoever comes after whom, and whether that one had published anything: the stream is ended once more, and that is all."""
         for has_published in (False, True, True):
@@ -145,7 +138,7 @@ class GapTests(WorldCase):
         world = self.world()
         world.keeper.is_homeless = True  # so that the spool's table names the stream as open
         key = self._ended_and_forgotten(world)
-        self._boot(world)
+        world.lose_outbox()
         self.assertIn(key[0], world.keeper.books.openings)
         self._takes_nothing_for_lost(world)
         self.assertNotIn(key[0], world.keeper.books.openings)
@@ -153,7 +146,7 @@ class GapTests(WorldCase):
     def test_nor_of_a_stream_that_is_ended_to_be_sure_because_no_table_says_what_became_of_it(self) -> None:
         world = self.world()
         stream, bucket = self._ended_and_forgotten(world)
-        self._boot(world)
+        world.lose_outbox()
         self.assertNotIn(stream, world.keeper.books.openings)
         world.keeper.left_open(stream, [bucket])
         world.keeper.settle_totals()

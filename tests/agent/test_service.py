@@ -1,4 +1,4 @@
-"""The Agent whole, in this process: real rings, a real outbox and spool, HTTP over loopback to a Server that gives verdicts."""
+"""The life of an Agent, whole: how it starts, goes on after a kill, ends, and says what it finds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import json
 import os
 import sqlite3
 import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +15,10 @@ from unittest import mock
 
 from twisted.internet import defer, reactor, task
 from twisted.logger import formatEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web import server
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from taba import batch as codec
-from taba.agent import dispatch, forward
 from taba.agent import service as services
 from taba.agent.ages import Moment
 from taba.agent.loop import MAX_LAST_DRAINS
@@ -35,12 +31,8 @@ from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Verdict
 from taba.caps import Caps
 from taba.damage import seal, unseal
-from taba.names import ALIVE_TAB, bucket_of
 from taba.options import Listen
-from tests.agent.producers import Producer
-from tests.agent.servers import FakeServer
-from tests.leftovers import agent_name
-from tests.patience import PATIENCE_SECONDS
+from tests.agent.whole import WholeAgent
 from tests.sites import open_front
 
 
@@ -59,71 +51,7 @@ class Wiring(SynchronousTestCase):
         self.assertEqual(ended(), 7)
 
 
-class ServiceTests(TestCase):
-    timeout = 2 * PATIENCE_SECONDS
-
-    def setUp(self) -> None:
-        self.agent = agent_name()
-        self.spool = Path(tempfile.mkdtemp())
-        self.server = FakeServer()
-        self.addCleanup(self.server.stop)
-        self.running: list[AgentService] = []
-        self.addCleanup(self._stop_all)
-
-    async def _stop_all(self) -> None:
-        for service in list(self.running):
-            await self.stop(service)
-        for name in os.listdir("/dev/shm"):
-            if name.startswith((f"taba.{self.agent}.", f"taba-agent.{self.agent}")):
-                os.unlink(f"/dev/shm/{name}")
-
-    def start(self, *urls: str, outbox_bytes: int = 4 << 20, spool_bytes: int = 64 << 20) -> AgentService:
-        front = open_front(Listen("tcp:0:interface=127.0.0.1", 0, "127.0.0.1"), time.monotonic)
-        service = AgentService(reactor, self.agent, list(urls or (self.server.url,)), front, self.spool, spool_bytes, outbox_bytes)
-        service.startService()
-        self.running.append(service)
-        return service
-
-    async def stop(self, service: AgentService) -> None:
-        self.running.remove(service)
-        await service.stopService()
-
-    def kill(self, service: AgentService) -> None:
-        """As kill -9 does: nothing is said, nothing is flushed; the lock is free."""
-        self.running.remove(service)
-        service.loop._call.cancel()
-        service.loop.forwarder.stop()
-        self.addCleanup(service._pool.closeCachedConnections)
-        self.addCleanup(service._port.stopListening)
-        service.loop.rings.close()
-        service._home.close()
-
-    def producer(self, client: str = "web/1", size: int = 65_536) -> Producer:
-        producer = Producer(self.agent, client, size)
-        self.addCleanup(producer.remove)
-        return producer
-
-    async def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                raise AssertionError("it did not come about")
-            await task.deferLater(reactor, 0.01, lambda: None)
-
-    async def recorded(self, service: AgentService, total: int) -> None:
-        await self.until(lambda: service.loop.keeper.books.recorded == total)
-
-    async def ask(self, service: AgentService, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, Any]:
-        import treq
-
-        port = service._port.getHost().port
-        body = None if content is None else json.dumps(content).encode()
-        url = f"http://127.0.0.1:{port}{path}"
-        response = await treq.request(
-            method, url, data=body, headers=Headers({name: [value] for name, value in headers.items()}), persistent=False
-        )
-        return response.code, json.loads(await response.content())
-
+class ServiceTests(WholeAgent):
     async def test_what_a_ring_holds_reaches_the_store_and_the_outbox_lets_go(self) -> None:
         producer = self.producer()
         tabs = [producer.tab(f"tab_{number}") for number in range(20)]
@@ -231,7 +159,7 @@ class ServiceTests(TestCase):
         os.unlink(f"/dev/shm/taba-agent.{self.agent}")
         for _ in range(100):
             producer.record(tab, 1.0)
-        self.spool = Path(tempfile.mkdtemp())
+        self.spool = self.directory()
         (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
         second = self.start()
         await self.until(lambda: second.loop.rings.taken)
@@ -373,25 +301,6 @@ class ServiceTests(TestCase):
         self.assertIn(f"process {os.getpid()} holds", said.getvalue())
         self.assertEqual(said.getvalue().count("\n"), 1)
 
-    async def test_a_refused_batch_is_counted_and_the_next_goes_on(self) -> None:
-        producer = self.producer()
-        tab = producer.tab("bids_won")
-        refusing = {"on": True}
-        self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no") if refusing["on"] and b"bids_won" in sent.batch else None
-        service = self.start()
-        producer.record(tab, 1.0)
-        await self.until(lambda: service.loop.keeper.books.dropped["refused"] == 1)
-        refusing["on"] = False
-        producer.record(tab, 2.0)
-        await self.until(lambda: self.server.store.folded == 1)
-        self.assertEqual(self.server.store.events["web/1", "bids_won"], [2.0])
-        self.assertEqual(service.loop.keeper.books.dropped["gap"], 0)
-        self.assertEqual(len(service.loop.keeper.spool.aside()), 1)
-        self.kill(service)
-        service = self.start()
-        await task.deferLater(reactor, 0.5, lambda: None)
-        self.assertEqual(dict(service.loop.keeper.books.totals()), {"refused": 1})
-
     async def test_its_log_tells_its_life_and_what_needs_a_person(self) -> None:
         said: list[str] = []
 
@@ -416,147 +325,6 @@ class ServiceTests(TestCase):
         await self.stop(service)
         self.assertIn(f"Agent {self.agent} ends: 0 batches are left in the outbox, 0 in the spool", said)
 
-    async def test_answers_that_are_no_verdicts_mean_later(self) -> None:
-        producer = self.producer()
-        tab = producer.tab("bids_won")
-        answers = [(404, b"nothing here"), (200, b"<html>welcome</html>"), (413, b"too large"), (500, b"oops"), (200, b"\xc1" * 10)]
-
-        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
-            if not answers:
-                return None
-            code, body = answers.pop()
-            request.setResponseCode(code)
-            if code == 200 and body.startswith(b"\xc1"):
-                request.setHeader(codec.VERDICTS_HEADER, "1")
-            return body
-
-        self.server.answer = answer
-        self.start()
-        producer.record(tab, 1.0)
-        await self.until(lambda: self.server.store.folded == 1)
-        self.assertEqual(answers, [])
-
-    async def test_a_full_outbox_moves_to_the_spool_and_both_drain_when_a_server_is_there(self) -> None:
-        producer = self.producer(size=1 << 20)
-        tab = producer.tab("bids_won")
-        (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
-        down = {"on": True}
-
-        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
-            if down["on"]:
-                request.setResponseCode(503)
-                return b"away"
-            return None
-
-        self.server.answer = answer
-        service = self.start(outbox_bytes=4 << 20)
-        total = 0
-        while not service.loop.keeper.moves:
-            for _ in range(20_000):
-                producer.record(tab, 1.0)
-            total += 20_000
-            await self.recorded(service, total)
-        self.assertGreater(service.loop.keeper.spool.batches, 0)
-        producer.record(tab, 5.0)
-        self.kill(service)
-        down["on"] = False
-        service = self.start(outbox_bytes=4 << 20)
-        await self.until(lambda: self.server.store.folded >= total + 1)
-        self.assertEqual(self.server.store.folded, total + 1)
-        self.assertEqual(dict(service.loop.keeper.books.totals()), {})
-
-    async def test_beyond_the_spools_bound_the_newest_events_are_dropped_and_counted(self) -> None:
-        producer = self.producer(size=1 << 20)
-        tab = producer.tab("bids_won")
-        (self.spool / f"{self.agent}.store").write_text('{"id": "4f2a", "buckets": 8}')
-        self.server.answer = lambda request, envelope: (request.setResponseCode(503), b"away")[1]
-        service = self.start(outbox_bytes=4 << 20, spool_bytes=1 << 20)
-        total = 0
-        while not service.loop.keeper.books.dropped["spool_full"]:
-            for _ in range(20_000):
-                producer.record(tab, 1.0)
-            total += 20_000
-            await self.recorded(service, total)
-        self.assertLessEqual(service.loop.keeper.spool.used, 1 << 20)
-        self.server.answer = None
-        await self.until(lambda: self.server.store.folded + service.loop.keeper.books.dropped["spool_full"] == total)
-
-    async def test_a_store_that_went_back_in_time_gets_what_is_retained_again(self) -> None:
-        producer = self.producer()
-        tab = producer.tab("bids_won")
-        self.server.buckets = 64
-        service = self.start()
-        for value in range(5):
-            producer.record(tab, float(value))
-            await self.until(lambda value=value: self.server.store.folded == value + 1)  # type: ignore[misc]
-        store = self.server.store
-        (key,) = [key for key in store.marks if key[1] == bucket_of("bids_won", 64)]
-        self.assertNotEqual(key[1], bucket_of(ALIVE_TAB, 64))
-        self.assertEqual(store.marks[key], 5)
-        store.set_mark(*key, 2)
-        store.events["web/1", "bids_won"] = [0.0, 1.0]
-        producer.record(tab, 5.0)
-        await self.until(lambda: store.marks[key] == 6)
-        self.assertEqual(store.events["web/1", "bids_won"], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-        self.assertEqual(service.loop.keeper.books.dropped["gap"], 0)
-
-    async def test_posted_events_are_in_the_outbox_before_the_answer_and_count_once_by_their_key(self) -> None:
-        service = self.start()
-        await self.until(lambda: service.loop.pump.buckets)
-        good, bad = {"tab": "jobs", "type": "CounterGroup", "value": 2}, {"tab": "!", "type": "X", "value": 1}
-        events = {"client": "poster", "events": [good, bad]}
-        for _ in range(2):
-            status, content = await self.ask(service, "POST", "/v1/events", events, **{"Idempotency-Key": "abc"})
-            self.assertEqual((status, content["accepted"], content["rejected"][0]["index"]), (200, 1, 1))
-        await self.until(lambda: self.server.store.folded == 1)
-        await task.deferLater(reactor, 0.2, lambda: None)
-        self.assertEqual(self.server.store.events, {("poster", "jobs"): [2.0]})
-
-    async def test_envelopes_to_other_hosts_are_compressed(self) -> None:
-        self.patch(dispatch, "is_loopback", lambda host: False)
-        producer = self.producer()
-        for number in range(500):
-            producer.record(producer.tab("bids_won"), float(number))
-        self.start()
-        await self.until(lambda: self.server.store.folded == 500)
-        self.assertGreater(self.server.compressed, 0)
-
-    async def test_a_server_that_never_answers_is_left_for_another(self) -> None:
-        self.patch(forward, "POST_SECONDS", 0.3)
-        hanging = FakeServer()
-        self.addCleanup(hanging.stop)
-        hanging.answer = lambda request, envelope: server.NOT_DONE_YET
-        hanging.known = [hanging.url, self.server.url]
-        producer = self.producer()
-        for number in range(50):
-            producer.record(producer.tab(f"tab_{number}"), 1.0)
-        service = self.start(hanging.url)
-        await self.until(lambda: self.server.store.folded == 50)
-        await self.until(lambda: "no answer in time" in " ".join(service.problems()))
-
-    async def test_a_batch_on_which_the_server_fails_holds_up_no_other(self) -> None:
-        producer = self.producer()
-        poison = producer.tab("poison")
-
-        def answer(request: Any, envelope: codec.Envelope) -> bytes | None:
-            if any(b"poison" in entry.batch for entry in envelope.entries if isinstance(entry, codec.SentBatch)):
-                request.setResponseCode(500)
-                return b"oops"
-            return None
-
-        self.server.answer = answer
-        self.server.buckets = 64
-        self.start()
-        producer.record(poison, 1.0)
-        for number in range(20):
-            producer.record(producer.tab(f"tab_{number}"), 1.0)
-        await self.until(lambda: self.server.store.folded == 20)
-        for number in range(20):
-            producer.record(producer.tab(f"tab_{number}"), 1.0)
-        await self.until(lambda: self.server.store.folded == 40)
-        self.server.answer = None
-        await self.until(lambda: self.server.store.folded == 41)
-
     async def test_nothing_is_drained_before_the_number_of_buckets_is_known_and_it_is_kept(self) -> None:
         producer = self.producer()
         producer.record(producer.tab("early"), 1.0)
@@ -572,25 +340,6 @@ class ServiceTests(TestCase):
         self.assertEqual((await self.ask(service, "GET", "/readyz"))[:2], (200, {"ready": True}))
         self.assertEqual((await self.ask(service, "GET", "/healthz"))[:2], (200, {"alive": True}))
         self.assertEqual((await self.ask(service, "POST", "/v1/events?x=1"))[0], 400)
-
-    async def test_while_nobody_knows_any_more_to_which_store_was_sent_all_is_kept_and_nothing_sent_until_somebody_says(self) -> None:
-        service = self.start()
-        await self.until(lambda: service.loop.pin.store is not None)
-        await self.stop(service)
-        path = self.spool / f"{self.agent}.store"
-        path.write_bytes(b"\0" * 200)  # as some disks leave a file
-        producer = self.producer()
-        tab = producer.tab("words", "Buffer")
-        producer.record(tab, "hello")
-        again = self.start()
-        await self.recorded(again, 1)  # rings are read
-        await self.until(lambda: "is the one, remove that file" in again.loop.problems({}).get("pin", ""))
-        again.loop.forwarder.pump()
-        self.assertEqual((self.server.store.folded, again.loop.keeper.unacknowledged > 0, path.read_bytes()), (0, True, b"\0" * 200))
-        path.unlink()
-        await self.until(lambda: self.server.store.folded == 1)
-        self.assertNotIn("pin", again.loop.problems({}))
-        self.assertIsNotNone(PinFile(path).store)
 
     async def test_caps_are_those_that_were_told_last_before_anything_is_read_and_are_kept_for_the_next_start(self) -> None:
         service = self.start()
@@ -636,16 +385,6 @@ class ServiceTests(TestCase):
         self.assertIn("nothing of it is lost", service.loop.problems({})["pin mended"])
         service.loop._happened = {key: (told, when - LOSS_SHOWN_SECONDS) for key, (told, when) in service.loop._happened.items()}
         self.assertNotIn("pin mended", service.loop.problems({}))
-
-    async def test_one_slow_server_and_a_dead_one_hold_up_nobody(self) -> None:
-        producer = self.producer()
-        dead = FakeServer()
-        await dead.stop()
-        self.server.known = [self.server.url, dead.url]
-        self.start(dead.url, self.server.url)
-        for number in range(50):
-            producer.record(producer.tab(f"tab_{number}"), 1.0)
-        await self.until(lambda: self.server.store.folded == 50)
 
     async def test_a_ring_that_is_none_is_shown_and_harms_nobody(self) -> None:
         path = f"/dev/shm/taba.{self.agent}.{os.urandom(8).hex()}"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 from typing import Any
-
-from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import books, keeper
 from taba.agent.lanes import RETAIN_SECONDS
@@ -16,7 +12,7 @@ from taba.agent.outbox import PAGE, EncodedBatch, Outbox
 from taba.agent.spool import SpoolFull
 from taba.batch import BatchId, Column, encode_batch
 from tests.agent.moments import at
-from tests.agent.test_outbox import Killed, Memory
+from tests.agent.test_outbox import Killed
 from tests.agent.world import World, WorldCase
 
 COLUMN = Column("web/0", "bids_won", "CounterGroup", bytes(8), bytes(8))
@@ -231,34 +227,24 @@ class SpoolingTests(WorldCase):
         self.assertEqual(world.store.folded + dropped, world.recorded)
 
 
-class HomelessTests(SynchronousTestCase):
+class HomelessTests(WorldCase):
     """The outbox was removed, and there is no room for a new one: what is published there nobody would find."""
 
     def test_what_is_drained_meanwhile_goes_into_the_spool_at_once_and_outlives_the_agent_with_its_totals(self) -> None:
-        directory = tempfile.mkdtemp()
-        self.addCleanup(shutil.rmtree, directory)
-        world = World(directory)
-        self.addCleanup(world.end_producers)
+        world = self.world()
         for is_homeless in (False, True):
             world.keeper.is_homeless = is_homeless
             world.producers[0].record_many(world.producers[0].tab("a"), [1.0, 2.0])
             world.tick()
         self.assertEqual((world.keeper.unacknowledged, world.spool.batches), (0, 2))
-        world.die()
-        world.memory = Memory(512 * 1024)
-        Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
-        world.born()
+        world.lose_outbox()
         self.assertEqual(world.keeper.books.recorded, 4)
         self.assertEqual(world.spool.batches, 2)
-        world.die()
 
     def test_what_is_in_it_moves_a_piece_in_each_turn_beside_what_comes_and_is_counted_once_wherever_a_kill_comes(self) -> None:
         self.patch(keeper, "MOVE_BATCHES", 3)
         for turns in (None, 1, 3):
-            directory = tempfile.mkdtemp()
-            self.addCleanup(shutil.rmtree, directory)
-            world = World(directory)
-            self.addCleanup(world.end_producers)
+            world = self.world()
             for _ in range(6):
                 world.record(40)
                 world.tick()
@@ -286,10 +272,7 @@ class HomelessTests(SynchronousTestCase):
             lost = 0 if turns is None else sum(batch.events for group in Outbox(world.memory).groups() for batch in group.batches)
             kept = sum(events for (events,) in world.spool._database.execute("SELECT events FROM batches"))
             in_rings = sum(producer.head - producer.tail for producer in world.producers)
-            world.die()
-            world.memory = Memory(512 * 1024)
-            Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
-            world.born()
+            world.lose_outbox()
             for _ in range(40):
                 world.tick()
                 world.send()
@@ -299,14 +282,9 @@ class HomelessTests(SynchronousTestCase):
                 self.assertEqual((world.store.folded, +world.keeper.books.dropped), (world.recorded, {}))
             else:
                 self.assertGreater(lost, 0)
-            world.die()
 
-    def _mended(self, kill: int | None, batches: bool) -> bool:
+    def _mended(self, world: World, kill: int | None, batches: bool) -> bool:
         """The spool is found damaged while what is fresh, or a table alone, goes into it. Whether the kill came."""
-        directory = tempfile.mkdtemp(dir="/dev/shm")
-        self.addCleanup(shutil.rmtree, directory)
-        world = World(directory)
-        self.addCleanup(world.end_producers)
         for _ in range(12):
             world.record(50)
             world.tick()
@@ -338,10 +316,7 @@ class HomelessTests(SynchronousTestCase):
             world.keeper.settle_totals()
         except Killed:
             killed = True
-        world.die()
-        world.memory = Memory(512 * 1024)
-        Outbox.format(world.memory, b"n" * 16)  # the next Agent finds no outbox of before
-        world.born()
+        world.lose_outbox()
         for _ in range(60):
             world.tick()
             world.send()
@@ -351,12 +326,8 @@ class HomelessTests(SynchronousTestCase):
         self.assertGreater(totals["spool_corrupt"], 0)
         self.assertEqual((world.spool.batches, world.spool.salvage), (0, ""))
         self.assertEqual(world.store.folded + sum(totals.values()), world.keeper.books.recorded, (kill, totals))
-        world.die()
         return killed
 
     def test_what_a_spool_lost_that_is_mended_within_a_publish_is_counted_once_wherever_a_kill_comes(self) -> None:
-        self._mended(None, False)
-        kill = 0
-        while self._mended(kill, True):
-            kill += 1
-        self.assertGreaterEqual(kill, 3)
+        self._mended(self.world(), None, False)
+        self.kills(lambda world, kill: self._mended(world, kill, True))

@@ -102,6 +102,13 @@ class World:
         self.spool.close()
         self.history.close()
 
+    def lose_outbox(self) -> None:
+        """The Agent dies, and the next one finds no outbox of before."""
+        self.die()
+        self.memory = Memory(512 * 1024)
+        Outbox.format(self.memory, b"n" * 16)
+        self.born()
+
     def end_producers(self) -> None:
         for producer in self.producers:
             producer.die()
