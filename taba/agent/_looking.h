@@ -16,41 +16,49 @@
 
 enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, ASKED }; /* of a ring: a row of int64 */
 enum { FRESH, BYTE_END, SEEN };                                                  /* what is said of it: another */
-enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 };                                   /* see SMALL_LOOK and FEW_RECORDS in reader.py */
+enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 }; /* that are read first: see SMALL_LOOK and FEW_RECORDS in search.py */
+enum { GLANCE_CHUNK = 256, GLANCE_MOST = 2048, GLANCE_ALL = 1 << 17 }; /* then each time; of one ring; of all in one call: 3 MiB */
 
-/* What is new in a ring from a position on. */
+/* What is new in a ring from a position on. `left`: how many records may still be read behind the first few. */
 static void
-glance_at(const int64_t *ring, int64_t *seen)
+glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
 {
-    int64_t records = ring[RECORDS], position = ring[POSITION];
+    int64_t records = ring[RECORDS], position = ring[POSITION], start = position;
     seen[FRESH] = seen[BYTE_END] = 0;
     if (ring[END] <= position)
         return; /* it is full, or has no records */
     seen[FRESH] = ODD;
     if (records <= 0 || (records & (records - 1)) != 0 || position < 0)
         return;
-    int64_t place = position & (records - 1), most = ring[END] - position;
-    most = most < GLANCE_RECORDS ? most : GLANCE_RECORDS;
-    most = most < records - place ? most : records - place;
-    Record here[GLANCE_RECORDS];
-    ssize_t length = (ssize_t)most * RECORD_BYTES;
-    if (pread((int)ring[FD], here, (size_t)length, (off_t)(ring[RECORD_OFFSET] + place * RECORD_BYTES)) != length)
-        return; /* whoever reads it in Python says why */
-    uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1);
+    Record here[GLANCE_CHUNK];
     uint64_t greatest = 0;
-    int64_t few = 0;
-    for (; few < most && here[few].lap == lap; few++)
-        if ((here[few].tab >> TAB_BITS & (FLAG_BYTES | FLAG_SKIP)) == FLAG_BYTES) {
-            uint64_t end = ((here[few].value - (uint64_t)ring[BYTE_TAIL]) & BYTE_POSITION_MASK) + (here[few].value >> BYTE_POSITION_BITS);
-            if (end <= (uint64_t)ring[BYTE_RING] && end > greatest) /* others are hostile, and nobody's fill */
-                greatest = end;
-        }
-    if (few > 0 && most - few < FEW_RECORDS)
-        return; /* there may be more */
-    for (int64_t at = few; at < most; at++)
-        if (here[at].lap == lap)
-            return; /* a hole */
-    seen[FRESH] = few;
+    for (int64_t chunk = GLANCE_RECORDS; position < ring[END]; chunk = GLANCE_CHUNK) {
+        int64_t place = position & (records - 1), to_wrap = records - place, most = ring[END] - position;
+        most = most < chunk ? most : chunk;
+        most = most < to_wrap ? most : to_wrap;
+        if (position > start && (*left -= most) < 0)
+            return; /* whoever looks in Python says whether that is too much */
+        ssize_t length = (ssize_t)most * RECORD_BYTES;
+        if (pread((int)ring[FD], here, (size_t)length, (off_t)(ring[RECORD_OFFSET] + place * RECORD_BYTES)) != length)
+            return; /* whoever reads it in Python says why */
+        uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1);
+        int64_t few = 0;
+        for (; few < most && here[few].lap == lap; few++)
+            if ((here[few].tab >> TAB_BITS & (FLAG_BYTES | FLAG_SKIP)) == FLAG_BYTES) {
+                uint64_t end = ((here[few].value - (uint64_t)ring[BYTE_TAIL]) & BYTE_POSITION_MASK) + (here[few].value >> BYTE_POSITION_BITS);
+                if (end <= (uint64_t)ring[BYTE_RING] && end > greatest) /* others are hostile, and nobody's fill */
+                    greatest = end;
+            }
+        for (int64_t at = few; at < most; at++)
+            if (here[at].lap == lap)
+                return; /* a hole */
+        position += few;
+        if (most - few >= FEW_RECORDS || (few == 0 && position == start))
+            break;
+        if ((few < most && most < chunk) || position - start > GLANCE_MOST)
+            return; /* there may be more */
+    }
+    seen[FRESH] = position - start;
     seen[BYTE_END] = (int64_t)greatest;
 }
 
@@ -59,7 +67,7 @@ PyDoc_STRVAR(glance_doc,
              "Look at the next records of rings. `asked` has seven int64 of each: its descriptor, where its records are and how many (a power\n"
              "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen` gets two of each:\n"
              "how many records are new there, and where the values that are no floats end behind that tail. -1 where it is not so plain:\n"
-             "holes, more than few, what cannot be read. Returns of how many something is new, or not so plain.");
+             "holes, more than some thousands, what cannot be read. Returns of how many something is new, or not so plain.");
 
 static PyObject *
 glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
@@ -79,9 +87,10 @@ glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     Py_ssize_t rings = asked.len / (8 * ASKED);
     bool fits = seen.len / (8 * SEEN) == rings;
     Py_ssize_t changed = 0;
+    int64_t left = GLANCE_ALL;
     for (Py_ssize_t ring = 0; fits && ring < rings; ring++) {
         int64_t *its = (int64_t *)seen.buf + ring * SEEN;
-        glance_at((const int64_t *)asked.buf + ring * ASKED, its);
+        glance_at((const int64_t *)asked.buf + ring * ASKED, its, &left);
         changed += its[FRESH] != 0;
     }
     PyBuffer_Release(&seen);

@@ -68,11 +68,12 @@ class Looks:
             self._take(list(rings))
         self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()
         before, asked = self._asked, asked.copy()
-        broken = []
+        broken, fills = [], []
         self._scratch.looks = LOOKS
-        changed = (seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1)
-        for row in np.flatnonzero(changed).tolist():
-            ring, (fresh, byte_end) = rings[row], seen[row].tolist()
+        changed = np.flatnonzero((seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1))
+        rows = changed.tolist()
+        for row, (fresh, byte_end) in zip(rows, seen[changed].tolist(), strict=True):
+            ring = rings[row]
             try:
                 fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end)
             except (MalformedRing, OSError) as error:
@@ -80,10 +81,11 @@ class Looks:
                 fill, places[row] = Ring.NO_FILL, Ring.NO_PLACE
             else:
                 places[row] = ring.place_to_look
-            asked[row] = places[row]
-            if before[row, -1] < 0:  # of a ring that was not there before, nothing is known of how fast it fills
-                self._heads[row] = fill[_HEAD:_IS_CUT]
-            self._fills[row] = fill
+            fills.append(fill)
+        if rows:
+            self._fills[changed], asked[changed] = fills, [places[row] for row in rows]
+            unknown = changed[before[changed, -1] < 0]  # of a ring that was not there before, nothing is known of how fast it fills
+            self._heads[unknown] = self._fills[unknown, _HEAD:_IS_CUT]
         self._asked, self._places = asked, places
         return broken
 

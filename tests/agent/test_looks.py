@@ -19,6 +19,8 @@ from tests.agent.test_reader import Case
 
 WAYS = (None, NATIVE) if NATIVE is not None else (None,)
 
+RING = 2**17  # bytes: room for some thousand records
+
 
 class LookingTests(Case):
     def seen(self, looks: Looks, rings: list[Ring]) -> list[list[int]]:
@@ -50,8 +52,8 @@ class LookingTests(Case):
 
     def test_holes_are_seen_past_and_a_full_ring_is_full(self) -> None:
         for native in WAYS:
-            for few, more in ((3, 1), (30, 10), (39, 3), (0, 5)):
-                looks, producer = Looks(Scratch(), native), self.producer()
+            for few, more in ((3, 1), (30, 10), (39, 3), (0, 5), (297, 2), (300, 5), (303, 9)):  # a look reads 48, then 256 each time
+                looks, producer = Looks(Scratch(), native), self.producer("web/1", RING)
                 ring, tab = self.open(producer), producer.tab("a")
                 producer.record_many(tab, [1.0] * few)
                 hole = producer.reserve()
@@ -78,6 +80,11 @@ class LookingTests(Case):
                 seen = self.seen(looks, rings)
                 self.assertEqual([fill[0] for fill in seen], [20 * number + 20, number + 1, 0])
                 self.assertTrue(looks.has_records)
+            many = self.producer("web/many", RING)
+            rings.append(self.open(many))
+            for number in range(1, 5):
+                many.record_many(many.tab("c"), [1.0] * (200 * number))
+                self.assertEqual(self.seen(looks, rings)[-1], self.fill_of(many))
 
     def test_some_hundred_records_in_each_of_hundreds_of_rings_are_all_seen_by_one_look(self) -> None:
         self.patch(looks_module, "LOOKS", LOOKS * 4 // 300)
