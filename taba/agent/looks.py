@@ -22,6 +22,7 @@ from taba.ring import MalformedRing
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 NEAR_PART = 2  # of whose room this part is full is near, as is what may overflow before the next look
 _RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
+_POSITION, _BYTE_TAIL = 3, 5  # of a `place_to_look`
 _ODD = -1  # what the C part says of a ring that is to look itself
 
 
@@ -31,7 +32,7 @@ class Looks:
     def __init__(self, scratch: Scratch, native: Any = NATIVE):
         self._scratch, self._native = scratch, native
         self._rings: list[Ring] = []
-        self._places: list[tuple[int, ...]] = []  # as `_asked`
+        self._moves: list[int] = []  # of each ring, as `_asked` has it
         self._is_still = False  # the last look saw nothing that the one before it had not seen …
         self._decided: dict[int, bool] = {}  # … and while it is so, by part, whether any of them is filling
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
@@ -53,9 +54,9 @@ class Looks:
 
     def look(self, rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
         """Look at these. Returns those that turned out to be none."""
-        places = [ring.place_to_look for ring in rings]
-        is_same = places == self._places and rings == self._rings
-        asked = self._asked if is_same else np.array(places, np.int64).reshape(len(places), self._asked.shape[1])
+        moves, is_known = [ring.moves for ring in rings], rings == self._rings
+        is_same = is_known and moves == self._moves
+        asked = self._asked if is_same else self._places(rings, moves if is_known else None)
         seen = np.full((len(rings), 2), _ODD, np.int64)
         new = len(rings) if self._native is None else self._native.glance(asked, seen)
         if is_same and not new and (self._is_still or not self._fills[:, _IS_CUT].any()):
@@ -68,26 +69,51 @@ class Looks:
             self._take(list(rings))
         self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()
         before, asked = self._asked, asked.copy()
-        broken, fills = [], []
+        broken, fills, places = [], [], []
         self._scratch.looks = LOOKS
-        changed = np.flatnonzero((seen[:, 0] != 0) | (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1))
-        rows = changed.tolist()
-        for row, (fresh, byte_end) in zip(rows, seen[changed].tolist(), strict=True):
+        has_moved = (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1)
+        self._grow(np.flatnonzero((seen[:, 0] > 0) & ~has_moved), asked, seen)
+        others = np.flatnonzero(has_moved | (seen[:, 0] == _ODD))
+        rows = others.tolist()
+        for row, (fresh, byte_end) in zip(rows, seen[others].tolist(), strict=True):
             ring = rings[row]
             try:
                 fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
-                fill, places[row] = Ring.NO_FILL, Ring.NO_PLACE
+                fill, place, moves[row] = Ring.NO_FILL, Ring.NO_PLACE, -1
             else:
-                places[row] = ring.place_to_look
+                place, moves[row] = ring.place_to_look, ring.moves
             fills.append(fill)
+            places.append(place)
         if rows:
-            self._fills[changed], asked[changed] = fills, [places[row] for row in rows]
-            unknown = changed[before[changed, -1] < 0]  # of a ring that was not there before, nothing is known of how fast it fills
+            self._fills[others], asked[others] = fills, places
+            unknown = others[before[others, -1] < 0]  # of a ring that was not there before, nothing is known of how fast it fills
             self._heads[unknown] = self._fills[unknown, _HEAD:_IS_CUT]
-        self._asked, self._places = asked, places
+        self._asked, self._moves = asked, moves
         return broken
+
+    def _places(self, rings: Sequence[Ring], moves: list[int] | None) -> Any:
+        """Where to look in these: in those of the last look only where they moved since, so often as `moves` says, it is another place."""
+        if moves is None:
+            return np.array([ring.place_to_look for ring in rings], np.int64).reshape(len(rings), self._asked.shape[1])
+        asked = self._asked.copy()
+        rows = [row for row, (now, before) in enumerate(zip(moves, self._moves, strict=True)) if now != before]
+        asked[rows] = [rings[row].place_to_look for row in rows]
+        return asked
+
+    def _grow(self, rows: Any, asked: Any, seen: Any) -> None:
+        """In the rings of these rows, which have not moved, is more than before, and nothing else: all of them at once."""
+        if not len(rows):
+            return
+        looked, known = asked[rows, _POSITION] + seen[rows, 0], self._fills[rows, _HEAD:_IS_CUT]
+        heads = np.maximum(known, np.stack((looked, asked[rows, _BYTE_TAIL] + seen[rows, 1]), axis=1))
+        grown = heads - known
+        self._fills[rows, _RECORDS] += grown[:, 0]
+        self._fills[rows, _BYTES] += grown[:, 1]
+        self._fills[rows, _HEAD:_IS_CUT], asked[rows, _POSITION] = heads, looked
+        for row, end, (head, byte_head) in zip(rows.tolist(), looked.tolist(), heads.tolist(), strict=True):
+            self._rings[row].saw(end, head, byte_head)
 
     def is_filling(self, part: int, share: float) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look: it goes on

@@ -38,6 +38,7 @@ class Opened:
         mine = sorted(found for found in covered if found.ring == self.key and found.end > self.tail)
         self.covered = [Covered(self.key, max(found.start, self.tail), found.end, found.byte_end) for found in mine]
         self.was_covered = bool(mine)
+        self.moves = 0  # how often what was read, or looked through, became another; what a look of all rings tells it is not among them
         self._advance()
 
     @property
@@ -89,6 +90,7 @@ class Opened:
 
     def cover(self, ranges: Iterable[Covered]) -> None:
         """These are never read again: the tail moves over what has no hole."""
+        self.moves += 1
         self.covered = merge([*self.covered, *ranges])
         self._advance()
 

@@ -81,12 +81,17 @@ class Searched(Opened):
     def sees(self, fresh: int, byte_end: int) -> Fill:
         """How full the ring is, where `glance` saw so many records more from `place_to_look` on, and values that end so many bytes behind
         the tail."""
+        self.moves += 1
         self._looked = max(self._looked, self.tail) + fresh
         self._head = max(self._head, self._looked)
         self._byte_head = max(self._byte_head, self.byte_tail + byte_end)
         if fresh:
             self._still = None
         return self._fill()
+
+    def saw(self, looked: int, head: int, byte_head: int) -> None:
+        """The same where nothing else is new: it was looked through so far, and filled so far."""
+        self._looked, self._head, self._byte_head, self._still = looked, head, byte_head, None
 
     def _fill(self, is_cut: bool = False) -> Fill:
         frontier, byte_frontier = self.frontier, self.byte_tail
@@ -102,6 +107,7 @@ class Searched(Opened):
             if tail == self.tail and not self.covered and os.pread(self.fd, len(content), offset) == content:
                 return fill
             self._still = None
+        self.moves += 1
         frontier, end = self.frontier, self.tail + self.where.records
         seen: bytes | None = None
         byte_frontier = max(self.byte_tail, self.covered[-1].byte_end) if self.covered else self.byte_tail
