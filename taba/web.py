@@ -25,7 +25,7 @@ from zope.interface import implementer
 
 from taba.bounds import KiB
 from taba.broadcast import Broadcast, Listener
-from taba.calls import GZIP_WBITS, Answer, Call, HTTPError, quality, take_place
+from taba.calls import ASKER, GZIP_WBITS, Answer, Call, HTTPError, quality, take_place
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import Guard, Refused
 from taba.options import is_loopback
@@ -74,6 +74,7 @@ class Api(resource.Resource):
             grant = self._admit(request, found)
             if found is None:
                 raise self._missed(path)
+            ASKER.set(request.poster)
             call = Call(request, grant, found.read)
             text = call.wants_text
             answer = await found.route.serve(call)

@@ -41,7 +41,7 @@ from taba.server.latency import SLICE_SECONDS, WINDOW_SECONDS
 from taba.server.notes import NOTE_SCHEMA, Notes, read_note
 from taba.server.router import IsReader
 from taba.server.status import Presence, Status
-from taba.server.work.sandbox import Crowded
+from taba.server.work.patterns import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
 from taba.turns import in_slices

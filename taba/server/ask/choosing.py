@@ -19,7 +19,7 @@ from taba.server.ask.index import Index, Looked
 from taba.server.fold.cycle import bucket_of
 from taba.server.fold.deadletters import address_of
 from taba.server.router import IsReader
-from taba.server.work.sandbox import PatternRefused
+from taba.server.work.patterns import PatternRefused
 from taba.turns import Turns, in_order, in_slices
 
 MAX_BURIED = 16  # buckets whose dead letters one question looks through; each may have some MiB of them

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from taba.bounds import KiB, MiB
 from taba.broadcast import Broadcast, Said, event
+from taba.calls import ASKER
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
 from taba.server.ask.answering import aggregate_written, dumped
@@ -27,7 +28,7 @@ from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import QUIET_SECONDS, Query
 from taba.server.ask.reachable import Reachable
-from taba.server.work.sandbox import Crowded
+from taba.server.work.patterns import Crowded
 from taba.shard import Router
 
 EVERY_SECONDS = 1.0
@@ -90,6 +91,7 @@ class _Question:
     def __init__(self, wanted: Filter, query: Query, router: Router, clock: Any, now: Callable[[], float]):
         self._wanted, self._query, self._router, self._clock, self._now = wanted, query, router, clock, now
         self.broadcast = Broadcast()
+        self._asker = ASKER.get()  # who asked first, of all that listen
         self._asked: Asked | None = None
         self._chosen_at = 0.0
         self._kept: dict[str, _Kept] = {}
@@ -152,6 +154,7 @@ class _Question:
 
     async def look(self, is_first: bool = False) -> None:
         """Look once, and say what has changed. Raises QueryRefused and Crowded where it is the first time; later they are said."""
+        ASKER.set(self._asker)  # a look that the clock begins has none
         began = self._clock.seconds()
         reachable = Reachable(self._router)
         try:

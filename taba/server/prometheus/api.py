@@ -53,7 +53,7 @@ from taba.server.prometheus.syntax import EQUAL, Matcher, Node, Selector, check,
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
-from taba.server.work.sandbox import Crowded, PatternRefused
+from taba.server.work.patterns import Crowded, PatternRefused
 from taba.tokens import READ
 from taba.turns import in_order, in_slices
 from taba.web import sliced

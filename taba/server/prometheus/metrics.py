@@ -32,7 +32,7 @@ from taba.server.prometheus.reading import SeriesReading
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Refused, Vector, without
 from taba.server.status import Status
-from taba.server.work.sandbox import Crowded
+from taba.server.work.patterns import Crowded
 from taba.tokens import READ
 from taba.turns import in_order, in_slices
 from taba.web import SLICE_BYTES

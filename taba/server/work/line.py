@@ -275,6 +275,8 @@ class ChildLine:
         self._is_closed = False
         self.about: str | None = None
         """Whose work the child does now."""
+        self.began = 0.0
+        """When it got the last request, by the clock."""
         self.seconds: dict[str, float] = defaultdict(float)
         """For how long children have worked, by whose work it was."""
         self.requests: Counter[str] = Counter()
@@ -308,9 +310,11 @@ class ChildLine:
         *arguments: Any,
         at: Callable[[int], None] = lambda place: None,
         about: str | None = None,
+        begin: Callable[[], None] = lambda: None,
     ) -> Any:
         """Send a request; `take` gets each item, `at` each place that the child has come to. Returns the rest. `about`: whose work it is.
 
+        `begin` is called once it is the turn of this one: what breaks it off from then on ends the child.
         Raises ChildDied when the child dies before the end, ChildNotStarted when there is none, and TypeError, ValueError or
         OverflowError for what no frame can carry.
         """
@@ -323,10 +327,12 @@ class ChildLine:
         except BaseException:  # whoever asked has gone
             self.waiting -= 1
             raise
+        begin()
         finished, began = False, self._reactor.seconds()
         try:
             child = await self._running()
-            self.about, began = about, self._reactor.seconds()
+            self.about, self.began = about, self._reactor.seconds()
+            began = self.began
             waited = child.waited_for_a_processor()
             if about is not None:
                 self.requests[about] += 1

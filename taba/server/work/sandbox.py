@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -28,23 +27,20 @@ from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
 from taba.server.keys import Framed
 from taba.server.work.answers import KEEP_SECONDS, Answers
+from taba.server.work.asking import Asked, leavable
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES, MAX_PROCESSOR_SECONDS
 from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
 from taba.server.work.keeping import check_parts
 from taba.server.work.knowing import further_parts
 from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotStarted, Prints
+from taba.server.work.patterns import PATTERN_CHILDREN, PatternRefused, Patterns
 from taba.server.work.rows import Failed, Folded, ForeignWork, run_of
 
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 QUICK_SECONDS = 0.5  # … where others wait for it: who takes longer is asked again apart, and is at fault for nothing yet
 APART_SECONDS = 600.0  # that a Type works apart since the last time that it gave reason to
 MAX_APART = 16  # requests that wait there, before questions are told so; a fold has its cycle to wait for it
-MATCH_SECONDS = 1.0  # for one regular expression over all names
-PATTERN_CHILDREN = 3  # that match them side by side: a good one waits behind bad ones only where there are as many of those
-MAX_PATTERNS = 9  # that wait or are being matched: the last waits for as many seconds as each child has before it, two
-SLOW_PATTERN_SECONDS = 60.0  # for which one that took too long is refused without being tried, so that who repeats it holds up nobody …
-MAX_SLOW_PATTERNS = 1000  # … of so many, the latest
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
@@ -58,14 +54,6 @@ MAX_STARTS = 3  # tries in a row to start a child, before events for its Handler
 _LATE = object()
 
 log = Logger()
-
-
-class PatternRefused(TabaError):
-    """This text is no regular expression, or one that cannot be matched in the time that it has."""
-
-
-class Crowded(TabaError):
-    """Too many ask for what a child process does, which takes one question at a time; ask again in a moment."""
 
 
 class HandlersAway(TabaError):
@@ -111,8 +99,8 @@ class Sandbox:
         self._handlers = ChildLine(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
         self._apart = ChildLine(reactor, environ, lookup.excluded, True, self.prints)
         self._apart_since: dict[str, float] = {}  # by Type
-        self._patterns = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
-        self._slow_patterns: dict[bytes, float] = {}  # by digest of what was asked: when it took too long
+        matching = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
+        self.patterns = Patterns(reactor, matching)
         self._deaths: dict[str, list[float]] = {}
         self.deaths: Counter[str] = Counter()
         self.slow: dict[str, Slow] = {}
@@ -129,7 +117,7 @@ class Sandbox:
     async def close(self) -> None:
         """End the children."""
         self._is_closed = True
-        for line in (self._handlers, self._apart, *self._patterns):
+        for line in (self._handlers, self._apart, *self.patterns.lines):
             await line.close()
 
     def describe(self) -> dict[str, Any]:
@@ -159,11 +147,11 @@ class Sandbox:
     async def match(self, pattern: str, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that the whole pattern matches.
 
-        Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where MAX_PATTERNS wait.
+        Raises PatternRefused for what is no pattern, or takes longer than MATCH_SECONDS, and Crowded where too many wait.
         """
         found: list[int] = []
         asked = f"the regular expression {pattern[:100]!r} takes too long to match"
-        rest = await self._ask_of_pattern(asked, pattern, found.extend, "match", pattern, list(texts))
+        rest = await self.patterns.ask(asked, pattern, found.extend, "match", pattern, list(texts))
         if rest is not None:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         return [texts[index] for index in found]
@@ -172,7 +160,7 @@ class Sandbox:
         """Of each of `texts` that the whole pattern matches `template` with its groups, else None. Raises as `match` does."""
         found: list[str | None] = []
         asked = f"the regular expression {pattern[:100]!r} takes too long to match"
-        rest = await self._ask_of_pattern(asked, pattern, found.append, "rewrite", pattern, template, list(texts))
+        rest = await self.patterns.ask(asked, pattern, found.append, "rewrite", pattern, template, list(texts))
         if rest is not None:
             raise PatternRefused(f"{pattern[:100]!r}: no regular expression: {rest}")
         if len(found) < len(texts):
@@ -182,34 +170,10 @@ class Sandbox:
     async def parse(self, text: str) -> list[Any]:
         """The nodes of a PromQL text (`taba.server.prometheus.syntax`). Raises PatternRefused for what is none, and Crowded."""
         found: list[Any] = []
-        rest = await self._ask_of_pattern("the query could not be parsed", text, found.append, "parse", text)
+        rest = await self.patterns.ask("the query could not be parsed", text, found.append, "parse", text)
         if rest is not None or not found or isinstance(found[0], str):
             raise PatternRefused(f"the query cannot be parsed: {rest or (found[0] if found else 'no answer')}")
         return list(found[0])
-
-    async def _ask_of_pattern(self, refusal: str, text: str, take: Callable[[Any], None], kind: str, *request: Any) -> Any:
-        """What the child that matches patterns says last of this request, which is about `text`. Raises as `match` does."""
-        key = blake2b(f"{kind} {text}".encode(errors="surrogatepass"), digest_size=16).digest()
-        now = self._reactor.seconds()
-        since = self._slow_patterns.get(key)
-        if since is not None and now - since < SLOW_PATTERN_SECONDS:
-            again = f"it did not answer {now - since:.0f} s ago, and is not tried again for {SLOW_PATTERN_SECONDS:.0f} s"
-            raise PatternRefused(f"{refusal}: {again}")
-        try:
-            return await self._pattern_line().ask(MATCH_SECONDS, take, kind, *request)
-        except (ChildDied, ChildNotStarted) as died:
-            if isinstance(died, ChildDied) and died.late:
-                self._slow_patterns.pop(key, None)
-                self._slow_patterns[key] = self._reactor.seconds()
-                while len(self._slow_patterns) > MAX_SLOW_PATTERNS:
-                    del self._slow_patterns[next(iter(self._slow_patterns))]
-            raise PatternRefused(f"{refusal}: {died}") from None
-
-    def _pattern_line(self) -> ChildLine:
-        """The line with the fewest that wait. Raises Crowded."""
-        if sum(line.waiting for line in self._patterns) >= MAX_PATTERNS:
-            raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
-        return min(self._patterns, key=lambda line: line.waiting)
 
     async def fold(self, works: list[ForeignWork], now: float, seconds: float, is_retry: bool = False) -> list[Folded | list[int]]:
         """For each work a Folded, or the rows whose further parts its Handler wants; within `seconds` of waiting, else HandlerSlow.
@@ -406,11 +370,16 @@ class Sandbox:
             return str(error)
 
     async def _each(self, type: str, items: list[Any], request: Callable[[list[Any]], tuple[Any, ...]]) -> list[Any]:
+        """Who leaves leaves the request that is being answered to its end, and what comes of it is noted; no further one is made."""
+        return await leavable(lambda asked: self._each_of(asked, type, items, request))
+
+    async def _each_of(self, asked: Asked, type: str, items: list[Any], request: Callable[[list[Any]], tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = []
         at_once = len(items)
         outside = 0
         end = self._reactor.seconds() + ASK_SECONDS
-        while len(answers) < len(items):
+        while len(answers) < len(items) and not asked.is_left:
+            asked.pause()
             suspended = self._suspension(type)
             if suspended is None and self._reactor.seconds() >= end:
                 missing = len(items) - len(answers)
@@ -428,7 +397,8 @@ class Sandbox:
                 break
             try:
                 operation, of_type, *arguments = request(left)
-                rest = await self._ask(line, of_type, _first(answers, before + len(left)), operation, *arguments)
+                take = _first(answers, before + len(left))
+                rest = await self._ask(line, of_type, take, operation, *arguments, begin=asked.begin)
                 if rest is None and len(answers) > before:
                     continue
                 died = ChildDied(str(rest or "it gave no answer"))
@@ -471,12 +441,13 @@ class Sandbox:
         operation: str,
         *arguments: Any,
         at: Callable[[int], None] = lambda place: None,
+        begin: Callable[[], None] = lambda: None,
     ) -> Any:
         """As `ChildLine.ask` does it; who gives reason to works apart from now on."""
         heavy, gives_reason = line.heavy[type], True
         try:
             seconds = QUICK_SECONDS if line is self._handlers else ITEM_SECONDS
-            rest = await line.ask(seconds, take, operation, type, *arguments, at=at, about=type)
+            rest = await line.ask(seconds, take, operation, type, *arguments, at=at, about=type, begin=begin)
             gives_reason = line.heavy[type] > heavy
             return rest
         except ChildDied:

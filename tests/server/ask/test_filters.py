@@ -168,4 +168,4 @@ class Expressions(ServerCase):
         self.assertEqual(set(statuses), {200, 503})
         self.assertGreaterEqual(statuses.count(200), 8)
         self.assertEqual((await self.ask(server, "/v1/names?match=a")).status, 200)
-        self.assertEqual(sum(line.waiting for line in server.sandbox._patterns), 0)
+        self.assertEqual(server.sandbox.patterns.held, 0)

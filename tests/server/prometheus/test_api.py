@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from taba.server.prometheus import api, catalogue, rows
 from taba.server.prometheus.asked import MAX_FORM_BYTES
 from taba.server.service import Server
-from taba.server.work.sandbox import PatternRefused
+from taba.server.work.patterns import PatternRefused
 
 from ..running import ServerCase, asynchronous
 

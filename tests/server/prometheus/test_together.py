@@ -14,7 +14,7 @@ from taba.server.prometheus.api import PrometheusApi
 from taba.server.prometheus.asked import LE, LIMIT, QUERY, TIME, Asked
 from taba.server.prometheus.catalogue import Catalogue, Catalogues
 from taba.server.prometheus.syntax import flattened
-from taba.server.work.sandbox import Crowded
+from taba.server.work.patterns import Crowded
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.turns import SharedLook

@@ -24,16 +24,18 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from taba.handlers import ArrayHandler, Handler
 from taba.matching import simple_matcher
 from taba.server.keys import ABSENT, Framed
-from taba.server.work import boxing, line
+from taba.server.work import boxing, line, patterns
 from taba.server.work import sandbox as module
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES
 from taba.server.work.child import pack
 from taba.server.work.pasts import read_history
+from taba.server.work.patterns import PatternRefused
 from taba.server.work.rows import Folded, ForeignWork, Work
-from taba.server.work.sandbox import Crowded, HandlersAway, PatternRefused, Sandbox
+from taba.server.work.sandbox import HandlersAway, Sandbox
 
 from ..running import asynchronous, reactor
 from ..samples import lookup_of
+from .test_patterns import asked_by
 
 PLUGIN = '''
 import ctypes, mmap, os, resource, signal, socket, struct, subprocess, tempfile, threading, time
@@ -541,45 +543,67 @@ class Hostile(TestCase):
         ):
             with self.assertRaises(PatternRefused):
                 await ask()
-            untried = mock.patch.object(self.sandbox, "_pattern_line", side_effect=AssertionError("it was tried"))
+            untried = mock.patch.object(self.sandbox.patterns, "_matched", side_effect=AssertionError("it was tried"))
             with untried, self.assertRaisesRegex(PatternRefused, "did not answer"):
                 await ask()
-        self.patch(module, "MAX_SLOW_PATTERNS", 1)
+        self.patch(patterns, "MAX_SLOW_PATTERNS", 1)
         with self.assertRaises(PatternRefused):
             await self.sandbox.match("(b+)+c", ["b" * 200])
-        self.assertEqual(len(self.sandbox._slow_patterns), 1)
-        self.patch(module, "SLOW_PATTERN_SECONDS", 0.0)
+        self.assertEqual(len(self.sandbox.patterns._slow), 1)
+        self.patch(patterns, "SLOW_PATTERN_SECONDS", 0.0)
         with self.assertRaisesRegex(PatternRefused, "within 1 s"):
             await self.sandbox.match("(b+)+c", ["b" * 200])
         with self.assertRaisesRegex(PatternRefused, "no regular expression"):
             await self.sandbox.match("(", ["a"])
 
     @asynchronous
-    async def test_a_good_pattern_waits_for_no_bad_one_while_a_child_is_left(self) -> None:
-        self.patch(module, "MATCH_SECONDS", PATIENT)
-        bad = [_ensured(self.sandbox.match("(a+)+b", ["a" * 200])) for _ in range(module.PATTERN_CHILDREN - 1)]
+    async def test_a_good_pattern_waits_for_no_bad_one_of_another_asker(self) -> None:
+        self.patch(patterns, "MATCH_SECONDS", PATIENT)
+        bad = [
+            asked_by("bad", self.sandbox.match(f"(a+)+b{number}", ["a" * 200])).addErrback(lambda _: None)
+            for number in range(patterns.PLACES_OF_ASKER)
+        ]
         for _ in range(3):
-            self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
-        # and no more wait than there may be
-        more = [_ensured(self.sandbox.match("(a+)+b", ["a" * 200])) for _ in range(module.MAX_PATTERNS - len(bad))]
-        with self.assertRaises(Crowded):
-            await self.sandbox.match("(a|b)+", ["ab"])
-        for one in (*more, *bad):
-            one.addErrback(lambda _: None)
+            self.assertEqual(await asked_by("good", self.sandbox.match("(a|b)+", ["ab"])), ["ab"])
+        for one in bad:
             one.cancel()
-        self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
-        self.assertEqual(sum(line.waiting for line in self.sandbox._patterns), 0)
+        # those whose turn it was not are gone with who asked for them; the others have their second, of which this test takes more
+        self.assertEqual(self.sandbox.patterns.held, patterns.CHILDREN_OF_ASKER)
 
     @asynchronous
-    async def test_who_leaves_while_a_child_starts_leaves_no_child_behind(self) -> None:
+    async def test_who_leaves_while_a_child_starts_leaves_it_to_whoever_comes_next(self) -> None:
         for _ in range(3):
-            asked = _ensured(self.sandbox.match("(a|b)+", ["ab"]))
-            self.assertEqual(sum(len(line._living) for line in self.sandbox._patterns), 1)
+            asked = asked_by("hasty", self.sandbox.match("(a|b)+", ["ab"]))
             asked.addErrback(lambda failure: failure.trap(CancelledError))
             asked.cancel()
-            while any(line._living for line in self.sandbox._patterns):
-                await deferLater(reactor, 0.01)
-        self.assertEqual(await self.sandbox.match("(a|b)+", ["ab"]), ["ab"])
+        self.assertEqual(await asked_by("hasty", self.sandbox.match("(a|b)+", ["ab"])), ["ab"])
+        while self.sandbox.patterns.held:  # what was begun for nobody
+            await deferLater(reactor, 0.01)
+        self.assertEqual(sum(line.starts for line in self.sandbox.patterns.lines), patterns.CHILDREN_OF_ASKER)
+
+    @asynchronous
+    async def test_who_leaves_a_question_to_handlers_leaves_their_child_to_the_others(self) -> None:
+        self.patch(module, "QUICK_SECONDS", PATIENT)
+        nap, quick = ([Framed(1, 1, Odd().dump([word]))] for word in ("pnap", "a"))
+        common = self.sandbox._handlers
+        first = asked_by("first", self.sandbox.project("Odd", [nap], 1.0)).addErrback(lambda failure: failure.trap(CancelledError))
+        while common.about is None:  # until its child has the question
+            await deferLater(reactor, 0.01)
+        second, third = (asked_by(name, self.sandbox.project("Odd", [quick], 1.0)) for name in ("second", "third"))
+        third.addErrback(lambda failure: failure.trap(CancelledError))
+        third.cancel()  # before it was its turn: it takes its question along
+        first.cancel()
+        self.assertEqual(common.waiting, 2)
+        self.assertEqual(await second, [{"words": ["a"]}])
+        self.assertEqual((common.starts, common.requests["Odd"], common.waiting), (1, 2, 0))
+        self.assertEqual(self.sandbox.deaths, {})
+        # one that ends its child is noted, whoever has left by then
+        first = asked_by("first", self.sandbox.project("Odd", [[Framed(1, 1, Odd().dump(["pexit"]))], [Framed(1, 1, b"")]], 1.0))
+        first.addErrback(lambda failure: failure.trap(CancelledError))
+        first.cancel()
+        while common.waiting or self.sandbox._apart.waiting:
+            await deferLater(reactor, 0.01)
+        self.assertEqual((self.sandbox.describe()["apart"], self.sandbox.deaths), (["Odd"], {"Odd": 1}))
 
 
 def _ensured(coroutine: Any) -> Any:
