@@ -54,16 +54,21 @@ class Checksums(SynchronousTestCase):
 
 
 class Heard(Served):
-    async def test_what_is_sent_at_once_and_what_has_to_wait_come_whole_and_in_order_and_what_is_missed_is_counted(self) -> None:
+    def broadcast(self) -> Broadcast:
+        """One that who asks for /hear listens to."""
         said = Broadcast()
 
         async def hear(call: Call) -> Answer:
             return Answer(said, content_type="text/plain")
 
-        async def breathe() -> None:
-            await self.wait(0.0)
-
         self.serve(Api([route("GET", "/hear", hear, token=OPEN)]))
+        return said
+
+    async def breathe(self) -> None:
+        await self.wait(0.0)
+
+    async def test_what_is_sent_at_once_and_what_has_to_wait_come_whole_and_in_order_and_what_is_missed_is_counted(self) -> None:
+        said = self.broadcast()
         asked = [b"HTTP/1.1\r\nHost: localhost\r\n", b"HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n", b"HTTP/1.0\r\n"]
         peers = [self.connect() for _ in asked]
         for peer, head in zip(peers, asked, strict=True):
@@ -74,7 +79,7 @@ class Heard(Served):
         filling = "".join(chr(chance.randrange(33, 127)) for _ in range(50_000))
         number = 0
         while not all(listener.missed for listener in said.listeners):
-            await said.say(Said(f"{number:06d}{filling[number % 89 :]}\n"), breathe)
+            await said.say(Said(f"{number:06d}{filling[number % 89 :]}\n"), self.breathe)
             number += 1
         said.end(Said("end\n"))
 
@@ -93,26 +98,18 @@ class Heard(Served):
             self.assertGreater(len(numbers), 3)
 
     async def test_who_reads_hears_all_with_nothing_waiting_in_between(self) -> None:
-        said = Broadcast()
-
-        async def hear(call: Call) -> Answer:
-            return Answer(said, content_type="text/plain")
-
-        async def breathe() -> None:
-            await self.wait(0.0)
-
-        self.serve(Api([route("GET", "/hear", hear, token=OPEN)]))
+        said = self.broadcast()
         peer = self.connect()
         peer.sendall(b"GET /hear HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await self.until(lambda: bool(said.listeners))
         [listening] = self.site.listening
         transport: Any = listening.transport
-        await said.say(Said("first\n"), breathe)
+        await said.say(Said("first\n"), self.breathe)
         await self.until(lambda: transport.offset >= len(transport.dataBuffer))
         writers: list[int] = []
         patched = self.patch(transport, "startWriting", lambda: writers.append(1))
         for number in range(20):
-            await said.say(Said(f"{number}\n"), breathe)
+            await said.say(Said(f"{number}\n"), self.breathe)
         self.assertEqual(writers, [])  # the reactor had nothing to do with it
         patched.restore()
         said.end(Said("end\n"))

@@ -27,7 +27,7 @@ HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it 
 
 class Backlog:
     """The spool at work. It is handed the lanes that are known here and the schedule of those that have something to send; `queue` puts one
-    there. `now` is its owner's last tick."""
+    there. `now`, of its last tick, is the time by which it mends."""
 
     def __init__(
         self,
@@ -46,6 +46,11 @@ class Backlog:
         self._asked = 0  # … and of how many of these the lane is known by now
         self.stuck: list[Lane] = []  # that could not be loaded from the spool
         self.healed = -HEAL_SECONDS  # when it was tried last
+
+    def tick(self, now: float) -> bool:
+        """Time passed. Whether it is a second since lanes were taken up: then `activate` is due."""
+        self.now = now
+        return now - self.activated >= 1.0
 
     # --- in ---
 

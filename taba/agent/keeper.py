@@ -336,8 +336,7 @@ class Keeper:
 
     def tick(self, now: float, moment: Moment) -> None:
         """Time passed: wake lanes, ask for probes, release what is forgotten, take up more of the spool, renew the stream."""
-        self.backlog.now = now
-        is_second = now - self.backlog.activated >= 1.0
+        is_second = self.backlog.tick(now)
         if is_second:
             self.backlog.look_again()
         over, self._over = self._over, {}

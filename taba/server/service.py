@@ -11,6 +11,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -358,19 +359,23 @@ class Server(_Connected):
                 self._prune_later()
 
     def _begin_aging(self) -> Deferred[None]:
-        self._age_look = ensureDeferred(self._look_at_age())
+        self._age_look = ensureDeferred(self._every_so_often("the store's age", self._look_at_age))
         return self._age_look
 
     async def _look_at_age(self) -> None:
+        await self.age.look()
+        self.now.look(self.age.store_time, self.age.record and self.age.record.wall)
+
+    async def _every_so_often(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what is done again in a moment: what keeps it from being done is told, and ends nothing."""
         try:
-            await self.age.look()
-            self.now.look(self.age.store_time, self.age.record and self.age.record.wall)
+            await work()
         except StoreUnavailable as failure:
-            log.debug("the store's age: {failure}", failure=failure)
+            log.debug("{what}: {failure}", what=what, failure=failure)
         except CancelledError:
-            log.debug("the store's age: the Server stops")
+            log.debug("{what}: the Server stops", what=what)
         except Exception:
-            log.failure("could not look at the store's age")  # again in a moment
+            log.failure("{what}: it could not be told", what=what)
 
     async def _tell(self) -> None:
         self.remember_store()
@@ -384,19 +389,12 @@ class Server(_Connected):
                 self._teller.tell(by_kind(problems), self._reactor.seconds())
 
     def _begin_announcement(self) -> Deferred[None]:
-        self._announcement = ensureDeferred(self._announce())
+        self._announcement = ensureDeferred(self._every_so_often("presence", self._announce))
         return self._announcement
 
     async def _announce(self) -> None:
-        try:
-            await self.presence.announce()
-            await self.jobs.look()
-        except StoreUnavailable as failure:
-            log.debug("presence: {failure}", failure=failure)
-        except CancelledError:
-            log.debug("presence: the Server stops")
-        except Exception:
-            log.failure("could not say that this Server is there")  # said again in a moment
+        await self.presence.announce()
+        await self.jobs.look()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from random import Random
 from unittest import mock
@@ -34,6 +35,14 @@ from tests.agent.test_sums import TAB, World
 from tests.pieces import values_of
 
 RESTS = int(AGAIN_SECONDS) + 10  # ticks of a second until what is gone is said again and forgotten
+
+
+@contextmanager
+def unread_spool() -> Iterator[None]:
+    """What a spool holds cannot be asked meanwhile: the disk does not say."""
+    fails = sqlite3.OperationalError("disk I/O error")
+    with mock.patch.object(Spool, "last", side_effect=fails), mock.patch.object(Spool, "rows", side_effect=fails):
+        yield
 
 
 class Served(World):
@@ -181,10 +190,7 @@ class LateTests(SynchronousTestCase):
 
     def test_where_the_spool_cannot_say_what_it_holds_of_it_that_is_asked_again_and_nothing_is_gone_before(self) -> None:
         world, late = self.world, self.on_its_way(3.0)
-        with (
-            mock.patch.object(Spool, "last", side_effect=sqlite3.OperationalError("disk I/O error")),
-            mock.patch.object(Spool, "rows", side_effect=sqlite3.OperationalError("disk I/O error")),
-        ):
+        with unread_spool():
             world.boot()
             world.live_on(10)
             self.assertNotIn(RING_GONE, world.positions)
@@ -198,10 +204,7 @@ class LateTests(SynchronousTestCase):
 
     def test_what_is_undecided_is_ended_by_the_next_agent_as_well(self) -> None:
         world, late = self.world, self.on_its_way(3.0)
-        with (
-            mock.patch.object(Spool, "last", side_effect=sqlite3.OperationalError("disk I/O error")),
-            mock.patch.object(Spool, "rows", side_effect=sqlite3.OperationalError("disk I/O error")),
-        ):
+        with unread_spool():
             world.boot()
             world.live_on(5)
         for ring in list(world.pump.rings.open.values()):

@@ -50,6 +50,23 @@ def columns_of(rows: Sequence[Sequence[tuple[int, float]]], now: float) -> list[
     ]
 
 
+def folds_of_none(part: Any) -> list[str]:
+    """Which of what a Handler's part in C has to leave alone it folds; and of what it folds, that which it leaves."""
+    row, one = np.zeros(1, np.int64), np.ones(1)
+    odd = np.frombuffer(bytes(9), np.uint8)[1:].view(np.float64)  # does not begin where a word may
+    left: dict[str, tuple[Any, ...]] = {
+        "a row behind all": ([b""], row + 1, one, one, NOW, 0, b"", row),
+        "a row before all": ([b""], row - 1, one, one, NOW, 0, b"", row),
+        "a State without an Event": ([b"", b""], row, one, one, NOW, 0, b"", row),
+        "fewer times": ([b""], row, one[:0], one, NOW, 0, b"", row),
+        "no bytes": ([None], row, one, one, NOW, 0, b"", row),
+        "a code that is none": ([b""], row, one, one, NOW, 0, b"", row + 40_000),
+        "times out of place": ([b""], row, odd, one, NOW, 0, b"", row),
+    }
+    folds = [what for what, given in left.items() if part.fold(*given) is not None]
+    return folds if part.fold([b""], row, one, one, NOW, 0, b"", row) is not None else [*folds, "what is ordinary"]
+
+
 class RowsTests(SynchronousTestCase):
     def setUp(self) -> None:
         if counter_group._rows is None:
@@ -137,18 +154,9 @@ class RowsTests(SynchronousTestCase):
             self.assertIsNone(CounterGroup().fold_dumps([content], row, one * NOW, one, NOW, 1))
 
     def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
-        rows, one = counter_group._rows, np.ones(1)
-        none = np.zeros(1, np.int64)
-        self.assertIsNone(rows.fold([b""], none + 1, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none - 1, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b"", b""], none, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none, one[:0], one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([None], none, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none, one, one, NOW, 0, b"", none + 40_000))
-        odd = np.frombuffer(bytes(9), np.uint8)[1:].view(np.float64)  # does not begin where a word may
-        self.assertIsNone(rows.fold([b""], none, odd, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.spill([b""], [], NOW, 0))
-        self.assertIsNone(rows.spill([b""], [b"\0" * 17], NOW, 0))
+        self.assertEqual(folds_of_none(counter_group._rows), [])
+        self.assertIsNone(counter_group._rows.spill([b""], [], NOW, 0))
+        self.assertIsNone(counter_group._rows.spill([b""], [b"\0" * 17], NOW, 0))
 
 
 class FreshTests(SynchronousTestCase):
@@ -319,13 +327,6 @@ class SpreadsTests(SynchronousTestCase):
         self.assertIsNotNone(PERCENTILES.fold_dumps([zero], row, one * NOW + 30, one, NOW + 30))  # not its slot
 
     def test_rows_that_are_none_and_columns_of_other_lengths_are_left_alone(self) -> None:
-        rows, one = percentile_group._spreads, np.ones(1)
-        none = np.zeros(1, np.int64)
-        self.assertIsNone(rows.fold([b""], none + 1, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none - 1, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b"", b""], none, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none, one[:0], one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([None], none, one, one, NOW, 0, b"", none))
-        self.assertIsNone(rows.fold([b""], none, one, one, NOW, 0, b"", none + 40_000))
-        self.assertIsNone(rows.fold([b""], none, one, one, np.nan, 0, b"", none))
-        self.assertIsNotNone(rows.fold([b""], none, one, one, NOW, 0, b"", none))
+        rows, row, one = percentile_group._spreads, np.zeros(1, np.int64), np.ones(1)
+        self.assertEqual(folds_of_none(rows), [])
+        self.assertIsNone(rows.fold([b""], row, one, one, np.nan, 0, b"", row))

@@ -152,6 +152,14 @@ class FailoverTests(SentinelCase):
         await load.stop()
         self.assertEqual(await load.sums(router), load.done)
 
+    async def hand_over_under(self, load: Load) -> None:
+        """Have another become m1's primary, while `load` has begun."""
+        load.start()
+        await load.until(20)
+        since = self.trio.epoch("m1")
+        await deferToThread(self.trio.hand_over, "m1")
+        await self.failed_over(since)
+
     async def test_a_primary_killed_under_load_is_replaced_and_recovers_by_itself(self) -> None:
         router = await self.prepare()
         load = Load(self, [router], [0, 2])
@@ -169,11 +177,7 @@ class FailoverTests(SentinelCase):
     async def test_a_failover_on_demand_is_followed(self) -> None:
         router = await self.prepare(masters=1)
         load = Load(self, [router], [0, 2])
-        load.start()
-        await load.until(20)
-        since = self.trio.epoch("m1")
-        await deferToThread(self.trio.hand_over, "m1")
-        await self.failed_over(since)
+        await self.hand_over_under(load)
         await load.until(50)
         await self.ends(load, router)
 
@@ -181,11 +185,7 @@ class FailoverTests(SentinelCase):
         """So it goes on a busy machine: the new master stands still for longer than the sentinels wait, and they take the first again."""
         router = await self.prepare(masters=1)
         load = Load(self, [router], [0, 2])
-        load.start()
-        await load.until(20)
-        since = self.trio.epoch("m1")
-        await deferToThread(self.trio.hand_over, "m1")
-        await self.failed_over(since)  # until then the first may take steps
+        await self.hand_over_under(load)  # until then the first may take steps
         again, second = self.trio.epoch("m1"), self.trio.primary("m1")
         second.pause()
         await load.until(20)  # another one takes them
