@@ -1,6 +1,6 @@
 """What an earlier Agent left, taken up: its totals, and its batches, which go out again under their old identity.
 
-1. A batch that a kill within a move left in both places is the spool's.
+1. A batch that a kill within a move left in both places is the spool's. Its lane does not end before it has left both.
 2. Of outbox and spool the later table counts; what either says is settled is done with.
 3. Of a lane that may be open, and of which the last is not left here, the store is asked for its mark: what it does not have is counted.
 """
@@ -81,9 +81,14 @@ def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
                 keeper.groups.hold(group, stored, keeper.lane_of(stored.id))
             else:
                 group.held.append(HeldBatch(stored))  # the spool's
+                # its stream is not ended before the outbox has let go of it: found there by the next Agent, it would fold again
+                keeper.lane_of(stored.id).in_outbox = found.end
     for key, number in last.items():
         if number and (lane := keeper.lanes.get(key)) is not None:
-            lane.precede(HeldBatch(row) for row in spool.rows(*key, 0, number))
+            if lane.pending:
+                lane.precede(HeldBatch(row) for row in spool.rows(*key, 0, number))
+            else:
+                lane.more = True
 
 
 def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from typing import Any
+from unittest import mock
 
 from taba.agent import books, keeper
 from taba.agent.lanes import RETAIN_SECONDS
@@ -73,6 +74,24 @@ class SpoolingTests(WorldCase):
             world.tick()
             world.send()
         self.assertEqual((world.store.folded, world.spool.batches), (world.recorded, 0))
+
+    def test_what_a_kill_left_in_both_places_is_not_ended_while_the_outbox_has_it(self) -> None:
+        world = self.world()
+        world.record(50)
+        world.tick()
+        waits = [stored.id for group in world.keeper.outbox.groups() for stored in group.batches][-1]
+        with mock.patch.object(keeper, "MOVE_BATCHES", 1):
+            world.keeper._move_some(world.now, at(world.now))
+        self.assertEqual((world.spool.batches, world.keeper.outbox.released), (1, 0))
+        for held in ([waits], []):  # the outbox lets go of its oldest group only once its last batch is folded
+            world.die()
+            world.born()
+            world.hold(held)
+            for _ in range(45):
+                world.tick()
+                world.send()
+            self.assertEqual(world.spool.batches, 0)
+        self.assertEqual((world.store.folded, len(world.store.ended)), (50, 3))
 
     def test_what_was_retained_for_its_time_is_forgotten_and_the_spool_empties(self) -> None:
         world = self.world()
