@@ -284,10 +284,7 @@ class RingPump:
         if ready is None:
             self._events = max(FEWEST_EVENTS, self._events // 4)  # read less
             return False
-        if not self.sums.may_go(sums):
-            return False  # another stream began meanwhile, and the disk is full: they wait
-        self._publish(under_way, drained, sums, *ready)
-        return True
+        return self._publish(under_way, drained, sums, *ready)
 
     def _owed(self, under_way: _UnderWay, drained: Drained) -> Pending | None:
         """What counters of these rings have come to beside what was read; None where a ring turned out to be none."""
@@ -320,8 +317,9 @@ class RingPump:
                 yield
             # numbers, stream and time are others by now
 
-    def _publish(self, under_way: _UnderWay, drained: Drained, sums: Pending, batches: list[EncodedBatch], told: list[Telling]) -> None:
-        """Publish these batches of what was read, or count their events as dropped where nothing takes them; then move the tails."""
+    def _publish(self, under_way: _UnderWay, drained: Drained, sums: Pending, batches: list[EncodedBatch], told: list[Telling]) -> bool:
+        """Publish these batches of what was read, or count their events as dropped where nothing takes them; then move the tails. False,
+        having changed nothing, where another stream began meanwhile that cannot be named: what heals waits then."""
         keeper, now, moment = self.keeper, under_way.now, under_way.moment
         columns = sum([section.columns for its in drained.packed.values() for section in its])
         found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
@@ -336,9 +334,9 @@ class RingPump:
         elif keeper.stream != stream:  # all before moves to the spool
             self.meanings.begin(keeper.stream, self.rings.open.values())
             batches, told = self._encode(drained, sums, moment)
+        if not self.sums.may_go(sums, batches):  # only now it is certain which stream they are of
+            return False
         covered = (*self._covered(drained.readings), *self.sums.covered(self.rings.open.values(), sums))
-        if sums.changes:
-            self.sums.sending(batches)
         try:
             keeper.publish(batches, now, covered, found, dropped)
         except SpoolFull:  # the disk is full before the spool's bound is reached
@@ -357,6 +355,7 @@ class RingPump:
         self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them
         if not under_way.is_long:
             self._tally()
+        return True
 
     def _encode(self, drained: Drained, sums: Pending, moment: Moment) -> _Encoded:
         """The batches of what was read, as the keeper's numbers are now, and what they tell of Tabs. They hold until the next."""

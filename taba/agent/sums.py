@@ -173,12 +173,13 @@ class Sums:
         self.register.begin(self._keeper.stream)
         return self.register.has(self._keeper.stream)
 
-    def may_go(self, pending: Pending) -> bool:
-        """Whether what is pending may be published in the stream that is the keeper's by now."""
-        if all(change.is_held for change in pending.changes):
+    def may_go(self, pending: Pending, batches: Sequence[EncodedBatch]) -> bool:
+        """Whether what is pending may be published in these batches: their stream is named."""
+        if not batches or all(change.is_held for change in pending.changes):
             return True
-        self.register.begin(self._keeper.stream)
-        return self.register.has(self._keeper.stream)
+        stream = batches[0].id.stream  # all are of one
+        self.register.begin(stream)
+        return self.register.has(stream)
 
     def _pack_summed(
         self,

@@ -566,6 +566,29 @@ class FullDiskTests(SynchronousTestCase):
         world.live_on(2)
         self.assertEqual((world.value, world.keeper.books.recorded), (4.0, world.recorded))
 
+    def test_nor_one_that_begins_only_as_there_is_room_in_the_outbox_again(self) -> None:
+        world = self.world
+        producer = world.process()
+        world.add(producer, 2.0)
+        world.live_on(2)
+        world.keeper.is_homeless = True
+        world.add(producer, 2.0)
+        world.tick()  # into the spool, of a stream that is named
+        world.keeper.is_homeless = False
+        spooled = world.keeper.stream
+        self.assertTrue(world.register.has(spooled))
+        world.register._failed(full())
+        world.add(producer, 2.0)
+        producer.record(producer.tab("other"), 1.0)
+        with mock.patch.object(Register, "_begin", side_effect=full()):
+            world.tick()
+        self.assertNotEqual(world.keeper.stream, spooled)
+        self.assertEqual(
+            {column.tab for batch in world.batches() if batch.stream == world.keeper.stream for column in batch.columns}, {"other"}
+        )
+        world.live_on(3)
+        self.assertEqual((world.value, world.keeper.books.recorded), (6.0, world.recorded + 1))
+
 
 def full() -> OSError:
     return OSError(28, "No space left on device")
