@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)  # what a damaged file raises; the latter two of what is in the damage
 _TROUBLE = ("unable to open", "is full", "is locked", "I/O error", "readonly")
@@ -22,16 +23,45 @@ def is_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def open_full(path: str) -> sqlite3.Connection | None:
-    """A file on a full disk, to be read, and to be written once there is room; None where it is not there or empty.
+def one_line(error: Exception) -> str:
+    """What it says, in one line."""
+    return " ".join(f"{error}".split())
+
+
+def open_in_any_case(open: Callable[[], None], open_full: Callable[[Exception], None], mend: Callable[[Exception], None]) -> None:
+    """`open`; what that raises of a full disk is `open_full`'s, what else SQLite says is `mend`'s, which raises what is no damage; whatever
+    else it is is the caller's."""
+    try:
+        open()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        open_full(error)
+    except DAMAGE as error:
+        (open_full if is_full(error) else mend)(error)
+
+
+def open_full(path: str, error: Exception, holds_any: Callable[[sqlite3.Connection], bool]) -> tuple[sqlite3.Connection, bool]:
+    """A file on a disk that is full, as `error` says, to be read, and to be written once there is room; and whether an empty database in
+    memory stands in for it, since it is not there or `holds_any` says that nothing is in it.
 
     Nobody else may have it open: the index of its log is in memory, which the file beside it, that others look at, has no room for.
+    Raises sqlite3.OperationalError where nobody can tell what is in it, and whatever else `holds_any` raises.
     """
-    if not os.path.exists(path) or not os.path.getsize(path):
-        return None
-    database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-    database.execute("PRAGMA locking_mode=EXCLUSIVE")
-    return database
+    if os.path.exists(path) and os.path.getsize(path):
+        found = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+        is_any = False
+        try:
+            found.execute("PRAGMA locking_mode=EXCLUSIVE")
+            is_any = holds_any(found)
+        except DAMAGE as fault:
+            raise sqlite3.OperationalError(f"{fault}; {one_line(error)}") from fault
+        finally:
+            if not is_any:
+                found.close()
+        if is_any:
+            return found, False
+    return sqlite3.connect(":memory:", isolation_level=None), True
 
 
 class Transaction:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
 
-from taba.agent.database import DAMAGE, Transaction, is_full, is_trouble, open_full
+from taba.agent.database import DAMAGE, Transaction, is_trouble, one_line, open_full, open_in_any_case
 from taba.agent.locks import private
 from taba.batch import KeyPart
 from taba.plural import many
@@ -121,19 +121,12 @@ class Keys:
         self._not_before = 0.0  # the next one
         self.mended: str | None = None  # what was found damaged while it was open; its owner takes it away
         self._stands_in = False  # for the file, in memory
-        try:
-            self._open()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self._open_full(error)
-        except DAMAGE as error:
-            if is_full(error):
-                self._open_full(error)
-            elif is_trouble(error):
-                raise
-            else:
-                self.problem = self._make_anew(error)
+        open_in_any_case(self._open, self._open_full, self._open_anew)
+
+    def _open_anew(self, error: Exception) -> None:
+        if is_trouble(error):
+            raise error
+        self.problem = self._make_anew(error)
 
     def _make_anew(self, error: Exception) -> str:
         """In the place of a damaged file. Returns a sentence; raises sqlite3.Error, OSError."""
@@ -161,7 +154,7 @@ class Keys:
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
-            self._check()
+            self._check(self._database)
             self._begin()
         except BaseException:
             self._database.close()
@@ -169,26 +162,24 @@ class Keys:
 
     def _open_full(self, error: Exception) -> None:
         """Open the file without a byte written; where no keys are in it, memory stands in for it. Raises sqlite3.Error."""
-        self._failure = " ".join(f"{error}".split())
-        found = open_full(self.path)
-        if found is not None:
-            self._database = found
-            try:
-                self._check()
-                if found.execute("SELECT 1 FROM sqlite_master WHERE name = 'keys_of_clients'").fetchone():
-                    self._count()
-                    return
-                if found.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise sqlite3.OperationalError("they are an earlier version's, to which a column is to be added")
-            except (sqlite3.Error, UnicodeDecodeError, OverflowError) as fault:
-                found.close()
-                raise sqlite3.OperationalError(f"{fault}; {self._failure}") from fault
-            found.close()
-        self._database, self._stands_in = sqlite3.connect(":memory:", isolation_level=None), True
-        self._begin()
+        self._failure = one_line(error)
+        self._database, self._stands_in = open_full(self.path, error, self._holds_any)
+        if self._stands_in:
+            self._begin()
+        else:
+            self._count()
 
-    def _check(self) -> None:
-        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+    def _holds_any(self, database: sqlite3.Connection) -> bool:
+        """Whether keys are in a file that cannot be written."""
+        self._check(database)
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if names and "keys_of_clients" not in names:
+            raise sqlite3.OperationalError("they are an earlier version's, to which a column is to be added")
+        return bool(names)
+
+    @staticmethod
+    def _check(database: sqlite3.Connection) -> None:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
 
@@ -266,7 +257,7 @@ class Keys:
             self._open()
         except (OSError, *DAMAGE) as error:
             self._database = before
-            raise sqlite3.OperationalError(" ".join(f"{error}".split())) from error
+            raise sqlite3.OperationalError(one_line(error)) from error
         self._stands_in = False
         before.close()
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taba.agent.ages import Moment
-from taba.agent.database import Transaction, is_full, open_full
+from taba.agent.database import DAMAGE, Transaction, is_full, one_line, open_full, open_in_any_case
 from taba.agent.locks import private
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
@@ -59,7 +59,6 @@ CREATE TABLE IF NOT EXISTS format_{VERSION} (place INTEGER PRIMARY KEY);
 _COMMENT = re.compile(r"\s*/\*[^*]*\*/")
 _WHOLE = {"bucket": 0, "number": 1, "length": 0, "boot": 0, "age": -1, "events": 0, "crc": 0}  # columns, and their least values
 _COLUMNS = "stream, bucket, number, length, created, boot, age, events, crc, key, content"
-_TROUBLE = ("unable to open", "is full", "is locked")  # of the disk or the directory, not of the file
 # what no row is that was ever written here
 _MALFORMED = (
     "typeof(stream) != 'blob' OR length(stream) != 16 OR typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length"
@@ -100,6 +99,16 @@ def _is_whole(row: tuple[Any, ...]) -> bool:
 def _is_no_text(error: sqlite3.Error) -> bool:
     """Whether a row says of a column that it is a text, and it is none: the row's fault, and no trouble of the disk's."""
     return "decode to UTF-8" in f"{error}"
+
+
+def _is_trouble(error: Exception) -> bool:
+    """Whether the disk or the directory is at fault: of a file that is damaged reading fails, too, and what can be read of it is read."""
+    return any(words in f"{error}" for words in ("unable to open", "is full", "is locked"))
+
+
+def _write_nothing(database: sqlite3.Connection) -> None:
+    with Transaction(database):
+        database.execute(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
 
 
 class SpoolFull(TabaError):
@@ -146,19 +155,7 @@ class Spool:
 
     def _take_up(self, path: str) -> None:
         """Open what is there, whatever its bytes are, or make it."""
-        try:
-            self._open(path)
-        except OSError as error:
-            if not is_full(error):
-                raise
-            self._open_full(error)
-        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:  # the latter two of what was in the damage
-            if is_full(error):
-                self._open_full(error)
-            elif any(words in f"{error}" for words in _TROUBLE):
-                raise
-            else:
-                self._salvage(f"{error}")
+        open_in_any_case(lambda: self._open(path), self._open_full, self._open_damaged)
         if self.unready is None:
             try:
                 self._compare()
@@ -175,28 +172,22 @@ class Spool:
         self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
-            self._check(path)
+            self._check(self._database, path)
         except BaseException:
             self._database.close()
             raise
 
+    def _open_damaged(self, error: Exception) -> None:
+        if _is_trouble(error):
+            raise error
+        self._salvage(f"{error}")
+
     def _open_full(self, error: Exception) -> None:
         """Open the file without a byte written; where nothing is in it, memory stands in for it. Raises what `_open` does."""
-        self.unready = " ".join(f"{error}".split())
-        found = open_full(self.path)
-        if found is not None:
-            self._database = found
-            try:
-                if self._check(self.path, is_full=True):
-                    return
-            except (sqlite3.Error, UnicodeDecodeError, OverflowError, OtherVersion) as fault:
-                found.close()
-                if isinstance(fault, OtherVersion):
-                    raise
-                raise sqlite3.OperationalError(f"{fault}; {self.unready}") from fault
-            found.close()
-        self._database, self._stands_in = sqlite3.connect(":memory:", isolation_level=None), True
-        self._database.executescript(_SCHEMA)
+        self.unready = one_line(error)
+        self._database, self._stands_in = open_full(self.path, error, lambda found: self._check(found, self.path, is_full=True))
+        if self._stands_in:
+            self._database.executescript(_SCHEMA)
 
     def _make_ready(self) -> None:
         """What a full disk kept from being done when this was opened. Raises sqlite3.OperationalError while that is so."""
@@ -207,29 +198,29 @@ class Spool:
                 self._stands_in = False
                 before.close()
             else:
-                self._write_nothing()
+                _write_nothing(self._database)
             self.unready = None
             self._compare()
         except (OSError, sqlite3.Error, UnicodeDecodeError, OverflowError, OtherVersion) as error:
             if self._stands_in:
                 self._database = before
-            self.unready = " ".join(f"{error}".split())
+            self.unready = one_line(error)
             raise sqlite3.OperationalError(self.unready) from error
         self._count()
 
-    def _check(self, path: str, is_full: bool = False) -> bool:
+    def _check(self, database: sqlite3.Connection, path: str, is_full: bool = False) -> bool:
         """Whether there is something in the file; with `is_full` nothing is written, and there may be nothing in it."""
-        run = self._database.execute
+        run = database.execute
         run("PRAGMA synchronous=FULL")
         run(f"PRAGMA journal_size_limit={8 * MiB}")
         run("PRAGMA cache_size=-2000")
         version = run("PRAGMA user_version").fetchone()[0]
-        schema = _schema_of(self._database)
+        schema = _schema_of(database)
         if not schema and run("PRAGMA page_count").fetchone()[0] <= 1:
             if is_full:
                 return False
             doubt = f"INSERT INTO journal VALUES ({_DOUBTED}, x'', x'')"  # what was before, if anything, is gone
-            self._database.executescript(f"BEGIN; {_SCHEMA} {doubt}; PRAGMA user_version={VERSION}; COMMIT")
+            database.executescript(f"BEGIN; {_SCHEMA} {doubt}; PRAGMA user_version={VERSION}; COMMIT")
         elif version != VERSION and "batches" in schema and schema != _EXPECTED:
             raise OtherVersion(
                 f"{path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds, or remove it"
@@ -237,21 +228,21 @@ class Spool:
         elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
             raise sqlite3.DatabaseError("its first page is damaged")
         if not is_full:
-            self._write_nothing()  # it must be to be written as well
+            _write_nothing(database)  # it must be to be written as well
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
             raise sqlite3.DatabaseError("a row of it is none")
-        self._read_lost()
+        self._read_lost(database)
         return True
 
-    def _read_lost(self) -> None:
-        found = self._database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost").fetchall()
+    def _read_lost(self, database: sqlite3.Connection) -> None:
+        found = database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost").fetchall()
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
         self._lost_rows = {BatchId(*row[1:4]): row[5] for row in found}  # they have no other index, and may be very many
         self.salvage = found[0][0] if found else ""
-        self.is_doubted = self._database.execute("SELECT 1 FROM journal WHERE place = ?", (_DOUBTED,)).fetchone() is not None
+        self.is_doubted = database.execute("SELECT 1 FROM journal WHERE place = ?", (_DOUBTED,)).fetchone() is not None
 
     def _salvage(self, reason: str) -> None:
         """Bring all rows that can be read of a damaged file over into a new one, and keep the damaged one."""
@@ -284,8 +275,8 @@ class Spool:
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
             finally:
                 damaged.close()
-        except (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError) as error:
-            if any(words in f"{error}" for words in _TROUBLE):
+        except DAMAGE as error:
+            if _is_trouble(error):
                 raise  # else what was found until then is all
         brought = {BatchId(*row) for row in self._database.execute("SELECT stream, bucket, number FROM batches")}
         lost = {id: events for id, events in known.items() if id not in brought}
@@ -329,7 +320,7 @@ class Spool:
         try:
             self._compare()
         except sqlite3.Error as error:
-            self.unready = " ".join(f"{error}".split())  # with what the manifest has: it is tried again
+            self.unready = one_line(error)  # with what the manifest has: it is tried again
             raise
         finally:
             self._count()
@@ -359,7 +350,7 @@ class Spool:
                 "was cut off, removed or replaced; look at its disk, and at who removes files there"
             )
             self.problem = found if self.problem is None else f"{self.problem}; and {found}"
-            self._read_lost()
+            self._read_lost(self._database)
 
     def _name_manifest(self) -> None:
         """In a transaction: which manifest is the file's."""
@@ -377,11 +368,7 @@ class Spool:
         if self.unready is not None:
             self._make_ready()
         else:
-            self._write_nothing()
-
-    def _write_nothing(self) -> None:
-        with Transaction(self._database):
-            self._database.execute(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
+            _write_nothing(self._database)
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""
