@@ -50,8 +50,10 @@ def recover(keeper: Keeper, now: float) -> None:
                 lane = keeper.backlog.begin_lane(stream, bucket, True)
             lane.unproven = known
     for skip in table.skipped:
-        lane = lanes.get(skip.id[:2])
-        if lane is not None and (skip.id.number <= lane.highest or not skip.batches):
+        lane, in_spool = lanes.get(skip.id[:2]), spool.last(*skip.id[:2])
+        if lane is None and in_spool:  # a Server may have applied what was sent with it, and then nobody else counts what it left out
+            lane = keeper.backlog.begin_lane(*skip.id[:2], True)
+        if lane is not None and (skip.id.number <= max(in_spool, lane.highest) or not skip.batches):
             lane.skip = books.skips[skip.id[:2]] = Skip(skip.follows, skip.id.number, skip.batches, skip.events)
     for lane in list(lanes.values()):
         keeper.queue(lane, now)

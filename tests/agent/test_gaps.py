@@ -15,7 +15,7 @@ from tests.agent.world import World, WorldCase
 
 
 class GapTests(WorldCase):
-    def _lose(self, world: World, kill: int | None) -> bool:
+    def _lose(self, world: World, kill: int | None, is_spooled: bool = False) -> bool:
         """Five batches are folded and forgotten, a sixth waits; the store loses all beyond the second. Whether the kill came."""
         producer = world.producers[0]
         events = 0
@@ -35,6 +35,9 @@ class GapTests(WorldCase):
         (key,) = world.store.marks
         world.store.set_mark(*key, 2)
         world.store.events["web/0", "bids_won"] = [0.0, 1.0, 2.0]
+        if is_spooled:
+            world.move()
+            world.tick()
         world.memory.steps = kill
         killed = world.outlive(6, world.send, world.tick)
         self.assertEqual(len(world.store.events["web/0", "bids_won"]), 1 + 2 + 6)
@@ -44,6 +47,9 @@ class GapTests(WorldCase):
     def test_what_a_store_lost_and_was_forgotten_before_a_restart_is_counted_once_wherever_a_kill_comes(self) -> None:
         self._lose(self.world(), None)
         self.kills(self._lose, 4)
+
+    def test_nor_twice_nor_never_where_what_was_sent_beyond_it_is_in_the_spool(self) -> None:
+        self.kills(lambda world, kill: self._lose(world, kill, True), 4)
 
     def _lose_the_end(self, world: World, kill: int | None, is_found_before: bool, is_spooled: bool) -> bool:
         """Four batches are folded and given up, nothing waits, and the store loses all beyond the second. Whether the kill came."""
