@@ -40,6 +40,7 @@ from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import Posts
 from taba.server.health import Health
+from taba.server.held import held_here
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
 from taba.server.keep.discarding import Discard
@@ -265,6 +266,7 @@ class Server(_Connected):
             lambda: self.site,
             embedded,
             lambda: [*self._descriptors.problems, *self._served.problems, *self.catalogues.problems],
+            lambda: held_here(self.site, self.ingest, self.sandbox, self.live),
         )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
         prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)

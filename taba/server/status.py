@@ -27,6 +27,7 @@ from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES, Ingest
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.health import Health
+from taba.server.held import Held, held_in_store
 from taba.server.keep.jobs import Jobs
 from taba.server.moving import Moving
 from taba.server.notes import MAX_NOTES
@@ -142,8 +143,12 @@ class Status:
         site: Callable[[], BoundedSite],
         embedded: EmbeddedStore | None = None,
         others: Callable[[], Sequence[str]] = tuple,
+        held: Callable[[], Mapping[str, Held]] = dict,
     ):
-        """`others`: what is wrong with parts that it is not given: what the Server remembers, names under which Prometheus knows Tabs."""
+        """`others`: what is wrong with parts that it is not given: what the Server remembers, names under which Prometheus knows Tabs.
+        `held`: of what this process has bounds for, how much there is.
+        """
+        self._held_here = held
         self._others = others
         self._jobs, self._starts = jobs, starts
         self._caps = {**caps._asdict(), "bucket_tabs": bounds.tabs, "bucket_clients": bounds.clients, "all_tabs": bounds.all_tabs}
@@ -330,6 +335,7 @@ class Status:
             "child": self._sandbox.describe(),
             **versions.HERE.told(),
             "caps": self._caps,
+            "held": {what: one.told() for what, one in self._all_held().items()},
             "in_all": {**self._held, "tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients},
             "waiting": self._ingest.waiting(),
             "types_missing": missing,
@@ -339,6 +345,11 @@ class Status:
             "in_c": parts.told(),
             "problems": problems,
         }
+
+    def _all_held(self) -> dict[str, Held]:
+        in_all = {**self._held, "tabs": self._ingest.in_all.tabs, "clients": self._ingest.in_all.clients}
+        fullest = {name: max((one.sizes[place] for one in self._measured.values()), default=0) for place, name in enumerate(HELD)}
+        return {**held_in_store(in_all, fullest, self._caps), **self._held_here()}
 
     def _is_reached(self) -> bool:
         known = self._router.atlas.known

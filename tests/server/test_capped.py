@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from taba.names import bucket_of
 from taba.server import status as statuses
@@ -12,6 +15,7 @@ from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.notes import MAX_NOTES
 from taba.server.page.boards import MAX_BOARDS
+from taba.server.work.patterns import MAX_PATTERNS
 
 from .running import BUCKETS, ServerCase, asynchronous
 
@@ -84,6 +88,22 @@ class Capped(ServerCase):
         bounds = {"client_keys": MAX_KEYS, "bucket_dead_letters": MAX_DEAD_LETTERS, "boards": MAX_BOARDS, "notes": MAX_NOTES}
         bounds |= {"line_bytes": MAX_LINE_BYTES, "waiting_bytes": MAX_WAITING_BYTES}
         self.assertEqual({name: after["caps"][name] for name in bounds}, bounds)
+        held = after["held"]
+        of_store = ("tabs", "clients", "boards", "notes", "bucket_tabs", "bucket_clients", "bucket_streams", "bucket_posters")
+        of_process = ("waiting_bytes", "line_bytes", "receiving_bytes", "connections", "newcomers", "listeners", "streams_sent")
+        children = ("live_questions", "patterns", "apart")
+        self.assertEqual(set(held), {*of_store, "bucket_dead_letters", *of_process, *children})
+        fullest = max(Counter(bucket_of(f"tab{n}", BUCKETS) for n in range(3)).values())  # an entry for each bucket's
+        self.assertEqual(held["bucket_dead_letters"], {"count": fullest, "most": MAX_DEAD_LETTERS})
+        self.assertEqual(held["bucket_posters"], {"count": 1, "most": MAX_POSTERS})
+        self.assertEqual((held["boards"], held["notes"]), ({"count": 1, "most": MAX_BOARDS}, {"count": 1, "most": MAX_NOTES}))
+        self.assertGreaterEqual(held["connections"]["count"] + held["newcomers"]["count"], 1)  # that which asks
+        self.assertEqual(held["patterns"], {"count": 0, "most": MAX_PATTERNS})
+        families = text_string_to_metric_families((await self.ask(server, "/metrics")).text)
+        scraped = {(sample.name, sample.labels.get("what")): sample.value for family in families for sample in family.samples}
+        for what, one in held.items():
+            self.assertEqual(scraped["taba_held_most", what], one["most"])
+        self.assertEqual((scraped["taba_held", "bucket_posters"], scraped["taba_held", "notes"]), (1, 1))
 
     @asynchronous
     async def test_how_much_a_bucket_has_is_asked_where_its_counts_changed_and_of_all_once_it_is_old(self) -> None:

@@ -331,7 +331,7 @@ def _is_scraped(series: Series) -> bool:
 def _health(status: Mapping[str, Any]) -> list[Exposed]:
     """The Server's own health, from what `/v1/status` says. Whatever needs a person is counted in taba_problems."""
     latency = {rank: value for rank, value in status["latency"].items() if isinstance(value, (int, float))}
-    handlers = status["handlers"]
+    handlers, held = status["handlers"], status["held"]
     about_this = {"version": __version__, "part": "server"}
     found = [
         Exposed("taba_build_info", GAUGE, "Which version this is.", [Point("taba_build_info", about_this, 1.0)]),
@@ -348,6 +348,8 @@ def _health(status: Mapping[str, Any]) -> list[Exposed]:
         gauge("taba_missing_types", "Types of Tabs for which there is no Handler.", len(status["types_missing"])),
         gauge("taba_problems", "Sentences of taba status: what needs a person.", len(status["problems"])),
         gauge("taba_workers", "Workers of this Server.", status["workers"]),
+        gauge("taba_held", "How many there are of what has a bound.", {what: one["count"] for what, one in held.items()}, "what"),
+        gauge("taba_held_most", "How many there may be.", {what: one["most"] for what, one in held.items()}, "what"),
     ]
     age = status["store"].get("age")
     if age is not None:

@@ -136,6 +136,11 @@ class Sandbox:
         }
 
     @property
+    def waiting_apart(self) -> int:
+        """How many requests wait or are being answered where Types work apart."""
+        return self._apart.waiting
+
+    @property
     def problems(self) -> list[str]:
         """Sentences on Types that are suspended now."""
         return [

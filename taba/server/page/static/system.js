@@ -9,6 +9,7 @@ import { allowed, repeat } from "./live.js";
 const MOVED = 60_000; // ms for which a bucket that changed its shard is marked
 const MOST_CELLS = 4096; // buckets that are drawn one by one
 const MOST_PROBLEMS = 200; // that are shown: a thousand Agents may have the same one
+const NEARLY_FULL = 0.8; // of a bound, from which on it stands out
 const MOST_NAMED = 12; // buckets that are on their way
 const JOBS = /** @type {[string, string, string][]} */ ([["check", "Check", "Compare maps and owner keys"], ["prune", "Prune", "Forget what is idle for long"], ["upgrade", "Upgrade", "Write States of older versions anew"]]);
 
@@ -38,9 +39,10 @@ export function system(host) {
   const servers = h("section");
   const shards = h("section");
   const handlers = h("section");
+  const bounds = h("section");
   const jobs = h("section");
   const told = h("p", { class: "quiet", role: "status" });
-  fill(host, h("h1", null, "System"), problems, servers, shards, jobs, handlers);
+  fill(host, h("h1", null, "System"), problems, servers, shards, jobs, handlers, bounds);
   /** @type {Map<string, {shard: string, uses: number, moved: number, busy: number, to: string}>} */
   const buckets = new Map();
   let isMoving = false;
@@ -83,6 +85,12 @@ export function system(host) {
         all ? table("Every Server", ["address", "what is wrong", "does", "up for"], all.map((/** @type {any} */ one) => [addressOf(one.url), wrongAt(one), (one.roles ?? []).join(", "), format.lasting(now() - one.started)]), [false, false, false, true], all.map((/** @type {any} */ one) => one.url)) : null,
         !all || all.some((/** @type {any} */ one) => one.complete === false) ? h("p", { class: "warn" }, "Which other Servers there are, and what is wrong with them, nobody can tell now: see their own pages, at the addresses that they listen at.") : null,
         h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening; ${format.plural(said.agents, "Agent")} heard of lately.`),
+      );
+      const held = Object.entries(said.held);
+      fill(
+        bounds,
+        h("h2", { id: "bounds" }, "Bounds", h("span", { class: "quiet" }, "of what this Server has a bound for, how much there is")),
+        table("What has a bound", ["of", "there is", "at the most", "full"], held.map(([what, one]) => [what.replaceAll("_", " "), ...[one.count, one.most].map((figure) => (what.endsWith("_bytes") ? format.amount(figure, "B") : format.count(figure))), one.count >= NEARLY_FULL * one.most ? h("b", { class: "bad" }, format.percent(one.count / one.most)) : format.percent(one.count / one.most)]), [false, true, true, true], held.map(([what]) => what)),
       );
       const names = Object.keys(said.handlers).sort();
       fill(
