@@ -13,8 +13,9 @@
 #include "_looking.h"
 #include "_publishing.h"
 #include "_records.h"
+#include "_sectioning.h"
 
-#define FORM 10 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 11 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -26,6 +27,7 @@ static PyMethodDef methods[] = {
     {"encode", encode, METH_VARARGS, encode_doc},
     {"encode_plain", encode_plain, METH_VARARGS, encode_plain_doc},
     FAST("leap", leap, leap_doc),
+    FAST("cut_sections", cut_sections, cut_sections_doc),
     {"index_group", index_group, METH_VARARGS, index_group_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},

@@ -354,19 +354,23 @@ class Drain:
             return
         edges = _edges(keys) + first
         fields = self._fields(tally.rings, tally.of, events.numbers, edges)
-        counts = tally.counts.astype("<u4").tobytes()
+        counts, rows, sections = tally.counts.astype("<u4"), events.starts[edges], self._numbers.sections
         times, values = (memoryview(cast(Any, column.view(np.uint8))) for column in (events.times, tally.values))  # cut without a copy
-        begins = pairwise(zip(edges.tolist(), (8 * events.starts[edges]).tolist(), strict=True))
-        for ((start, low), (end, high)), key, its in zip(begins, events.keys[edges[:-1]].tolist(), fields, strict=True):
+
+        def listed(start: int, end: int) -> bytes:
+            of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
+            return b"".join(map(pack_bin, of_columns))
+
+        its_keys, native = events.keys[edges[:-1]].astype(np.int64), self._scratch.native
+        if native is not None:
+            native.cut_sections(packed, sections, its_keys, edges, rows, counts, times, values, fields, listed, Section)
+            return
+        begins, counted = pairwise(zip(edges.tolist(), (8 * rows).tolist(), strict=True)), counts.tobytes()
+        for ((start, low), (end, high)), key, its in zip(begins, its_keys.tolist(), fields, strict=True):
             number, is_listed = divmod(key, 2)
-            bucket, type = self._numbers.sections[number]
-            content: bytes | memoryview
-            if is_listed:
-                of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
-                content = b"".join(map(pack_bin, of_columns))
-            else:
-                content = values[low:high]
-            packed[bucket].append(Section(type, end - start, its, counts[4 * start : 4 * end], times[low:high], content, bool(is_listed)))
+            bucket, type = sections[number]
+            content = listed(start, end) if is_listed else values[low:high]
+            packed[bucket].append(Section(type, end - start, its, counted[4 * start : 4 * end], times[low:high], content, bool(is_listed)))
 
     def _kinds_of_sections(self) -> Any:
         """What the edge knows the Type of each section by."""

@@ -286,6 +286,42 @@ class ArgumentsTests(Native):
         for other in others:
             self.assertRaises(TypeError, NATIVE.join_fields, *other)
 
+    def test_sections_are_cut_where_they_end_and_nothing_else_is(self) -> None:
+        pairs, keys, edges, rows = (
+            [(7, "A"), (7, "B"), (9, "A")],
+            np.array([0, 3, 4], I64),
+            np.array([1, 2, 2, 4], I64),
+            np.array([1, 3, 3, 5], I64),
+        )
+        counts, fields = np.array([9, 2, 1, 1], U32), [b"x", b"y", b"z"]
+        times, values = (memoryview(struct.pack("<5d", *range(first, first + 5))) for first in (0, 10))
+        listed: Any = lambda start, end: b"list %d %d" % (start, end)  # noqa: E731
+        packed: dict[int, Any] = {7: ["before"]}
+        good = packed, pairs, keys, edges, rows, counts, times, values, fields, listed, Section
+        NATIVE.cut_sections(*good)
+        first = Section("A", 1, b"x", struct.pack("<I", 2), struct.pack("<2d", 1, 2), struct.pack("<2d", 11, 12))
+        second = Section("B", 0, b"y", b"", b"", b"list 2 2", True)
+        third = Section("A", 2, b"z", struct.pack("<2I", 1, 1), struct.pack("<2d", 3, 4), struct.pack("<2d", 13, 14))
+        self.assertEqual(packed, {7: ["before", first, second], 9: [third]})
+        for place, wrong in (
+            (1, pairs[:2]),
+            (2, keys - 1),
+            (2, keys[1:]),
+            (3, edges + 1),
+            (3, edges - 2),
+            (3, edges[::-1].copy()),
+            (4, rows + 1),
+            (4, rows - 2),
+            (4, rows[1:]),
+            (7, values[8:]),
+            (8, fields[1:]),
+        ):
+            self.assertRaises(ValueError, NATIVE.cut_sections, {}, *good[1:place], wrong, *good[place + 1 :])
+        for place, other in ((1, ["A"] * 3), (6, bytes(40)), (9, None), (10, None), (8, tuple(fields)), (1, tuple(pairs))):
+            self.assertRaises(TypeError, NATIVE.cut_sections, {}, *good[1:place], other, *good[place + 1 :])
+        self.assertRaises(TypeError, NATIVE.cut_sections, {7: ()}, *good[1:])
+        self.assertRaises(TypeError, NATIVE.cut_sections, {}, *good[1:-1])
+
     def test_a_batch_beyond_its_bounds_is_none_and_no_section_is_no_batch(self) -> None:
         section: Any = Section("A", 1, b"\xc4\x01a", struct.pack("<I", 1), bytes(8), bytes(8))
         bounds = 1, 1000, 128, 5, 1000
