@@ -107,11 +107,11 @@ class Groups:
                     yield stored, batch
 
     def moved(self, batch: HeldBatch) -> None:
-        """This one is in the spool now, whose it is."""
+        """This one is in the spool now, whose it is; what becomes of it is said beside it here, too, until the group is given up."""
         group = batch.group
         assert group is not None
         group.unacknowledged -= 1
         group.unforgotten -= 1
         self._books.pending_bytes -= batch.length
         self._books.pending_batches -= 1
-        batch.group, batch.position, batch.flag = None, -1, -1
+        batch.group, batch.position = None, -1

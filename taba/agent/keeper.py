@@ -237,9 +237,11 @@ class Keeper:
                 self.books.spool_problem = f"{error}"
         for id in table.settled:
             batch = self.books.settling[id]
-            if batch is not None and batch.group is not None:
-                if not batch.is_gone:
-                    self.outbox.settle(batch.flag)
+            if batch is None:
+                continue
+            if batch.flag >= self.outbox.released:  # of the spool's, too: a move has left it in both places
+                self.outbox.settle(batch.flag)
+            if batch.group is not None:
                 del self.books.settling[id]
         self.backlog.discard_settled()
 

@@ -63,34 +63,36 @@ def recover(keeper: Keeper, now: float) -> None:
 
 
 def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
-    """The outbox's groups, with the keys of their posts. Of `settled`, what is left afterwards is not in the outbox."""
+    """The outbox's groups, with the keys of their posts. Of `settled`, what is left afterwards is the spool's to remove."""
     outbox, spool = keeper.outbox, keeper.spool
     last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
+    twice: dict[BatchId, HeldBatch] = {}  # what is in both
     for found in outbox.groups():
         group = keeper.groups.begin(found)
         keeper.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
         for stored in found.batches:
             stream, bucket, number = stored.id
+            if (stream, bucket) not in last:
+                last[stream, bucket] = spool.last(stream, bucket) if spool.batches else 0
+            is_spooled = number <= last[stream, bucket]
             if stored.is_settled or stored.id in settled:
                 outbox.settle(stored.flag)
-                settled.discard(stored.id)
+                if not is_spooled:  # else it is to be removed there
+                    settled.discard(stored.id)
                 keeper.history.note(stored.id, 0)
                 group.held.append(None)
                 continue
-            if (stream, bucket) not in last:
-                last[stream, bucket] = spool.last(stream, bucket) if spool.batches else 0
-            if number > last[stream, bucket]:
+            if not is_spooled:
                 keeper.groups.hold(group, stored, keeper.lane_of(stored.id))
-            else:
-                group.held.append(HeldBatch(stored))  # the spool's
-                # its stream is not ended before the outbox has let go of it: found there by the next Agent, it would fold again
-                keeper.lane_of(stored.id).in_outbox = found.end
+                continue
+            batch = twice[stored.id] = HeldBatch(stored)
+            group.held.append(batch)  # the spool's
+            # its stream is not ended before the outbox has let go of it: found there by the next Agent, it would fold again
+            keeper.lane_of(stored.id).in_outbox = found.end
     for key, number in last.items():
         if number and (lane := keeper.lanes.get(key)) is not None:
-            if lane.pending:
-                lane.precede(HeldBatch(row) for row in spool.rows(*key, 0, number))
-            else:
-                lane.more = True
+            rows = [row for row in spool.rows(*key, 0, number) if row.id not in settled]
+            lane.precede(twice.get(row.id) or HeldBatch(row) for row in rows)
 
 
 def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:

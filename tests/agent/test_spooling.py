@@ -93,6 +93,36 @@ class SpoolingTests(WorldCase):
             self.assertEqual(world.spool.batches, 0)
         self.assertEqual((world.store.folded, len(world.store.ended)), (50, 3))
 
+    def _refused_in_both(self, world: World, kill: int, is_killed_before: bool) -> bool:
+        """The first batch of a group is in the spool as well, and refused, while the last one holds the group. Whether the kill came."""
+        world.record(50)
+        world.tick()
+        first, *_, waits = [stored.id for group in world.keeper.outbox.groups() for stored in group.batches]
+        with mock.patch.object(keeper, "MOVE_BATCHES", 1):
+            world.keeper._move_some(world.now, at(world.now))
+        if is_killed_before:
+            world.die()
+            world.born()
+        world.hold([waits])
+        world.refuse = lambda id: id == first
+        world.memory.steps = kill
+        killed = world.outlive(3, world.send, world.tick)
+        world.memory.steps = None
+        world.die()
+        world.born()
+        world.hold([])
+        for _ in range(4):
+            world.send()
+            world.tick()
+            world.wait(RETAIN_SECONDS)
+        dropped = dict(+world.keeper.books.totals())
+        self.assertEqual((dropped, world.store.folded, world.spool.batches), ({"refused": 20}, 30, 0), (kill, is_killed_before))
+        return killed
+
+    def test_what_is_refused_and_in_both_places_is_counted_once_wherever_a_kill_comes(self) -> None:
+        for is_killed_before in (False, True):
+            self.kills(lambda world, kill, before=is_killed_before: self._refused_in_both(world, kill, before))  # type: ignore[misc]
+
     def test_what_was_retained_for_its_time_is_forgotten_and_the_spool_empties(self) -> None:
         world = self.world()
         while not world.keeper.moves:
