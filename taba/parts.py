@@ -23,7 +23,7 @@ FORMS = {
     "taba.handlers._rows": 3,
     "taba.handlers._spreads": 4,
     "taba.server.ask._writing": 1,
-    "taba.server.fold._plain": 3,
+    "taba.server.fold._plain": 4,
     "taba.shard.servers._wire": 3,
 }
 

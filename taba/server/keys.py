@@ -270,3 +270,11 @@ def unframe(content: bytes | None) -> Framed:
         raise ValueError(f"a State of {len(content)} bytes")
     framed: Framed = _new_framed((*_FRAME.unpack_from(content), content[FRAME_BYTES:]))
     return framed
+
+
+def unframed(content: bytes | None) -> Framed:
+    """A part as it was read; what is none is of a version that no Handler has: its State fails, and is kept."""
+    try:
+        return unframe(content)
+    except ValueError:
+        return Framed(0xFFFF + 1, 0, b"")

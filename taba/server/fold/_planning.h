@@ -274,8 +274,8 @@ static PyObject *result_of(struct planned *planned, PyObject *keys, PyObject *pl
         Py_XDECREF(reads);
         goto failed;
     }
-    PyObject *items[6] = {reads, types, groups, events, Py_NewRef(planned->moved), times};
-    return named(plan_form, 6, items);
+    PyObject *items[PLAN_FIELDS] = {reads, types, groups, events, Py_NewRef(planned->moved), times, Py_NewRef(Py_None)};
+    return named(plan_form, PLAN_FIELDS, items);
 failed:
     Py_XDECREF(groups);
     Py_XDECREF(times);

@@ -146,7 +146,7 @@ class Cycle:
         for column in columns_of(section):
             if isinstance(column, Column):
                 tab = column.tab
-                own, field = (_home if len(tab) <= MAX_CACHED_NAME else _find_home)(tab, column.client, self.buckets)
+                own, field = (home_and_field if len(tab) <= MAX_CACHED_NAME else _find_home)(tab, column.client, self.buckets)
                 if own == self.bucket:
                     tabs.setdefault(tab, len(tabs))
                     rows.append(fields.setdefault(field, len(fields)))
@@ -188,4 +188,4 @@ def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
     return bucket_of(tab, buckets), keys.state_field(tab, client)
 
 
-_home = lru_cache(MAX_CACHED_FIELDS)(_find_home)
+home_and_field = lru_cache(MAX_CACHED_FIELDS)(_find_home)  # likewise

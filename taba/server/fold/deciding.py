@@ -184,7 +184,7 @@ class Fold:
         for group, rows in wants:
             of_rows, count = {}, group.handler.further_parts
             for row in rows:
-                of_rows[row] = [_unframed(content) for content in contents[position : position + count]]
+                of_rows[row] = [keys.unframed(content) for content in contents[position : position + count]]
                 position += count
             parts.append(of_rows)
         return parts
@@ -333,10 +333,3 @@ class Fold:
 
 def _lots(streams: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [streams[start : start + MAX_ARGUMENTS] for start in range(0, len(streams), MAX_ARGUMENTS)]
-
-
-def _unframed(content: bytes | None) -> keys.Framed:
-    try:
-        return keys.unframe(content)
-    except ValueError:
-        return keys.Framed(0xFFFF + 1, 0, b"")  # of no version that a Handler has: its State fails, and is kept

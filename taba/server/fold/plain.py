@@ -4,7 +4,8 @@
    to look for, and does not find here, is left out. Of all these buckets the States of one Type are folded in one call. Which other States
    spill along with a full one depends on what is folded together, here as in Fold: what they hold is the same.
 2. Whatever is out of the ordinary leaves its bucket to Fold; what a Handler cannot fold leaves all buckets with that Type to it.
-3. What is done for each bucket is `plan`, `judge`, `gather` and `write`, with the same in C (_plain.c), which may leave more to Fold than
+3. What a bucket has beside arrays is folded apart, and written with the rest (besides.py).
+4. What is done for each bucket is `plan`, `judge`, `gather` and `write`, with the same in C (_plain.c), which may leave more to Fold than
    these. But for `plan` each is one call for all buckets.
 """
 
@@ -19,13 +20,15 @@ import numpy
 from taba import parts as parts_in_c
 from taba.batch import MAX_CACHED_NAME, Block, Verdict, decoded_sections
 from taba.server import keys
+from taba.server.fold.besides import Besides, BesidesOfType, apart, gather_besides, placed
 from taba.server.fold.cycle import Outcome, WaitingBatch, home_of
 from taba.server.fold.marks import Marks
 from taba.server.fold.type_groups import are_times
 from taba.server.router import Command
-from taba.server.work.bench import Bench
+from taba.server.work.bench import Bench, Beside
+from taba.server.work.pace import Pause
 
-PlainSteps = Generator[dict[int, Sequence[Command]], Mapping[int, Sequence[Any]], dict[int, Outcome]]
+PlainSteps = Generator[dict[int, Sequence[Command]] | Pause, Any, dict[int, Outcome]]
 
 _plain = parts_in_c.find("taba.server.fold._plain")
 
@@ -42,7 +45,8 @@ class PlainGroup(NamedTuple):
 
 class Plan(NamedTuple):
     """What a bucket's batches need: what is to be read of marks, Types and States (in the order of `groups`), and the Types that the Tabs
-    must have then; and what is counted once they are folded: Events, Events by Tab, and their times."""
+    must have then; and what is counted once they are folded: Events, Events by Tab, and their times. Of `besides` the States come last in
+    what is read."""
 
     reads: list[Command]
     types: list[bytes]
@@ -50,6 +54,7 @@ class Plan(NamedTuple):
     events: int
     moved: dict[str, int]
     times: list[bytes]
+    besides: Besides | None = None
 
 
 class PlainOutcome(Outcome):
@@ -68,8 +73,50 @@ class Plain(NamedTuple):
     verdicts: list[Verdict]
 
 
-def plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None]) -> Plan | None:
-    """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`: see Bench."""
+def plan(
+    bucket: int,
+    waiting: Sequence[WaitingBatch],
+    buckets: int,
+    dumping: Mapping[str, bytes | None],
+    beside: Mapping[str, Beside | None] | None = None,
+) -> Plan | None:
+    """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`, `beside`: see Bench."""
+    made = _plan(bucket, waiting, buckets, dumping)
+    return _plan_besides(bucket, waiting, buckets, dumping, beside) if made is None and beside is not None else made
+
+
+def _plan_besides(
+    bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None], beside: Mapping[str, Beside | None]
+) -> Plan | None:
+    """As `plan`, of a bucket that has something beside arrays."""
+    found = apart(waiting, dumping, beside)
+    if found is None:
+        return None
+    rest, columns = found
+    if any([item.batch.columns for item in rest]):
+        made = _plan(bucket, rest, buckets, dumping)
+        if made is None:
+            return None
+    else:
+        of = keys.of(bucket)
+        streams = dict.fromkeys([item.batch.stream for item in waiting])
+        made = Plan([(b"HMGET", of.marks, *streams), (b"HMGET", of.tabs), (b"HMGET", of.states)], [], [], 0, {}, [])
+    marks, tabs, states = made.reads
+    types = dict(zip(tabs[2:], made.types, strict=True))
+    besides = placed(columns, bucket, buckets, types, beside)
+    if besides is None or not set(states[2:]).isdisjoint(besides.fields):
+        return None
+    moved, events = dict(made.moved), made.events
+    for column in columns:
+        weight = column.weight
+        events += weight
+        moved[column.tab] = moved.get(column.tab, 0) + weight
+    reads: list[Command] = [marks, (*tabs[:2], *types), (*states, *besides.fields)]
+    times = [*made.times, *[column.times for column in columns]]
+    return Plan(reads, list(types.values()), made.groups, events, moved, times, besides)
+
+
+def _plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None]) -> Plan | None:
     if _plain is not None:
         made: Plan | None = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, PlainGroup, Block))
         return made
@@ -291,6 +338,7 @@ class _OfType:
 
 def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> PlainSteps:
     """By bucket the Outcome of these, as far as that is to be had; yields what must be read in addition."""
+    plain, beside = yield from _fold_besides(plain, bench, now)
     folded = []
     for type, gathered in gather(plain).items():
         of_type = _OfType(type, bench.get(type), gathered)
@@ -300,6 +348,9 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
     for of_type in folded:
         for place in of_type.spilling:
             reads.setdefault(of_type.buckets[place], []).extend(of_type.reads(place))
+    for its in beside:
+        for bucket, fields in its.reads().items():
+            reads.setdefault(bucket, []).extend(fields)
     failed: set[str] = set()  # Types whose further parts are not as they must be
     if reads:
         replies = yield {bucket: [(b"HMGET", keys.of(bucket).states, *fields)] for bucket, fields in reads.items()}
@@ -312,10 +363,43 @@ def fold_plain(plain: Sequence[Plain], bench: Bench, now: float, age: int) -> Pl
                 found[place] = [next(its) for _ in range(further * len(rows))]
             if found and not of_type.spill(found):
                 failed.add(of_type.type)
+        for its in beside:
+            yield from its.go_on(contents)
     emptied: dict[int, list[bytes]] = {}
-    return write(plain, {of_type.type: of_type.written(emptied) for of_type in folded if of_type.type not in failed}, emptied)
+    written = {of_type.type: of_type.written(emptied) for of_type in folded if of_type.type not in failed}
+    if not beside:
+        return write(plain, written, emptied)
+    also: dict[int, list[bytes]] = {}
+    for its in beside:
+        its.write(age, also, emptied)
+    left = set().union(*[its.left() for its in beside])
+    outcomes = {bucket: outcome for bucket, outcome in write(plain, written, emptied).items() if bucket not in left}
+    for bucket, fields in also.items():
+        if bucket in outcomes:
+            commands = outcomes[bucket].commands
+            commands[_STATES] = (*commands[_STATES], *fields)
+    return outcomes
 
 
+def _fold_besides(plain: Sequence[Plain], bench: Bench, now: float) -> Generator[Pause, None, tuple[Sequence[Plain], list[BesidesOfType]]]:
+    """These with the contents of their arrays' States alone, and what they have beside them, folded as far as that goes without more."""
+    with_besides = {one.bucket: one for one in plain if one.plan.besides is not None}
+    if not with_besides:
+        return plain, []
+    contents: dict[int, Sequence[bytes]] = {}
+    besides: dict[int, Besides] = {}
+    arrays: dict[int, list[bytes]] = {}
+    for bucket, one in with_besides.items():
+        its = cast(Besides, one.plan.besides)
+        size = len(one.contents) - len(its.fields)
+        besides[bucket], arrays[bucket], contents[bucket] = its, one.contents[:size], one.contents[size:]
+    found = list(gather_besides(contents, besides, bench).values())
+    for of_type in found:
+        yield from of_type.begin(now)
+    return [one._replace(contents=arrays[one.bucket]) if one.bucket in arrays else one for one in plain], found
+
+
+_STATES = 1  # among the commands that `write` makes, the one that writes States
 _NOTHING: Mapping[Any, Any] = {}
 _SAYS_NOTHING = PlainOutcome([], [], 0, _NOTHING, _NOTHING, (), (), _NOTHING, 0, _NOTHING, _NOTHING, (0, 0))  # type: ignore[arg-type]
 

@@ -56,8 +56,8 @@ class Together:
 
     def __init__(self, waiting: Mapping[int, Sequence[WaitingBatch]], buckets: int, bench: Bench):
         self._waiting, self._buckets, self._bench = waiting, buckets, bench
-        dumping = bench.dumping
-        self._plans = {bucket: plan(bucket, its, buckets, dumping) for bucket, its in waiting.items()}
+        dumping, beside = bench.dumping, bench.beside
+        self._plans = {bucket: plan(bucket, its, buckets, dumping, beside) for bucket, its in waiting.items()}
         self._cycles: dict[int, Cycle] = {}  # of those that are not ordinary
 
     @property
@@ -149,7 +149,7 @@ class Alone:
 
     def __init__(self, bucket: int, waiting: Sequence[WaitingBatch], buckets: int, bench: Bench, plainly: bool = True):
         self._bucket, self._waiting, self._buckets, self._bench = bucket, waiting, buckets, bench
-        self._plan = plan(bucket, waiting, buckets, bench.dumping) if plainly else None
+        self._plan = plan(bucket, waiting, buckets, bench.dumping, bench.beside) if plainly else None
         self._made: Cycle | None = None  # for what is not ordinary
 
     @property
@@ -185,8 +185,9 @@ class Alone:
                 sent: Any = None
                 try:
                     while True:
-                        its = yield Reads([*steps.send(sent)[bucket]])
-                        sent = {bucket: its}
+                        need = steps.send(sent)
+                        its = yield (need if isinstance(need, Pause) else Reads([*need[bucket]]))
+                        sent = None if isinstance(need, Pause) else {bucket: its}
                 except StopIteration as stop:
                     outcome: Outcome | None = stop.value.get(bucket)
                 if outcome is not None:
@@ -197,9 +198,12 @@ class Alone:
 
 def _in_its_order(planned: Plan, cycle: Cycle, replies: Sequence[Any]) -> Sequence[Any]:
     """The replies to what `cycle` reads, given those to what was planned: States were read by Type, and a Cycle has them as they came."""
-    if len(planned.groups) == 1:
+    if len(planned.groups) == 1 and planned.besides is None:
         return replies
     marks, types, contents = replies
+    if planned.besides is not None:  # whose Tabs were read last, too
+        known = dict(zip(planned.reads[1][2:], types, strict=True))
+        types = [known[tab.encode()] for tab in cycle.tabs]
     found = dict(zip(planned.reads[2][2:], contents, strict=True))
     return [marks, types, list(map(found.__getitem__, cycle.fields))]
 

@@ -7,7 +7,7 @@ a sentence, or a Failed, stands in place of its answer. States come as their par
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from taba.server.keys import Framed
 from taba.server.work.folding import fold_in_lots, fold_type
@@ -34,6 +34,15 @@ class IsSandbox(Protocol):
     def merge(self, type: str, states: Sequence[Any]) -> Awaitable[list[bytes] | str]: ...
 
 
+class Beside(NamedTuple):
+    """A Type as the store names it; in which version its States that were folded at the edge are merged, if they are; and whether it folds
+    values one by one, whatever they are."""
+
+    wire: bytes
+    edge: int | None
+    folds_lists: bool
+
+
 class Bench:
     """The Handlers that there are, and their work."""
 
@@ -41,6 +50,8 @@ class Bench:
         self._lookup, self._sandbox = lookup, sandbox
         self.dumping: Mapping[str, bytes | None] = _Dumping(self)
         """Types whose Handlers `folds_dumps`, as the store names them; None for all others."""
+        self.beside: Mapping[str, Beside | None] = _Besides(self)
+        """Types of Taba's own that an ordinary bucket may have beside arrays; None for all others."""
 
     def start(self) -> None:
         """Have a process ready before there is work for it, where there will be."""
@@ -157,6 +168,21 @@ class _Dumping(dict[str, "bytes | None"]):
         found = type.encode() if self._bench.folds_dumps(type) else None
         if self._bench.get(type) is not None:  # so that it is bounded: senders choose Types
             self[type] = found
+        return found
+
+
+class _Besides(dict[str, Beside | None]):
+    def __init__(self, bench: Bench):
+        super().__init__()
+        self._bench = bench
+
+    def __missing__(self, type: str) -> Beside | None:
+        bench, handler = self._bench, self._bench.get(type)
+        if handler is None:
+            return None  # not kept: senders choose Types
+        folds_lists = not bench.is_array(type) and not getattr(handler, "absolute", False)
+        found = None if bench.may_hang(type) else Beside(type.encode(), bench.edge(type), folds_lists)
+        self[type] = found
         return found
 
 

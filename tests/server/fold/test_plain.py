@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from random import Random
+from typing import Any, cast
 from unittest import mock
 
+import numpy
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import APPLIED, GAP, encode_batch, reading_batch
+from taba.batch import APPLIED, GAP, AtEdge, Column, encode_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from taba.handlers.lookup import find_handlers
@@ -20,6 +22,7 @@ from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.plain import fold_plain
 from taba.server.fold.together import Alone, Together
 from taba.server.work.bench import Bench
+from taba.server.work.pace import Pause
 from taba.steps import finish
 
 from ..samples import AGE, NONCE, column, tab_in
@@ -37,7 +40,8 @@ def shown(outcome: Outcome) -> Outcome:
         (*command[:2], *sorted(zip(command[2::2], command[3::2], strict=True))) if command[0] == b"HSET" else command
         for command in outcome.commands
     ]
-    return outcome._replace(commands=commands, times=b"".join(outcome.times))  # type: ignore[arg-type]
+    times = b"".join(outcome.times)
+    return outcome._replace(commands=commands, times=sorted(times[at : at + 8] for at in range(0, len(times), 8)))  # type: ignore[arg-type]
 
 
 class PlainTests(SynchronousTestCase):
@@ -90,9 +94,12 @@ class PlainTests(SynchronousTestCase):
                 replies = {bucket: [self.answer(command) for command in its] for bucket, its in reads.items()}
                 if steps is None:
                     steps = cycles.fold(replies, now, AGE)
-                    reads = next(steps)
+                    need = next(steps)
                 else:
-                    reads = steps.send(replies)
+                    need = steps.send(replies)
+                while isinstance(need, Pause):
+                    need = steps.send(None)
+                reads = need
         except StopIteration as stop:
             found: dict[int, Outcome] = stop.value
             return found
@@ -140,6 +147,8 @@ class PlainTests(SynchronousTestCase):
         try:
             while True:
                 need = steps.send(sent)
+                while isinstance(need, Pause):
+                    need = steps.send(None)
                 assert isinstance(need, Reads)
                 sent = [self.answer(command) for command in need.commands]
         except StopIteration as stop:
@@ -189,6 +198,83 @@ class PlainTests(SynchronousTestCase):
             outcomes, at_once = self.both([*spoiled, *self.mixed(number + 3, now)], now + 5)
             self.assertEqual((at_once, [verdict.word for verdict in outcomes[1].verdicts]), (BUCKETS - 1, [GAP, APPLIED]))
         self.assertIn(b"\0001", {field[-2:] for _, field in self.hashes})
+
+    def besides(self, number: int, now: float, seed: int) -> list[WaitingBatch]:
+        """A batch for each bucket: arrays, and beside them texts and numbers of Types that fold lists, and States from the edge."""
+        found = []
+        random = Random(seed)
+        for bucket in range(BUCKETS):
+            places = {"CounterGroup": 0, "PercentileGroup": 1, "Cardinality": 2, "TopK": 3, "Gauge": 4, "Buffer": 5}
+            chosen = list(places) if number == 1 else random.sample(list(places), random.randint(1, len(places)))
+            columns = []
+            for type in chosen:
+                tab = tab_in(bucket, places[type], BUCKETS)
+                for client in range(3):
+                    count = random.randint(1, 40)
+                    times = [now - random.random() * 60 for _ in range(count)]
+                    values: list[Any] = [random.choice((1.0, 2.5, 40.0)) for _ in times]
+                    if type not in ("CounterGroup", "PercentileGroup") and client < 2:
+                        values = [random.choice(("a", "b", 7, None, True)) for _ in times]
+                    columns.append(column(tab, type, values, f"web/{client}", times))
+                    if type in ("CounterGroup", "PercentileGroup") and client == 1 and number > 1:
+                        columns[-1] = self.at_edge(columns[-1], times)
+            content = encode_batch(STREAM, bucket, number, columns)
+            found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
+        return found
+
+    def at_edge(self, one: Column, times: list[float]) -> Column:
+        """The same as an Agent folds it."""
+        handler: Any = self.bench.get(one.type)
+        rows, values = numpy.zeros(len(times), numpy.int64), numpy.frombuffer(cast(bytes, one.values), "<f8")
+        [dump] = handler.edge_array(rows, numpy.array(times), values, 1)
+        first = numpy.array([min(times)], "<f8").tobytes()
+        return one._replace(times=first, values=AtEdge(handler.edge, dump, max(times)), stands_for=len(times))
+
+    def test_what_a_bucket_has_beside_arrays_is_ordinary(self) -> None:
+        self.write(self.both(self.besides(1, NOW, 0), NOW)[0])
+        now = NOW
+        for number in range(2, 30):
+            now += 40.0
+            outcomes, at_once = self.both(self.besides(number, now, number), now)
+            self.assertEqual((number, at_once), (number, BUCKETS))
+            self.write(outcomes)
+        self.assertIn(b"\0001", {field[-2:] for _, field in self.hashes})
+
+    def test_what_cannot_be_folded_beside_arrays_leaves_its_bucket_to_fold(self) -> None:
+        self.write(self.both(self.besides(1, NOW, 0), NOW)[0])
+        kept = dict(self.hashes)
+        tab = {type: tab_in(0, place, BUCKETS) for place, type in enumerate(("CounterGroup", "PercentileGroup", "Cardinality", "TopK"))}
+        edge = self.at_edge(column(tab["CounterGroup"], "CounterGroup", [1.0, 2.0], "web/1", [NOW, NOW]), [NOW, NOW])
+        state = cast(AtEdge, edge.values)
+        good = column(tab["CounterGroup"], "CounterGroup", [1.0], "web/0", [NOW])
+        cases: dict[str, tuple[list[Column], dict[str, int]]] = {
+            "another Type": ([column(tab["TopK"], "Cardinality", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
+            "two Types": ([column(tab["CounterGroup"], "Cardinality", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
+            "a time that is none": ([column(tab["Cardinality"], "Cardinality", ["a", "b"], "web/0", [NOW, -1.0])], {"bad_time": 1}),
+            "lists in a list": ([column(tab["Cardinality"], "Cardinality", [[1], "b"], "web/0", [NOW, NOW])], {}),
+            "no Type": ([column(tab["Cardinality"], "Nothing", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
+            "a new State": ([column(tab["Cardinality"], "Cardinality", ["a"], "web/9", [NOW])], {}),
+            "not a State's own": ([edge._replace(client="web/0")], {}),  # which the arrays have as well
+            "of another version": ([edge._replace(values=state._replace(edge=9))], {"unknown_edge": 2}),
+            "miscounted": ([edge._replace(stands_for=3)], {"bad_column": 3}),
+            "of no State": ([edge._replace(values=state._replace(dump=b"x"))], {"bad_column": 2}),
+        }
+        for name, (columns, dead) in cases.items():
+            self.hashes = dict(kept)
+            content = encode_batch(STREAM, 0, 2, [good, *columns])
+            spoiled = WaitingBatch(1, finish(reading_batch(content)), len(content), NONCE)
+            outcomes, at_once = self.both([spoiled, *self.besides(2, NOW + 1, 5)[1:]], NOW + 5)
+            self.assertEqual((name, type(outcomes[0]), outcomes[0].dead), (name, Outcome, dead))
+            # the times and States from the edge of all buckets are looked at together, as arrays are
+            if name not in ("a time that is none", "miscounted", "of no State"):
+                self.assertEqual((name, at_once), (name, BUCKETS - 1))
+        for field, content in {"none": b"x" * 40, "a newer one": keys.frame(9, AGE) + b"x"}.items():
+            self.hashes = dict(kept)
+            self.hashes[keys.states(0), keys.state_field(tab["Cardinality"], "web/0")] = content
+            waiting = self.besides(1, NOW + 1, 5)
+            waiting = [item._replace(batch=item.batch._replace(number=2), follows=1) for item in waiting]
+            outcomes, at_once = self.both(waiting, NOW + 5)
+            self.assertEqual((field, at_once, list(outcomes[0].dead.values()) != []), (field, BUCKETS - 1, True))
 
     def test_a_tab_of_two_types_is_told_apart(self) -> None:
         self.made()
