@@ -17,7 +17,7 @@ FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 11,
     "taba.batch._entries": 1,
-    "taba.batch._sections": 2,
+    "taba.batch._sections": 3,
     "taba.handlers._fresh": 1,
     "taba.handlers._latest": 1,
     "taba.handlers._rows": 3,

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from taba.batch import (
+    AtEdge,
     Block,
+    Column,
     Header,
     SentBatch,
     decode_envelope,
@@ -34,6 +36,12 @@ from .test_sections import columns
 
 STREAM, NONCE = bytes(range(16)), b"12345678"
 ODD = [0, 1, 0x7F, 0x80, 0x83, 0x90, 0xC0, 0xC4, 0xC5, 0xC6, 0xCB, 0xCC, 0xCD, 0xCF, 0xD9, 0xDE, 0xDC, 0xFF]
+
+
+def column(tab: str, type: str, values: Any, client: str, times: list[float]) -> Column:
+    floats = isinstance(values, list) and all(isinstance(value, float) for value in values)
+    packed = struct.pack(f"<{len(values)}d", *values) if floats else values
+    return Column(client, tab, type, struct.pack(f"<{len(times)}d", *times), packed)
 
 
 def told(read: Any, content: bytes) -> Any:
@@ -122,7 +130,9 @@ class BatchesTests(SynchronousTestCase):
             self.assertEqual(found, slow)
             self.assertEqual(hash(found[:3]), hash(slow[:3]))
             for ours, its in zip(decoded_sections(found.columns), decoded_sections(slow.columns), strict=True):
-                assert isinstance(ours, Block) and isinstance(its, Block)
+                self.assertEqual(type(ours), type(its))
+                if not (isinstance(ours, Block) and isinstance(its, Block)):
+                    continue
                 for name in ("type", "fields", "counts", "times", "values", "moved", "places"):
                     self.assertEqual(getattr(ours, name), getattr(its, name), name)
         return True
@@ -158,6 +168,24 @@ class BatchesTests(SynchronousTestCase):
             batch(section("Gauge", "a", 1), meanings=None),
         ):
             self.assertFalse(self.same(odd))
+
+    def test_sections_that_are_no_arrays_of_floats_are_read_beside_those_that_are(self) -> None:
+        times = [1.0, 2.0]
+        gauge = column("gauge", "Gauge", [1.0, 2.0], "a", times)
+        texts = [column("texts", "Cardinality", ["x", 7], client, times) for client in "ab"]
+        edge = column("edge", "CounterGroup", AtEdge(1, b"dump", 2.0), "a", times[:1])._replace(stands_for=40)
+        bytes_ = column("nested", "Buffer", [b"bytes", None], "a", times)
+        for columns in ([*texts], [gauge, *texts], [*texts, edge, gauge], [bytes_, gauge]):
+            self.assertTrue(self.same(encode_batch(STREAM, 5, 1, columns)))
+        half = MAX_BATCH_COLUMNS // 2
+        many = [column(f"texts{number}", "Cardinality", ["x"], "a", [1.0]) for number in range(half)]
+        self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *many])))
+        for amiss in (edge._replace(values=AtEdge(1, b"dump", 0.5)), edge._replace(client="\n"), texts[0]._replace(values=["x" * 40_000, 1])):
+            self.assertFalse(self.same(encode_batch(STREAM, 5, 1, [gauge, amiss])))
+        large = [column(f"texts{number}", "Cardinality", ["x" * 30_000], "a", [1.0]) for number in range(2)]
+        self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *large])))
+        more = column("more", "Gauge", ["x" * 10_000], "a", [1.0])
+        self.assertFalse(self.same(encode_batch(STREAM, 5, 1, [*large, more])))  # in steps
 
     def test_many_tabs_of_one_section_are_told_apart(self) -> None:
         names = [f"tab{number % 40}\0web/{number}".encode() for number in range(400)]

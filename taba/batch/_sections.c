@@ -9,7 +9,7 @@
 #include "_bytes.h"
 #include "_named.h"
 
-#define FORM 2 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 3 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200
 #define MOST_TYPE 64
 #define MOST_EVENTS (UINT64_C(1) << 32) /* of a section that is taken apart here: sums of counts stay far from what a word holds */
@@ -260,9 +260,10 @@ end:
 }
 
 PyDoc_STRVAR(read_batch_doc,
-"read_batch(content, versions, bounds, names, forms) -> Batch | None\n\n"
+"read_batch(content, versions, bounds, names, forms) -> Batch | (Batch, columns) | None\n\n"
 "The batch in `content` where it is of one of these versions, all its sections are such as `read` takes, and it has no meanings; None where\n"
-"anything is out of the ordinary, or would be read in steps. `bounds`: bytes of a batch, its columns, its events, bytes of names that are\n"
+"anything is out of the ordinary, or would be read in steps. Where it has other sections as well, each of these is its bytes and how many\n"
+"Events it says that it has, and beside the batch stands how many columns they may have. `bounds`: bytes of a batch, its columns, its events, bytes of names that are\n"
 "read in one go, bytes that a column is charged with, buckets, bytes of a name that is remembered; `names`: what raises for no Type, what\n"
 "makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns and Block.");
 
@@ -282,6 +283,7 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
     Bytes from = {.at = (const uint8_t *)PyBytes_AS_STRING(given[0])};
     from.end = from.at + PyBytes_GET_SIZE(given[0]);
     uint64_t version, bucket, its_number, total = 0;
+    Py_ssize_t others = 0; /* bytes of sections that are not read here */
     const uint8_t *stream, *start;
     Py_ssize_t stream_size, size, items;
     if (from.end - from.at > most[0] || take_array(&from) != BATCH_ITEMS || !take_number(&from, &version)) Py_RETURN_NONE;
@@ -299,7 +301,8 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
             (total += events) > (uint64_t)most[2])
             goto none;
         int done = block_of(&reading, (Bytes){start, start + size}, events, &block);
-        if (done == 0) goto none;
+        if (done == 0 && (others += size + 1) > most[3]) goto none; /* in steps */
+        if (done == 0 && (block = Py_BuildValue("(y#K)", (const char *)start, size, (unsigned long long)events)) != NULL) done = 1;
         int is_kept = done > 0 && PyList_Append(parts, block) == 0;
         Py_XDECREF(block);
         if (!is_kept) goto end;
@@ -311,6 +314,7 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
                          PyLong_FromUnsignedLongLong(its_number), columns, PyTuple_New(0), PyLong_FromLong(0),
                          PyLong_FromUnsignedLongLong(reading.made)};
     batch = named(PyTuple_GET_ITEM(forms, 0), 7, made);
+    if (others && batch != NULL) batch = Py_BuildValue("(Nn)", batch, reading.columns);
     goto end;
 none:
     batch = Py_NewRef(Py_None);

@@ -53,12 +53,28 @@ def decode_batch(content: bytes) -> Batch:
 
 
 def plain_batch(content: bytes) -> Batch | None:
-    """The batch in `content` where nothing is amiss in it, its values are all floats, and it is read in one go; None for any other, and
-    where C does not do it: `reading_batch` says what there is."""
+    """The batch in `content` where nothing is amiss in it, and it is read in one go; None for any other, and where C does not do it:
+    `reading_batch` says what there is."""
     if _sections is None:
         return None
-    batch: Batch | None = _sections.read_batch(content, versions.HERE.batches, _BOUNDS, _NAMES, _FORMS)
-    return batch
+    batch = _sections.read_batch(content, versions.HERE.batches, _BOUNDS, _NAMES, _FORMS)
+    return _with_others(*batch) if type(batch) is tuple else cast("Batch | None", batch)
+
+
+def _with_others(batch: Batch, columns: int) -> Batch | None:
+    """The batch, of whose sections those that C left are read, which have at most so many columns; None where anything is amiss."""
+    sections = _Sections(columns, batch.made_bytes)
+    found: list[DecodedSection] = []
+    for section in cast(Columns, batch.columns).sections:
+        if type(section) is tuple:
+            try:
+                section = finish(sections.section(*section))
+            except BAD:
+                return None
+            if not isinstance(section, Block) and BadColumn in map(_type_of, section):
+                return None
+        found.append(section)
+    return batch._replace(columns=Columns(found), made_bytes=sections.made_bytes)
 
 
 def reading_batch(content: bytes) -> Generator[int, None, Batch]:
@@ -184,21 +200,22 @@ _type_of = type
 class _Sections:
     """The sections of one batch as they are read; what they hold together stays within the bounds of a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = MAX_BATCH_COLUMNS, made_bytes: int = 0) -> None:
         self._reader: msgpack.Unpacker | None = None  # of values in lists
-        self._columns, self._room, self._room_bytes = MAX_BATCH_COLUMNS, MAX_LIST_VALUES, MAX_LIST_BYTES
+        self._columns, self._room, self._room_bytes = columns, MAX_LIST_VALUES, MAX_LIST_BYTES
         self.found: list[DecodedSection] = []
-        self.made_bytes = 0
+        self.made_bytes = made_bytes
 
     def read(self, packed: bytes, events: int) -> Generator[int, None, None]:
         """Take one more. What is wrong with it is its own matter."""
         self.made_bytes += COLUMN_OBJECT_BYTES + len(packed)
         try:
-            self.found.append((yield from self._section(packed, events)))
+            self.found.append((yield from self.section(packed, events)))
         except BAD as error:
             self.found.append([BadColumn(_sentence("section", error), packed, events)])
 
-    def _section(self, packed: bytes, events: int) -> Generator[int, None, DecodedSection]:
+    def section(self, packed: bytes, events: int) -> Generator[int, None, DecodedSection]:
+        """What is in one, which is charged already but for what its columns take."""
         block = yield from self._block(packed, events)
         if block is not None:
             return block

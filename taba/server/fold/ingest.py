@@ -193,7 +193,7 @@ class Ingest:
 
     def _looks(self, batch: Batch) -> tuple[bool, int]:
         """Whether it is foreign, and how many States it touches at the most."""
-        dumping = self._bench.dumping
+        dumping, beside = self._bench.dumping, self._bench.beside
         states, is_own = 0, True
         for part in decoded_sections(batch.columns):
             if isinstance(part, Block):
@@ -201,7 +201,7 @@ class Ingest:
                 is_own = is_own and dumping[part.type] is not None  # what folds dumps is Taba's own
             else:
                 states += len(part)
-                is_own = False
+                is_own = is_own and all([isinstance(column, Column) and beside[column.type] is not None for column in part])
         return not is_own and any(map(self._bench.may_hang, batch.types)), states
 
     def _start_cycles(self) -> None:
