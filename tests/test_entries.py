@@ -180,7 +180,11 @@ class BatchesTests(SynchronousTestCase):
         half = MAX_BATCH_COLUMNS // 2
         many = [column(f"texts{number}", "Cardinality", ["x"], "a", [1.0]) for number in range(half)]
         self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *many])))
-        for amiss in (edge._replace(values=AtEdge(1, b"dump", 0.5)), edge._replace(client="\n"), texts[0]._replace(values=["x" * 40_000, 1])):
+        for amiss in (
+            edge._replace(values=AtEdge(1, b"dump", 0.5)),
+            edge._replace(client="\n"),
+            texts[0]._replace(values=["x" * 40_000, 1]),
+        ):
             self.assertFalse(self.same(encode_batch(STREAM, 5, 1, [gauge, amiss])))
         large = [column(f"texts{number}", "Cardinality", ["x" * 30_000], "a", [1.0]) for number in range(2)]
         self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *large])))

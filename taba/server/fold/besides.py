@@ -20,8 +20,8 @@ from taba.server import keys
 from taba.server.fold.cycle import WaitingBatch, home_and_field
 from taba.server.fold.type_groups import are_times, miscounted
 from taba.server.work.bench import Bench, Beside
-from taba.server.work.folding import Folded, Parts, Work
 from taba.server.work.pace import Pause
+from taba.server.work.rows import Folded, Parts, Work
 from taba.server.work.runs import Runs
 
 _SINGLE = frozenset([type(None), bool, int, float, str, bytes])  # values that hold no others
