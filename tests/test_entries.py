@@ -175,8 +175,8 @@ class BatchesTests(SynchronousTestCase):
         texts = [column("texts", "Cardinality", ["x", 7], client, times) for client in "ab"]
         edge = column("edge", "CounterGroup", AtEdge(1, b"dump", 2.0), "a", times[:1])._replace(stands_for=40)
         bytes_ = column("nested", "Buffer", [b"bytes", None], "a", times)
-        for columns in ([*texts], [gauge, *texts], [*texts, edge, gauge], [bytes_, gauge]):
-            self.assertTrue(self.same(encode_batch(STREAM, 5, 1, columns)))
+        for several in ([*texts], [gauge, *texts], [*texts, edge, gauge], [bytes_, gauge]):
+            self.assertTrue(self.same(encode_batch(STREAM, 5, 1, several)))
         half = MAX_BATCH_COLUMNS // 2
         many = [column(f"texts{number}", "Cardinality", ["x"], "a", [1.0]) for number in range(half)]
         self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *many])))
