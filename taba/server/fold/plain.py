@@ -81,7 +81,11 @@ def plan(
     beside: Mapping[str, Beside | None] | None = None,
 ) -> Plan | None:
     """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`, `beside`: see Bench."""
-    made = _plan(bucket, waiting, buckets, dumping)
+    made: Plan | None
+    if _plain is not None:
+        made = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, PlainGroup, Block))
+    else:
+        made = _plan(bucket, waiting, buckets, dumping)
     return _plan_besides(bucket, waiting, buckets, dumping, beside) if made is None and beside is not None else made
 
 
@@ -94,7 +98,7 @@ def _plan_besides(
         return None
     rest, columns = found
     if any([item.batch.columns for item in rest]):
-        made = _plan(bucket, rest, buckets, dumping)
+        made = plan(bucket, rest, buckets, dumping)
         if made is None:
             return None
     else:
@@ -117,9 +121,6 @@ def _plan_besides(
 
 
 def _plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: Mapping[str, bytes | None]) -> Plan | None:
-    if _plain is not None:
-        made: Plan | None = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, PlainGroup, Block))
-        return made
     streams: dict[bytes, None] = {}
     types: dict[str, bytes] = {}  # by Tab
     places: dict[str, dict[bytes, int]] = {}  # by Type
