@@ -32,6 +32,7 @@ OWN = {
     "cli/test_stores.py:StoreCase": "the store behind an address is exchanged",
     "cli/test_top.py:OnATerminal": SET,
     "compat/test_prometheus.py:Fleet": KILLED,
+    "faults/full_disk.py:Full": "its disk is full",
     "faults/job.py:Job": KILLED,
     "faults/soak.py:Soak": KILLED,
     "faults/test_clocks.py:ClockCase": "its clock is the test's",

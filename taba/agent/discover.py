@@ -98,7 +98,11 @@ class Slots:
             self._names, self._programs = _names_in(self._directory), Counter()
         removed = looked_at = 0
         for _ in range(MAX_LISTED):
-            name = next(self._names, None)
+            try:
+                name = next(self._names, None)
+            except OSError:  # who looks for rings says so; the next sweep begins anew
+                self._names = None
+                break
             if name is None:
                 self._end()
                 break

@@ -494,6 +494,11 @@ class Keeper:
         return bool(moving) or end > before
 
     @property
+    def why_full(self) -> str:
+        """The reason for which is dropped what there is no room for: the spool's bound is reached, or its disk takes nothing."""
+        return "spool_full" if self.books.spool_problem is None else "no_disk"
+
+    @property
     def holds_any(self) -> bool:
         """Whether anything is in the outbox that would go with it."""
         return bool(self.groups)

@@ -27,19 +27,21 @@ RING_SHARE = 8  # a ring takes this part of what is free, at the most
 
 # what it means that events were dropped for a reason, and what to do; docs/operations.md has the same reasons
 LOSSES = {
-    "ring_full": "the Agent did not run, or not fast enough: keep it running; a larger TABA_RING_BYTES holds longer",
+    "ring_full": "the Agent did not run, not fast enough, or had no room: keep it running; a larger TABA_RING_BYTES holds longer",
     "bytes_full": "values that are no numbers came faster than they were read: record shorter ones, or set a larger TABA_RING_BYTES",
     "value_too_large": "one value was larger than a ring takes: record less in one value",
     "value_type": "a value was none that can be sent: convert it to a number, text, bytes, list or dict",
     "bad_time": "a time was no number of Unix seconds",
     "directory_full": "one process named more Tabs than its ring can: use fewer label values, or a larger TABA_RING_BYTES",
-    "no_ring": "no ring could be made: make room in /dev/shm, or raise TABA_SHM_BYTES",
+    "no_ring": "no ring could be made: make room in /dev/shm, raise TABA_SHM_BYTES, or the process's limit of descriptors, as its "
+    "log, or its client.stats()['problem'], says",
     "stopped": "they were recorded after client.stop(): stop later",
     "reentrant": "a signal handler, or another thread, recorded while a ring was being made: record once before threads and signals come",
     "exhausted": "a process had no memory, stack or interpreter left for them: give it more",
     "function_raised": "what gauge.set_function() was given raises: stats()['function_problem'] says of which Tab; mend it",
     "unknown": "somebody removed a ring that was being written: see RemoveIPC in the documentation of operations",
-    "spool_full": "no Server took anything for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
+    "spool_full": "Servers took less than came for so long that outbox and spool are full: bring one back, or raise --spool-bytes",
+    "no_disk": "the outbox had no room, and the spool's disk is full or fails: make room on that disk, and in /dev/shm, or look at it",
     "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",
     "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
     "refused": "a Server found batches malformed, or has another request under their key; kept aside, see `refused` in this status",

@@ -324,12 +324,13 @@ class RingPump:
         columns = sum([section.columns for its in drained.packed.values() for section in its])
         found = drained.found + sums.events - sum(added.events for added in drained.added)  # with those that were owed
         held_back = drained.held_back.total()
-        counts = {"malformed": drained.malformed, "too_many_tabs": drained.refused, "spool_full": held_back}
-        dropped = Counter({reason: events for reason, events in counts.items() if events})
+        counts = {"malformed": drained.malformed, "too_many_tabs": drained.refused}
         stream = keeper.stream
         is_taken = keeper.make_room(batches, now, moment)
+        why = keeper.why_full
+        counts[why] = held_back if is_taken else held_back + sum(batch.events for batch in batches)
+        dropped = Counter({reason: events for reason, events in counts.items() if events})
         if not is_taken:
-            dropped["spool_full"] += sum(batch.events for batch in batches)
             batches = []
         elif keeper.stream != stream:  # all before moves to the spool
             self.meanings.begin(keeper.stream, self.rings.open.values())
@@ -340,10 +341,11 @@ class RingPump:
         try:
             keeper.publish(batches, now, covered, found, dropped)
         except SpoolFull:  # the disk is full before the spool's bound is reached
-            dropped["spool_full"] += sum(batch.events for batch in batches)
+            why = keeper.why_full
+            dropped[why] += sum(batch.events for batch in batches)
             batches, is_taken = [], False
             keeper.publish((), now, covered, found, dropped)
-        self._tell_clients(drained, sums, is_taken)
+        self._tell_clients(drained, sums, is_taken, why)
         self.sums.spares(drained.malformed + drained.refused + held_back)
         self.sums.published(sums, bool(batches))
         if batches:
@@ -365,12 +367,12 @@ class RingPump:
         batches = encode(drained.packed, keeper.stream, keeper.numbers, moment, most, weights, meanings, keeper.version, room=self._room)
         return batches, told
 
-    def _tell_clients(self, drained: Drained, sums: Pending, is_taken: bool) -> None:
-        """Whose events were dropped by this drain, and who took how much of what is left."""
+    def _tell_clients(self, drained: Drained, sums: Pending, is_taken: bool, why: str) -> None:
+        """Whose events were dropped by this drain, as `why` where it had no room for them, and who took how much of what is left."""
         for client, lost in drained.lost.items():
             self.drops.count(client, lost)
         for client, events in drained.held_back.items():
-            self.drops.count(client, {"spool_full": events})
+            self.drops.count(client, {why: events})
         for client, length in drained.taken.items():
             self._reserve.use(client, length)
         if not is_taken:
@@ -385,7 +387,7 @@ class RingPump:
                 batched[client] -= sum(counted.values())
             batched.subtract(drained.held_back)
             for client, left in batched.items():
-                self.drops.count(client, {"spool_full": left})
+                self.drops.count(client, {why: left})
 
     def living(self) -> set[str]:
         """The clients that have an open ring whose process lives, as of the last look. Pages to count in are nobody's: many share one; and

@@ -29,7 +29,7 @@ from tests.agent.producers import Producer
 from tests.agent.world import AGENT, World
 
 MiB = 1 << 20
-AGENT_REASONS = {"spool_full", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}
+AGENT_REASONS = {"spool_full", "no_disk", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}
 
 
 def _full(*_: object) -> None:
@@ -185,16 +185,17 @@ class ProblemTests(SynchronousTestCase):
     def test_a_full_disk_a_full_spool_and_what_is_dropped_then_are_told_and_end_with_it(self) -> None:
         world = self.world()
         world.spool._database.execute("PRAGMA max_page_count=8")
-        while not world.keeper.books.dropped["spool_full"]:
+        while not world.keeper.books.dropped["no_disk"]:
             world.record(2000)
             world.tick()
+        self.assertEqual(set(world.keeper.books.totals()), {"no_disk"})
         found = self.found()
         self.assertIn("database or disk is full", found["spool"])
         self.assertIn("make room on its disk", found["spool"])
-        self.assertIn("--spool-bytes", found["dropped spool_full"])
+        self.assertIn("disk is full or fails: make room on that disk", found["dropped no_disk"])
         world.spool._database.execute("PRAGMA max_page_count=1000000")
         world.tick()
-        self.assertEqual((set(self.found()) - {"stuck"}, world.keeper.moves > 0), ({"dropped spool_full"}, True))
+        self.assertEqual((set(self.found()) - {"stuck"}, world.keeper.moves > 0), ({"dropped no_disk"}, True))
 
     def test_what_could_not_be_kept_aside_is_no_problem_once_the_disk_takes_it_though_nothing_else_is_written_there(self) -> None:
         world = self.world()

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -390,6 +391,9 @@ class StrangerTests(SynchronousTestCase):
         swept()
         self.assertEqual((found.count, found.most), (9, 6))
         self.assertIn(f"all 6 slots of one program are taken (ls -l {self.shm}/taba-slot.{'1' * 16}.0 says whose)", str(found.problem))
+        with mock.patch.object(os, "scandir", side_effect=OSError(errno.EMFILE, "Too many open files")):
+            self.assertEqual(swept(), 1)  # who looks for rings says so; what was found before stands
+        self.assertEqual((found.count, found.most), (9, 6))
 
     def test_a_range_of_a_ring_that_was_not_yet_tried_is_kept(self) -> None:
         self.patch(discover, "MAX_TRIED", 1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from unittest import mock
 
 from taba import ring
@@ -12,6 +15,17 @@ from taba.client import identity, pure
 from taba.client.producer import Producer
 from tests.client.cases import ClientCase, accelerator, both
 from tests.client.reading import Reader, rings
+
+
+@contextmanager
+def full_table() -> Iterator[None]:
+    """Nothing more can be opened meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @both
@@ -89,6 +103,25 @@ class MakingTests(ClientCase):
         self.assertEqual(len(self.events()), 1)
         self.assertEqual(self.reader(producer).header.drops, {"no_ring": 14})
         self.assertIsNone(producer.stats()["problem"])
+
+    def test_with_a_full_table_of_descriptors_who_has_a_ring_records_on_and_who_has_none_says_why_and_counts_until_one_can_be_made(
+        self,
+    ) -> None:
+        has, late = self.producer(), self.producer("late/1")
+        tabs = [producer.tab("c", "CounterGroup") for producer in (has, late)]
+        tabs[0].inc()
+        with self.assertLogs("taba.client", "WARNING") as logs, full_table():
+            for tab in tabs * 5:
+                tab.inc()
+            has.tab("d", "CounterGroup").inc()  # another Tab finds its place, too
+            late.tab("d", "CounterGroup")
+        self.assertEqual((has.stats()["recorded"], has.stats()["dropped"], late.stats()["recorded"]), (7, 0, 0))
+        self.assertIn("Too many open files", logs.output[0])
+        self.assertIn("Too many open files", late.stats()["problem"])
+        late._next_try = 0.0  # a second passes
+        tabs[1].inc()
+        self.assertEqual((late.stats()["recorded"], late.stats()["problem"]), (1, None))
+        self.assertEqual(self.reader(late).header.drops, {"no_ring": 5})  # where its Agent finds them
 
     def test_start_warns_of_shared_memory_that_is_not_there_and_again_when_it_went_and_came_back(self) -> None:
         producer = Producer(accelerator if self.accelerated else pure)

@@ -132,6 +132,24 @@ class Books(NamedTuple):
         return f"{self.counted:,} counted, {self.folded:,} folded, {self.dead_letters:,} dead, {dropped:,} dropped, {waiting:,} under way"
 
 
+def judged(part: str, samples: list[int]) -> tuple[str, list[str]]:
+    """The memory of a part over time, in a line, and what is wrong with it: that it grows, or that too little was seen to say so."""
+    if len(samples) < MIN_LOOKS:
+        shown = " ".join(f"{seen / MiB:.0f}" for seen in samples) or "never seen"
+        return (
+            f"memory of the {part}, MiB: {shown}: too little to say whether it grows",
+            [f"MEMORY NOT JUDGED: the {part} was seen {many(len(samples), 'time')}, and {MIN_LOOKS} are needed"],
+        )
+    size = max(1, -(-len(samples) // SHOWN_TIMES))
+    over_time = " ".join(f"{statistics.median(samples[at : at + size]) / MiB:.0f}" for at in range(0, len(samples), size))
+    third = len(samples) // 3
+    first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
+    is_flat = last <= first * GROWTH + SLACK_BYTES
+    most = f"at the most {max(samples) / MiB:.0f}, of {many(len(samples), 'look')}"
+    line = f"memory of the {part} over time, MiB: {over_time}; {most}{'' if is_flat else ': IT GROWS'}"
+    return line, [] if is_flat else [f"MEMORY GROWS: {part}"]
+
+
 def name_of(client: int) -> str:
     return f"soak/{client}"
 
@@ -387,7 +405,9 @@ class Soak:
         if self._load and self._pace < self._load * self._folded_pace:
             wrong.append(f"NOT {self._load:g} TIMES AS MUCH as was folded could be recorded")
         for part in self._seen():
-            wrong += self._grows(part)
+            line, grows = judged(part, self.memory[part])
+            print(line)
+            wrong += grows
         for part, query in (("Agent", self.services.agent_query), ("Server", self.services.query)):
             for problem in query.status()["problems"]:
                 print(f"problem of the {part}: {problem}")
@@ -405,22 +425,6 @@ class Soak:
     def _seen(self) -> list[str]:
         """The processes whose memory is looked at."""
         return [*(f"client {number}" for number in range(CLIENTS)), "agent", "server", "store"]
-
-    def _grows(self, part: str) -> list[str]:
-        """Whether its memory does, as a verdict; prints it over time."""
-        samples = self.memory[part]
-        if len(samples) < MIN_LOOKS:
-            shown = " ".join(f"{seen / MiB:.0f}" for seen in samples)
-            print(f"memory of the {part}, MiB: {shown or 'never seen'}: too little is seen to say whether it grows")
-            return [f"MEMORY NOT JUDGED: the {part} was seen {many(len(samples), 'time')}, and {MIN_LOOKS} are needed"]
-        size = max(1, -(-len(samples) // SHOWN_TIMES))
-        over_time = " ".join(f"{statistics.median(samples[at : at + size]) / MiB:.0f}" for at in range(0, len(samples), size))
-        third = max(1, len(samples) // 3)
-        first, last = statistics.median(samples[:third]), statistics.median(samples[-third:])
-        is_flat = last <= first * GROWTH + SLACK_BYTES
-        most = f"at the most {max(samples) / MiB:.0f}, of {len(samples)} looks"
-        print(f"memory of the {part} over time, MiB: {over_time}; {most}{'' if is_flat else ': IT GROWS'}")
-        return [] if is_flat else [f"MEMORY GROWS: {part}"]
 
 
 def main(arguments: list[str]) -> int:

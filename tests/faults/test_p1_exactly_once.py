@@ -181,10 +181,27 @@ class ExactlyOnceForLong(Job):
         self.until(self.says_that_it_went_back, "the Server does not say that the store went back")
         self.until(lambda: f"{lost} events in" in self.problems("Agent"), "the Agent does not say how much is lost")
 
-    def copied_store(self, events: int) -> tuple[EphemeralValkey, Path]:
-        """A store in use, and a copy of it as of COPIED events, after which the recorders go on."""
-        valkey = borrow(self, tcp=True)
-        self.services.start_server(store=valkey.url)
+    def test_of_two_shards_one_goes_back_to_a_copy_and_every_event_is_there_once_or_named(self) -> None:
+        """As where a part of a store is restored from a backup: the other shard has its past, and nothing of it comes twice."""
+        shards = [borrow(self, tcp=True), borrow(self, tcp=True)]
+        valkey, copy = self.copied_store(16_000, *shards)
+        self.wait_for(COPIED + 1_000)
+        self.go_back(valkey, copy)
+        self.end_recorders(self.recorders)
+        self.run_recorders(16_000)
+        self.until(self.says_that_it_went_back, "the Server does not say that the store went back")
+        self.until(lambda: self.folded() + self.gap() >= 32_000, "not all is made good, or named")
+        self.assertLess(self.gap(), 16_000 - COPIED)
+        self.assertEqual(self.folded() + self.gap(), 32_000, self.story())
+        if not self.gap():
+            self.assert_exact(32_000)
+        self.assertEqual([shard["buckets"] for shard in self.services.query.shards()], [USUAL_BUCKETS // 2] * 2)
+
+    def copied_store(self, events: int, *shards: EphemeralValkey) -> tuple[EphemeralValkey, Path]:
+        """A store in use, the last of its `shards`, and a copy of that as of COPIED events, after which the recorders go on."""
+        shards = shards or (borrow(self, tcp=True),)
+        valkey = shards[-1]
+        self.services.start_server(store="redis://" + ",".join(f"127.0.0.1:{shard.port}" for shard in shards))
         self.services.start_agent()
         enough = self.services.directory / "enough"
         self.recorders = self.start_recorders(events, pause=0.2, file=enough)
