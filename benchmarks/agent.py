@@ -27,6 +27,7 @@ from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort, Services, pid_of, remove_segments, running
 from benchmarks.worker import Worker, wait_until
 from taba.agent.ages import Moment
+from taba.agent.arenas import keep_heap
 from taba.agent.discover import Rings
 from taba.agent.edge import Edge
 from taba.agent.history import History
@@ -72,6 +73,7 @@ class Draining:
         stack.callback(gc.set_threshold, *gc.get_threshold())
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)  # as an Agent does that runs (`freeze_when_running`)
+        keep_heap()
         name = f"benchmark-{secrets.token_hex(6)}"
         stack.callback(remove_segments, name)
         self.workers = []

@@ -9,13 +9,14 @@
 #include "../_part.h"
 #include "_columns.h"
 #include "_encoding.h"
+#include "_heap.h"
 #include "_joining.h"
 #include "_looking.h"
 #include "_publishing.h"
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 11 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 12 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -26,6 +27,7 @@ static PyMethodDef methods[] = {
     FAST("sum_up", sum_up, sum_up_doc),
     {"encode", encode, METH_VARARGS, encode_doc},
     {"encode_plain", encode_plain, METH_VARARGS, encode_plain_doc},
+    FAST("keep_heap", keep_heap, keep_heap_doc),
     FAST("leap", leap, leap_doc),
     FAST("cut_sections", cut_sections, cut_sections_doc),
     {"index_group", index_group, METH_VARARGS, index_group_doc},

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from taba.agent.native import NATIVE
+from taba.bounds import MiB
+
 REST_USES = 64  # some sixteen seconds of drains
+KEPT_BYTES = 2 * MiB  # that are free at the end of the heap: what a drain of 16,000 columns has beside its arenas
+BLOCK_BYTES = 4 * MiB  # what is smaller is had of the heap; the C library itself gives back what is over 128 KiB
 
 
 class Arena:
@@ -45,3 +50,9 @@ def zeros(rows: int, columns: int) -> Any:
     huge page."""
     memory = mmap.mmap(-1, max(1, 8 * rows * columns), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, np.float64, rows * columns).reshape(rows, columns)
+
+
+def keep_heap(native: Any = NATIVE) -> None:
+    """Have this process keep some of what it frees, for as long as it is: a drain's arrays are as large as the last one's."""
+    if native is not None:  # else, as with a C library that cannot be told, it is given back and had again
+        native.keep_heap(KEPT_BYTES, BLOCK_BYTES)

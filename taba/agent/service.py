@@ -17,6 +17,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from taba.agent.arenas import keep_heap
 from taba.agent.credentials import Credentials, credentials_of
 from taba.agent.edge import Edge
 from taba.agent.forward import client_over, connection_pool
@@ -271,5 +272,6 @@ def makeService(options: Options) -> AgentService:
         ring_group=options["ring-group"],
         statsd=list({address.text: address for address in options["statsd"]}.values()),
     )
+    keep_heap()
     freeze_when_running(reactor, lambda: QUIET_SECONDS, agent.ended_connections)  # of long works it has none: each turn is as good
     return agent
