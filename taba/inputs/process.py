@@ -38,13 +38,13 @@ from taba.receiving import InputAddress, receiving
 LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
 RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
 LOCAL = "local"  # the origin of what comes through a unix socket
-SOME_PACKETS = 256  # between two looks at all else
+TURN_BYTES = 16 << 10  # taken up between two looks at all else, or one datagram: at the worst, names that are all new, 1 to 2 ms a KiB
 LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
 LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0
 MAX_TRIES = 3  # to record a packet that lay in a killed process's hand: whatever kills each of them is in it
 MAX_CONNECTIONS = 256  # beyond that one of the address that has the most goes: who is silent for longest
-CHUNK_BYTES = 1 << 16  # of a connection at once
+CHUNK_BYTES = TURN_BYTES  # of a connection at once
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # for one more descriptor
 SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # from asm-generic/socket.h; the last of the words is how many packets found no room
 
@@ -72,6 +72,7 @@ class Input:
         self._poll.register(channel, select.POLLIN)
         self._connections: dict[int, Connection] = {}
         self._now = monotonic()
+        self._next_look = 0.0
         self._allowance = Allowance(self._now)
 
     def note(self, text: str, time: float | None) -> None:
@@ -144,13 +145,13 @@ class Input:
         return True
 
     def _take_sheet(self) -> tuple[int, bool]:
-        """Record as many datagrams as there are, or as a sheet has room for; how many, and whether there may be more."""
+        """Record as many datagrams as there are, or as a sheet or a turn has room for; how many, and whether there may be more."""
         desk, counts, hold = self._desk, self._counts, self._desk.hold
         receive, flag, is_local = self._socket.recvfrom_into, socket.MSG_TRUNC, self._address.kind == "unix"
         parts: list[tuple[Origin, int]] = []  # of whom what comes from there on is
         begin, taken, may_be_more, last, is_own = 0, 0, True, "", True
         room: memoryview | None = desk.sheet()
-        while room is not None:
+        while room is not None and begin < TURN_BYTES:
             try:
                 length, sender = receive(room, DATAGRAM_BYTES, flag)
             except BlockingIOError:
@@ -252,17 +253,20 @@ class Input:
 
     def run(self, life: int = LIFE) -> None:
         """Receive until the other end of the pipe `life` is closed."""
-        self._poll.register(life, 0)  # its end is told unasked
-        next_look = 0.0
+        ending = select.poll()
+        for poll in (self._poll, ending):
+            poll.register(life, 0)  # its end is told unasked
         is_tcp = self._address.kind == "tcp"
         is_ending = False
         while not is_ending:
             ready = self._poll.poll(1000 * LOOK_SECONDS)
-            self._now = monotonic()
-            if self._now >= next_look:
-                next_look = self._now + LOOK_SECONDS
-                self._look()
-            for descriptor, _ in ready:
+            self._look_where_due()
+            for place, (descriptor, _) in enumerate(ready):
+                if place:  # what many have sent takes long together
+                    self._look_where_due()
+                    is_ending = is_ending or bool(ending.poll(0))
+                if is_ending:
+                    break  # what the others have sent is recorded at the end
                 if descriptor == life:
                     is_ending = True
                 elif descriptor in self._connections:
@@ -270,8 +274,14 @@ class Input:
                 elif is_tcp:
                     self._take_connections()
                 else:
-                    self._take_packets(SOME_PACKETS)
+                    self._take_sheet()
         self._end()
+
+    def _look_where_due(self) -> None:
+        self._now = monotonic()
+        if self._now >= self._next_look:
+            self._next_look = self._now + LOOK_SECONDS
+            self._look()
 
     def _look(self) -> None:
         """Count what found no room in the kernel, and accept again where there was none."""

@@ -205,6 +205,50 @@ class AtASocket(SynchronousTestCase):
         good.close()
         self.assertEqual(self.end(one)["events"], 1)
 
+    def test_between_two_looks_at_all_else_it_takes_up_one_datagram_or_as_many_as_a_turn_has_room_for(self) -> None:
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        for lines in (4000, 4000, 1000, 1000, 1000, 1):
+            sender.send(b"a:1|c\n" * lines)
+        taken = []
+        while (sheet := one._take_sheet())[0]:
+            taken.append(sheet)
+        # the first two are larger than a turn, of the smaller ones three fill it
+        self.assertEqual(taken, [(1, True), (1, True), (3, True), (1, False)])
+        self.assertEqual(len(self.events), 11_001)
+
+    def test_between_what_two_connections_have_sent_it_looks_at_all_else_and_for_its_end(self) -> None:
+        self.patch(process, "LOOK_SECONDS", 0.0)
+        one, where = self.input("tcp")
+        senders = [self.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(5)]
+        for sender in senders:
+            sender.connect(where)
+        while one._take_connections():
+            pass
+        for sender in senders:
+            sender.sendall(b"a:1|c\n" * 1000)
+        done: list[str] = []
+        look, take = one._look, one._take_chunk
+
+        def looked() -> None:
+            done.append("look")
+            look()
+
+        def taken(connection: process.Connection) -> bool:
+            done.append("chunk")
+            if done.count("chunk") == 3:  # its Agent ends meanwhile
+                os.close(self.agent)
+                self.is_agent_alive = False
+            return take(connection)
+
+        self.patch(one, "_look", looked)
+        self.patch(one, "_take_chunk", taken)
+        one.run(self.life)
+        self.assertEqual(done[:7], ["look", "chunk"] * 3 + ["look"])
+        self.assertNotIn("look", done[7:])  # the end: what the kernel has
+        self.assertEqual(len(self.events), 5000)
+
     def test_who_goes_on_sending_does_not_keep_one_from_its_end(self) -> None:
         self.patch(process, "CHUNK_BYTES", 64)
         one, where = self.input("tcp")
