@@ -113,7 +113,7 @@ class Agent(Part):
         loop, process = self.loop, self.process
         if loop is None or process is None:
             return 503
-        routes = Routes(loop.pump, loop.home.keys, dict, loop.clock, process.wall, loop.forwarder.pump)
+        routes = Routes(loop.pump, loop.home.keys, loop.grants, dict, loop.clock, process.wall, loop.forwarder.pump)
         outcome: list[Any] = []
         ensureDeferred(routes.events(call_of(content, key))).addBoth(outcome.append)
         [answer] = outcome  # its routes wait for nothing

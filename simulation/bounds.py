@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.names import AGENT, ENVIRONMENT, OUTBOX_BYTES, RING_BYTES, SPOOL_BYTES
 from taba import ring as layouts
-from taba.agent import backlog, books, dispatch, history, keeper, keys, lanes, openings, register
+from taba.agent import backlog, books, dispatch, grants, history, keeper, keys, lanes, openings, register
 from taba.bounds import KiB, MiB
 from taba.client.segment import MAX_COUNTING_BYTES
 from taba.server import keys as names
@@ -92,6 +92,7 @@ def of_agent(loop: Loop) -> Iterator[Held]:
     for server in loop.dispatch.servers.values():
         yield Held("MAX_IN_FLIGHT", server.in_flight, dispatch.MAX_IN_FLIGHT)
     yield Held("MAX_KEYS", loop.home.keys.count, keys.MAX_KEYS)
+    yield Held("MAX_GRANTS", len(loop.grants), grants.MAX_GRANTS)
     yield Held("MAX_STREAMS of the register", len(loop.home.register.streams), register.MAX_STREAMS)
     for ring in loop.rings.open.values():
         yield Held("MAX_TABS", len(ring.directory), layouts.MAX_TABS)

@@ -6,7 +6,8 @@
 3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
 4. What is no answer with as many verdicts as batches means later, for all of them.
 5. A batch with States that were folded here goes to no Server that is known not to merge these: it waits, and whatever follows it.
-6. An envelope has as much as its Server decides in a moment: what it has no time for it read in vain, and is sent again. So several
+6. What is posted with keys goes in envelopes of its own: a Server looks each key up first, maybe at a server of the store that is away.
+7. An envelope has as much as its Server decides in a moment: what it has no time for it read in vain, and is sent again. So several
    are under way of one drain, and the first is answered, and followed, while the last is read.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -22,11 +23,12 @@ from urllib.parse import urlsplit
 from taba.agent.ages import Moment
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Outgoing, obey
 from taba.agent.schedule import Schedule
-from taba.batch import LATER, SentBatch, Verdict, edges_of
+from taba.batch import KEYS_FULL, LATER, KeyPart, SentBatch, Verdict, edges_of
 from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
 from taba.options import is_loopback
 from taba.versions import Edges, Versions
 
+MAX_KEYED_IN_FLIGHT = 2  # of these, such of posts with keys: each of their batches has a record that is looked up first
 MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
 FULL_BYTES = 2 * MiB  # of an envelope to a Server that answers soon: a sixth of a second's work, in one of MAX_IN_FLIGHT places
@@ -66,6 +68,7 @@ class ServerPeer:
         self.is_local = is_loopback(urlsplit(url).hostname or "")
         self.in_flight = 0
         self.backlog_in_flight = 0
+        self.keyed_in_flight = 0
         self.room = FULL_BYTES  # of an envelope
         self._narrowed = 0.0  # when that became less: what was sent before says nothing of it
         self.failures = 0
@@ -116,16 +119,18 @@ class ServerPeer:
         """Whether envelopes may go there; while one is tried after a failure, no second one."""
         return now >= self.not_before and not (self.failures and self.in_flight)
 
-    def has_place(self, now: float, from_spool: bool) -> bool:
+    def has_place(self, now: float, from_spool: bool, is_keyed: bool) -> bool:
         """Whether one more envelope may be under way."""
+        if is_keyed and self.keyed_in_flight >= MAX_KEYED_IN_FLIGHT:
+            return False
         return self.is_usable(now) and self.in_flight < MAX_IN_FLIGHT and not (from_spool and self.backlog_in_flight)
 
 
 class Parcel:
     """An envelope for one Server, as it is filled and until it is answered."""
 
-    def __init__(self, server: ServerPeer, room: int, from_spool: bool, sent: float):
-        self.server, self.room, self.from_spool, self.sent = server, room, from_spool, sent
+    def __init__(self, server: ServerPeer, room: int, from_spool: bool, is_keyed: bool, sent: float):
+        self.server, self.room, self.from_spool, self.is_keyed, self.sent = server, room, from_spool, is_keyed, sent
         self.size = 0  # as it counts
         self.sends: list[Outgoing] = []
 
@@ -158,11 +163,19 @@ class Dispatch:
     """Who gets what of the holder's lanes. `urls` are the configured Servers; `meet` adds those that they tell of.
 
     What `parcels` gives is under way until `answered` or `failed` hears of it. `host`: all of one name have the same Servers near.
-    `edges`: States of which Types may be in batches, and in which versions.
+    `edges`: States of which Types may be in batches, and in which versions. `told_full` hears of each key for which a Server has no room.
     """
 
-    def __init__(self, holder: Holder, urls: Sequence[str], random: Random, host: str = "", edges: Edges = ()):
-        self._holder = holder
+    def __init__(
+        self,
+        holder: Holder,
+        urls: Sequence[str],
+        random: Random,
+        host: str = "",
+        edges: Edges = (),
+        told_full: Callable[[bytes, float], None] = lambda key, now: None,
+    ):
+        self._holder, self._told_full = holder, told_full
         self.backoff = Backoff(random)
         self.servers: dict[str, ServerPeer] = {url: ServerPeer(url, True) for url in urls}
         self._preferred: tuple[tuple[str, ...], dict[int, ServerPeer]] = ((), {})
@@ -222,6 +235,8 @@ class Dispatch:
             hurried += _is_hurried(verdict)
             if verdict.word == LATER and verdict.why and isinstance(verdict.detail, (int, float)) and verdict.detail >= POSTPONED_SECONDS:
                 server.postpones(str(verdict.why), now)
+                if send.batch is not None and send.batch.key and str(verdict.why).startswith(KEYS_FULL):
+                    self._told_full(KeyPart.decode(send.batch.key).key, now)
             if send.lane.awaits(send):
                 obey(send, verdict, now, self.backoff)
         server.paced(parcel, hurried, now)
@@ -269,11 +284,12 @@ class Dispatch:
 
     def _fill(self, queue: deque[Lane], usable: Sequence[ServerPeer], from_spool: bool, now: float, moment: Moment) -> list[Parcel]:
         full: list[Parcel] = []
-        filling: dict[str, Parcel] = {}
+        filling: dict[tuple[str, bool], Parcel] = {}  # by address, and whether it is of posts with keys
         for _ in range(len(queue)):
             lane = queue.popleft()
             server = self._prefer(lane.bucket, usable)
-            if server is None or (server.url not in filling and not server.has_place(now, from_spool)):
+            is_keyed = bool(lane.pending and lane.pending[0].key)
+            if server is None or ((server.url, is_keyed) not in filling and not server.has_place(now, from_spool, is_keyed)):
                 queue.append(lane)  # its turn comes when an envelope is answered
                 continue
             lane.queued = False
@@ -291,24 +307,25 @@ class Dispatch:
                     lane.not_before = max(lane.not_before, now + POSTPONED_SECONDS)
                     self._holder.queue(lane, now)
                     continue
-            parcel = filling.get(server.url)
+            of = server.url, is_keyed
+            parcel = filling.get(of)
             if parcel is not None and (alone or not parcel.takes(run)):
                 if not alone:
-                    full.append(filling.pop(server.url))
+                    full.append(filling.pop(of))
                     parcel = None
-                if not server.has_place(now, from_spool):
+                if not server.has_place(now, from_spool, is_keyed):
                     lane.unsent()
                     lane.queued = True
                     queue.append(lane)
                     continue
             if alone:
-                own = self._begin(server, MAX_ENVELOPE_BYTES, from_spool, now)
+                own = self._begin(server, MAX_ENVELOPE_BYTES, from_spool, is_keyed, now)
                 own.add(run)
                 full.append(own)
                 continue
             if parcel is None:
                 room = TRIAL_BYTES if server.failures else server.room
-                parcel = filling[server.url] = self._begin(server, room, from_spool, now)
+                parcel = filling[of] = self._begin(server, room, from_spool, is_keyed, now)
             parcel.add(run)
         return full + list(filling.values())
 
@@ -322,14 +339,16 @@ class Dispatch:
                     return at, ", ".join(f"{type} in version {edge}" for type, edge in sorted(found))
         return 0, ""
 
-    def _begin(self, server: ServerPeer, room: int, from_spool: bool, now: float) -> Parcel:
+    def _begin(self, server: ServerPeer, room: int, from_spool: bool, is_keyed: bool, now: float) -> Parcel:
         server.in_flight += 1
         server.backlog_in_flight += from_spool
-        return Parcel(server, room, from_spool, now)
+        server.keyed_in_flight += is_keyed
+        return Parcel(server, room, from_spool, is_keyed, now)
 
     def _let_go(self, parcel: Parcel) -> None:
         parcel.server.in_flight -= 1
         parcel.server.backlog_in_flight -= parcel.from_spool
+        parcel.server.keyed_in_flight -= parcel.is_keyed
 
     def _prefer(self, bucket: int, usable: Sequence[ServerPeer]) -> ServerPeer | None:
         if len(usable) <= 1:

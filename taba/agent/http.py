@@ -9,6 +9,7 @@ from typing import Any
 from taba import __version__
 from taba.agent.ages import Moment
 from taba.agent.encoding import packing
+from taba.agent.grants import RETRY_SECONDS, Grants, TooManyKeys
 from taba.agent.keys import Keys
 from taba.agent.posting import OtherRequest, PostNaming, TooManyNames, post
 from taba.agent.pump import RingPump
@@ -42,12 +43,13 @@ class Routes:
         self,
         pump: RingPump,
         keys: Keys,
+        grants: Grants,
         status: Callable[[], dict[str, Any]],
         clock: Callable[[], tuple[float, Moment]],
         wall: Callable[[], float],
         on_posted: Callable[[], None],
     ):
-        self._pump, self._keys = pump, keys
+        self._pump, self._keys, self._grants = pump, keys, grants
         self._status = status
         self._clock, self._wall = clock, wall
         self._on_posted = on_posted
@@ -133,9 +135,11 @@ class Routes:
         if posted.accepted or part is not None:  # a key stands for its request, whatever became of that
             now, moment = self._clock()
             try:
-                is_kept = post(self._pump.keeper, self._keys, posted, packed, part, now, moment, call.poster)
+                is_kept = post(self._pump.keeper, self._keys, self._grants, posted, packed, part, now, moment, call.poster, buckets)
             except OtherRequest as error:
                 raise HTTPError(422, "other_request", str(error)) from None
+            except TooManyKeys as error:
+                raise HTTPError(429, "too_many_keys", str(error), {"retry-after": str(RETRY_SECONDS)}) from None
             if not is_kept:
                 raise HTTPError(503, "spool_full", "outbox and spool have no room; try later")
             self._on_posted()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from zlib import crc32
 
 from taba.agent import backlog
 from taba.agent.ages import Moment
@@ -48,6 +49,7 @@ MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 Ki
 MOVE_BATCHES = 512  # at once, likewise: of 300 bytes each, so many take as long as a megabyte of large ones
 MOVE_BYTES = 1 * MiB  # of batches that move to the spool in one transaction: for so long the loop waits for the disk, 20 to 50 ms
 SPARE_SHARE = 64  # of the outbox this part is left by drains for posts: 1 MiB of the default
+KEYED_STREAMS = 4  # at a time, of posts with keys: of so many posters each has one; of more several share one
 BATCH_SHARE = 8  # of the outbox a batch takes this part at the most
 MIN_BATCH_BYTES = 64 * KiB  # but never less: the largest event with the longest names fits
 
@@ -87,8 +89,32 @@ class Keeper:
         """From now on fresh batches belong to a new stream, numbered from 1 in each bucket."""
         self.stream = self._new_stream()
         self.numbers: dict[int, int] = {}
+        self._end_keyed_streams()
         self._stream_began = moment
         self._over.update((lane, None) for lane in self.lanes.values() if lane.is_idle and not lane.queued)
+
+    def keyed_stream(self, poster: str) -> tuple[bytes, dict[int, int]]:
+        """The stream of what `poster` posts with keys, and its last number in each bucket.
+
+        What a Server has no room for waits, maybe for a day, and what follows it in its lane with it: that is the poster's own.
+        """
+        place = self._posters.get(poster)
+        if place is None:
+            place = len(self._posters)
+            if place < KEYED_STREAMS:
+                self._posters[poster] = place
+            else:
+                place = crc32(poster.encode()) % KEYED_STREAMS
+        if place == len(self._keyed):
+            self._keyed[self._new_stream()] = {}
+        return list(self._keyed.items())[place]
+
+    def _end_keyed_streams(self) -> None:
+        self._posters: dict[str, int] = {}
+        self._keyed: dict[bytes, dict[int, int]] = {}  # by stream, as `numbers`
+
+    def _takes_more(self, stream: bytes) -> bool:
+        return stream == self.stream or stream in self._keyed
 
     # --- in ---
 
@@ -194,6 +220,8 @@ class Keeper:
             stream, bucket, number = id
             if stream == own:
                 numbers[bucket] = number
+            elif stream in self._keyed:
+                self._keyed[stream][bucket] = number
             lane = lanes.get((stream, bucket)) or self.lane_of(id)
             hold(group, stored, lane)
             if not lane.queued:
@@ -207,6 +235,8 @@ class Keeper:
         for stream, bucket, number in (batch.id for batch in batches):
             if stream == self.stream:
                 self.numbers[bucket] = number
+            elif stream in self._keyed:
+                self._keyed[stream][bucket] = number
             lane = self.lanes.get((stream, bucket))
             if lane is not None:  # others are taken up in their turn
                 lane.more = True
@@ -249,8 +279,8 @@ class Keeper:
         """Those to which something of a stream before this one may still go, or in which such a stream may be open."""
         if self.spool.batches or self.backlog.has_unasked:
             return range(MAX_BUCKETS)
-        older = self.books.openings.buckets_of_others(self.stream)
-        return older.union(lane.bucket for lane in self.lanes.values() if lane.stream != self.stream and not lane.is_idle)
+        older = self.books.openings.buckets_of_others((self.stream, *self._keyed))
+        return older.union(lane.bucket for lane in self.lanes.values() if not (self._takes_more(lane.stream) or lane.is_idle))
 
     def waiting_buckets(self) -> Container[int]:
         """Those in which something is still to be applied."""
@@ -283,7 +313,7 @@ class Keeper:
 
     def is_known(self, stream: bytes) -> bool:
         """Whether something of this stream is here, or it may be open somewhere."""
-        if stream == self.stream or stream in self.books.openings or self.spool.batches or self.backlog.has_unasked:
+        if self._takes_more(stream) or stream in self.books.openings or self.spool.batches or self.backlog.has_unasked:
             return True
         return any(lane.stream == stream for lane in self.lanes.values())
 
@@ -298,7 +328,7 @@ class Keeper:
             return
         if lane.more:
             self.backlog.load(lane)
-        if lane.is_idle and lane.stream != self.stream:  # of the own stream, more may come
+        if lane.is_idle and not self._takes_more(lane.stream):
             key = lane.stream, lane.bucket
             if key in self.books.to_forget or key in self.books.found or lane.in_outbox > self.outbox.released:
                 # first outbox and disk let go of what is folded: found there after a kill, once its mark is gone, it would fold again
@@ -454,6 +484,9 @@ class Keeper:
     def _bound_lanes(self, now: float) -> None:
         if len(self.lanes) < backlog.MAX_LANES:
             return
+        if self._keyed:
+            self._end_keyed_streams()
+            self._over.update((lane, None) for lane in self.lanes.values() if lane.is_idle and not lane.queued)
         for lane in list(self.lanes.values()):  # the oldest first
             if len(self.lanes) <= backlog.MAX_LANES // 2:
                 break

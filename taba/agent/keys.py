@@ -14,17 +14,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from hashlib import blake2b
 
 from taba.agent.database import DAMAGE, Transaction, is_trouble, one_line, open_full, open_in_any_case
+from taba.agent.grants import WHOSE_BYTES, digest_of
 from taba.agent.locks import private
 from taba.batch import KeyPart
 from taba.plural import many
 
 MAX_KEYS = 100_000  # 12 MiB; of more, the oldest of whoever has most are forgotten, and count anew
-WHOSE_BYTES = 8  # of the digest by which a Client is known here; whoever posts for it is before that
 MAX_UNWRITTEN = 10_000  # that the disk did not take, some 2 MiB; of more, the oldest are forgotten
 RETRY_SECONDS = 5.0  # between two tries to write what the disk did not take: each writes all of that, a tenth of a second
 _SCHEMA = "CREATE TABLE IF NOT EXISTS keys (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, digest BLOB NOT NULL)"
@@ -41,10 +40,6 @@ _CHECK_BYTES = 4  # behind a digest; in rows of a version before there is none, 
 def _sealed(key: bytes, digest: bytes) -> bytes:
     """A digest as its row has it."""
     return digest + zlib.crc32(digest, zlib.crc32(key)).to_bytes(_CHECK_BYTES, "little")
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=WHOSE_BYTES).digest()
 
 
 class Shares:
@@ -214,6 +209,14 @@ class Keys:
         self._let_go(key, row[1])
         return None
 
+    def whose(self) -> Iterator[tuple[bytes, bytes]]:
+        """Each key, and the digests of who posted it and for which Client, where that is known; the first that came first.
+
+        Ends where the file is damaged: looked up, its keys mend it.
+        """
+        with suppress(*DAMAGE):
+            yield from self._database.execute("SELECT key, client FROM keys ORDER BY id")
+
     def _let_go(self, key: bytes, client: bytes) -> None:
         """Of a damaged row, so that its post is remembered anew; where the disk does not let go of it, it is not."""
         with suppress(sqlite3.Error), Transaction(self._database):
@@ -224,7 +227,7 @@ class Keys:
     def add(self, parts: Iterable[KeyPart], now: float, client: str = "", poster: str = "") -> None:
         """Remember that these posts of `client` came from `poster`: in memory while the disk does not take it, for their events are
         published."""
-        whose = _digest(poster) + _digest(client) if client else b""
+        whose = digest_of(poster) + digest_of(client) if client else b""
         for part in parts:
             self._unwritten.setdefault(part.key, (part, whose))
         self.tick(now)

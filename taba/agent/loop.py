@@ -20,6 +20,7 @@ from taba.agent.discover import Rings, Slots
 from taba.agent.dispatch import Dispatch
 from taba.agent.edge import Edge
 from taba.agent.forward import Forwarder, Kept
+from taba.agent.grants import Grants
 from taba.agent.home import Home
 from taba.agent.keeper import Keeper
 from taba.agent.locks import AgentRunning
@@ -115,7 +116,8 @@ class Loop:
         if self.pin.problem and not self.pin.is_held:
             self._happened["pin mended"] = self.pin.problem, now
         self.rings.admission.change(self.pin.caps)  # before anything is read
-        self.dispatch = Dispatch(self.keeper, urls, around.random, around.host, self.pump.edge.edges)
+        self.grants = Grants()
+        self.dispatch = Dispatch(self.keeper, urls, around.random, around.host, self.pump.edge.edges, self._told_full)
         self._problems = Problems(self.keeper, self.pump, self.dispatch, around.shm, around.space, now)
         self.forwarder = Forwarder(
             around.reactor,
@@ -141,6 +143,7 @@ class Loop:
         self.keeper.version = kept if kept in versions.HERE.batches else versions.HERE.batches[-1]
         if self.pin.store is not None:
             self.pump.set_buckets(self.pin.store.buckets, moment)
+            self.grants.take_up(home.keys.whose(), self.pin.store.buckets, now)
 
     def start(self) -> None:
         """Begin, with the next turn of the reactor."""
@@ -189,7 +192,7 @@ class Loop:
             if self._spool_problem is not None:
                 self._happened["spool mended"] = self._spool_problem, now
         self._happened = {key: told for key, told in self._happened.items() if now - told[1] <= LOSS_SHOWN_SECONDS}
-        own = {**{key: sentence for key, (sentence, _) in self._happened.items()}, **self._own, **more}
+        own = {**{key: sentence for key, (sentence, _) in self._happened.items()}, **self._own, **self.grants.problems(now), **more}
         if self._name_problem:
             own["name"] = self._name_problem
         if self.slots.problem:
@@ -267,6 +270,10 @@ class Loop:
         self.keeper.is_homeless = self._name_problem is not None
 
     # --- the store ---
+
+    def _told_full(self, key: bytes, now: float) -> None:
+        if self.pump.buckets is not None:
+            self.grants.told_full(key, self.pump.buckets, now)
 
     def _on_store_age(self, age: int) -> None:
         self._store_age = age

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 MAX_OPENED = 256  # streams that the table names: one each start, and each move to the spool; of 512 buckets 64 bytes each
 
@@ -51,11 +51,11 @@ class Openings:
         """Whether its end was sent, and not answered."""
         return bool(self._ending.get(stream, 0) >> bucket & 1)
 
-    def buckets_of_others(self, stream: bytes) -> set[int]:
-        """Where any stream but this one is open."""
+    def buckets_of_others(self, streams: Collection[bytes]) -> set[int]:
+        """Where any stream but these is open."""
         found = 0
         for other, buckets in self._open.items():
-            found |= buckets if other != stream else 0
+            found |= buckets if other not in streams else 0
         return set(_members(found))
 
     def open(self, stream: bytes, bucket: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.encoding import PackedLot, encode_lots
+from taba.agent.grants import Grants
 from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
 from taba.agent.outbox import TableFull, group_bytes
@@ -69,17 +70,20 @@ class PostNaming:
 def post(
     keeper: Keeper,
     keys: Keys,
+    grants: Grants,
     posted: Posted,
     packed: Mapping[int, Sequence[PackedLot]],
     key: KeyPart | None,
     now: float,
     moment: Moment,
     poster: str = "",
+    buckets: int = 1,
 ) -> bool:
     """Publish events that `poster` sent, and that were `packed` (see `packing`); True once they are in the outbox, False where there is no
     room.
 
-    With a `key` they count once, however often they are posted. Raises OtherRequest for another request under that key.
+    With a `key` they count once, however often they are posted, and stand in a lane of their poster's own: what a Server has no room for
+    holds up nobody else's. Raises OtherRequest for another request under that key, TooManyKeys where the poster has its share of room.
     """
     if key is not None:
         known = keys.digest(key.key)
@@ -90,8 +94,10 @@ def post(
         if not posted.accepted:
             keys.add([key], now, posted.client, poster)
             return True
+        grants.check(key.key, posted.client, poster, buckets, now)
     for _ in range(2):
-        batches = encode_lots(packed, keeper.stream, keeper.numbers, moment, key, keeper.version)
+        stream, numbers = (keeper.stream, keeper.numbers) if key is None else keeper.keyed_stream(poster)
+        batches = encode_lots(packed, stream, numbers, moment, key, keeper.version)
         before = keeper.stream
         needed = group_bytes(batches)
         if not any(keeper.is_ready(needed, now, moment) for _ in range(POST_MOVES)) or not keeper.make_room(batches, now, moment):
@@ -103,5 +109,6 @@ def post(
     except (TableFull, SpoolFull):  # of the disk, before the spool's bound is reached
         return False
     if key is not None:
+        grants.take(key.key, posted.client, poster, buckets, now)
         keys.add([key], now, posted.client, poster)  # a kill before this: the next Agent finds the key beside the batches
     return True

@@ -122,7 +122,7 @@ class AgentService(service.Service):
         except LAST_DRAIN_FAILS as error:  # nothing is lost by it: the next start finds it as it was
             raise self._exit(f"--spool: {str(self._directory)!r}: what an earlier Agent left cannot be read: {words(error)}") from None
         self._life = Life(log, loop.keeper, loop.dispatch)
-        self._routes = routes = Routes(loop.pump, home.keys, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
+        self._routes = routes = Routes(loop.pump, home.keys, loop.grants, self.status, loop.clock, self.unix_now, loop.forwarder.pump)
         environ = {**os.environ, "TABA_AGENT": self.agent}
         self._inputs = Inputs(
             [Input(self._reactor, STATSD, one, self.agent, self._shm, environ, self._random) for one in self._statsd],
@@ -226,8 +226,8 @@ class AgentService(service.Service):
         loop = self.loop
         servers = list(loop.dispatch.servers.values())
         now, keys = self._reactor.seconds(), loop.home.keys.count
-        inputs = self._inputs.describe()
-        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, self.unix_now(), loop.slots, keys, inputs)
+        inputs, unix_now, grants = self._inputs.describe(), self.unix_now(), len(loop.grants)
+        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, unix_now, loop.slots, keys, inputs, grants)
 
     def ended_connections(self) -> int:
         """Connections that are gone, since this process began."""

@@ -13,6 +13,7 @@ from taba.agent.backlog import MAX_LANES
 from taba.agent.books import MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES
 from taba.agent.discover import Slots
 from taba.agent.dispatch import ServerPeer
+from taba.agent.grants import MAX_GRANTS
 from taba.agent.keeper import Keeper
 from taba.agent.keys import MAX_KEYS
 from taba.agent.native import NAME
@@ -38,8 +39,10 @@ def describe(
     slots: Slots,
     keys: int = 0,
     inputs: Sequence[Mapping[str, Any]] = (),
+    grants: int = 0,
 ) -> dict[str, Any]:
-    """The content of `GET /v1/status`; `keys`: how many Idempotency-Keys are remembered."""
+    """The content of `GET /v1/status`; `keys`: how many Idempotency-Keys are remembered, `grants`: for how many
+    Clients of how many buckets room for them was taken."""
     rings, live = pump.rings, pump.live_drops()
     shown = [
         {
@@ -70,6 +73,7 @@ def describe(
         "batch_version": keeper.version,
         "edge": {"types": dict(pump.edge.allowed), "events": pump.edge.events, "states": pump.edge.states, "failed": pump.edge.failed},
         "keys": {"count": keys, "most": MAX_KEYS},
+        "grants": {"count": grants, "most": MAX_GRANTS},
         "slots": {"count": slots.count, "of_one_program": slots.most, "most": MAX_SLOTS},
         "lanes": {"count": len(keeper.lanes), "most": MAX_LANES},
         "tabs": rings.admission.total,
@@ -140,6 +144,7 @@ def _held(content: dict[str, Any]) -> dict[str, tuple[int, int]]:
         "clients": (content["clients"], caps["agent_clients"]),
         "lanes": (content["lanes"]["count"], content["lanes"]["most"]),
         "keys": (content["keys"]["count"], content["keys"]["most"]),
+        "grants": (content["grants"]["count"], content["grants"]["most"]),
         "slots": (content["slots"]["of_one_program"], content["slots"]["most"]),
         "retained_batches": (outbox["retained_batches"], MAX_RETAINED_BATCHES),
         "retained_bytes": (outbox["retained_bytes"], MAX_RETAINED_BYTES),

@@ -63,6 +63,7 @@ from taba.batch.envelope import (
     ENDED,
     ENVELOPE_VERSION,
     GAP,
+    KEYS_FULL,
     LATER,
     MARK,
     MAX_STORE_AGE,

@@ -25,6 +25,7 @@ MAX_STORE_AGE = 2**32 - 2  # minutes: eight thousand years
 APPLIED = "applied"  # detail: the mark
 LATER = "later"  # detail: seconds; why: a sentence, or nothing
 GAP = "gap"  # detail: the mark; why: one of the next three
+KEYS_FULL = "too_many_keys: "  # so the sentence begins where a Server has no room for the key of a posted batch's Client
 REFUSED = "refused"  # detail: the reason
 OPEN = "open"  # detail: the nonce; why: the mark
 MARK = "mark"  # detail: the mark

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import keys as module
 from taba.agent.database import Transaction
-from taba.agent.keys import MAX_KEYS, RETRY_SECONDS, WHOSE_BYTES, Keys
+from taba.agent.grants import WHOSE_BYTES
+from taba.agent.keys import MAX_KEYS, RETRY_SECONDS, Keys
 from taba.batch import KeyPart
 from taba.plural import many
 

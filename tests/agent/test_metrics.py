@@ -25,6 +25,7 @@ STATUS = {
     "clients": 2,
     "caps": {"agent_tabs": 300_000, "agent_clients": 9_000},
     "keys": {"count": 5, "most": 100_000},
+    "grants": {"count": 4, "most": 131_072},
     "slots": {"count": 4, "of_one_program": 3, "most": 1_000},
     "lanes": {"count": 11, "most": 32_768},
     "spool": {"bytes": 1000, "used_bytes": 20, "batches": 5},
@@ -48,7 +49,7 @@ class Asks:
 class Scrapes(SynchronousTestCase):
     def test_an_agent_tells_how_it_does_in_figures(self) -> None:
         nothing = cast(Any, None)
-        routes = Routes(nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
+        routes = Routes(nothing, nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
         working = routes.metrics(cast(Any, Asks()))
         with self.assertRaises(StopIteration) as stopped:
             working.send(None)
@@ -66,6 +67,7 @@ class Scrapes(SynchronousTestCase):
             ("taba_held", ("lanes",), 11.0),
             ("taba_held_most", ("lanes",), 32_768.0),
             ("taba_held", ("keys",), 5.0),
+            ("taba_held", ("grants",), 4.0),
             ("taba_held_most", ("tabs",), 300_000.0),
             ("taba_held", ("retained_bytes",), 700.0),
             ("taba_input_total", ("udp:1", "statsd", "kernel"), 3.0),
@@ -78,7 +80,7 @@ class Scrapes(SynchronousTestCase):
 
     def test_an_expression_that_may_take_for_ever_is_refused_with_what_is_taken(self) -> None:
         nothing = cast(Any, None)
-        routes = Routes(nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
+        routes = Routes(nothing, nothing, nothing, lambda: STATUS, nothing, nothing, nothing)
         for match in ("(a*)*b", "x" * 1001, "[ab]"):
             with self.assertRaises(HTTPError) as raised:
                 routes.metrics(cast(Any, Asks(match))).send(None)

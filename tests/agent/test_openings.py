@@ -46,7 +46,7 @@ class OpeningsTests(SynchronousTestCase):
                 self.assertEqual(set(found.lanes()), opened)
                 self.assertEqual({lane for lane in opened if found.is_ending(*lane)}, ending)
                 self.assertEqual(set(found), {of for of, _ in opened})
-                self.assertEqual(found.buckets_of_others(stream(0)), {bucket for of, bucket in opened if of != stream(0)})
+                self.assertEqual(found.buckets_of_others((stream(0),)), {bucket for of, bucket in opened if of != stream(0)})
 
     def test_as_many_as_the_bound_are_named_and_of_one_more_the_oldest_is_not(self) -> None:
         openings = Openings()

@@ -15,9 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import admission
 from taba.agent.admission import POSTED_SECONDS
+from taba.agent.grants import Grants
 from taba.agent.http import Routes
+from taba.agent.keeper import KEYED_STREAMS
 from taba.agent.keys import Keys
 from taba.agent.spool import SpoolFull
+from taba.batch import BatchId
 from taba.calls import Answer, HTTPError
 from taba.caps import Caps
 from taba.names import ALIVE_TAB, OVERFLOW_CLIENT
@@ -27,6 +30,7 @@ from .moments import at
 from .world import BUCKETS, World
 
 MOST_KEYS = 30
+MOST_HERE = 80
 BODY = json.dumps({"client": "web/1", "events": [{"tab": "bids_won", "type": "CounterGroup", "value": 1.0}]}).encode()
 
 
@@ -64,7 +68,8 @@ class Hosted(SynchronousTestCase):
         self.addCleanup(world.die)
         keys = self.keys = Keys(os.path.join(directory, "keys"), most=MOST_KEYS)
         self.addCleanup(keys.close)
-        self.routes = Routes(world.pump, keys, dict, lambda: (world.now, at(world.now)), lambda: 1.0, lambda: None)
+        self.grants = Grants(here=MOST_HERE)
+        self.routes = Routes(world.pump, keys, self.grants, dict, lambda: (world.now, at(world.now)), lambda: 1.0, lambda: None)
 
     def post(self, meanwhile: Any = lambda: None, body: bytes = BODY, key: str | None = None, poster: str = "this host") -> Answer:
         asking = self.routes.events(cast(Any, Asking(meanwhile, body, key, poster)))
@@ -116,6 +121,51 @@ class Posting(Hosted):
         recorded = self.world.keeper.books.recorded
         self.assertEqual(cast(Any, self.post(key="good", poster="token good").content)["accepted"], 1)
         self.assertEqual((self.world.keeper.books.recorded, self.keys.count), (recorded, MOST_KEYS))
+
+    def test_a_poster_under_ever_new_clients_is_told_to_come_later_and_another_goes_on(self) -> None:
+        count = [0, 0]
+        for number in range(MOST_HERE * BUCKETS):
+            try:
+                self.post(body=body("t", client=f"web/{number}"), key="k", poster="token stranger")
+                count[0] += 1
+            except HTTPError as error:
+                self.assertEqual((error.status, error.error, error.headers), (429, "too_many_keys", {"retry-after": "3600"}))
+                count[1] += 1
+        self.assertEqual(count[0], MOST_HERE // 2 * BUCKETS)  # half of it in each bucket
+        recorded = self.world.keeper.books.recorded
+        self.post(key="good", poster="token good")
+        self.assertEqual(self.world.keeper.books.recorded - recorded, 1)
+
+    def test_what_waits_for_room_holds_up_nothing_that_has_no_key_and_no_other_poster(self) -> None:
+        world = self.world
+        for client, key, poster in (("web/0", "k", "a"), ("web/1", None, "a"), ("web/2", "k", "b"), ("web/3", "k", "a")):
+            self.post(body=body("t", client=client), key=key, poster=poster)
+        waits = next(lane for lane in world.keeper.lanes.values() if lane.pending[0].key)
+        world.hold([BatchId(waits.stream, waits.bucket, 1)])
+        for _ in range(3):
+            world.tick()
+            world.send()
+        self.assertEqual({client for (client, tab) in world.store.events if tab == "t"}, {"web/1", "web/2"})
+        self.assertEqual([batch.number for batch in waits.pending], [1, 2])
+        world.hold([])
+        world.tick()
+        world.send()
+        self.assertEqual({client for (client, tab) in world.store.events if tab == "t"}, {f"web/{number}" for number in range(4)})
+
+    def test_streams_of_posts_with_keys_are_few_and_end_with_the_streams_before(self) -> None:
+        world = self.world
+        for number in range(3 * KEYED_STREAMS):
+            self.post(body=body("t", client=f"web/{number}"), key="k", poster=f"poster {number}")
+        streams = {lane.stream for lane in world.keeper.lanes.values()}
+        self.assertEqual(len(streams), KEYED_STREAMS)
+        world.tick()
+        world.send()
+        self.assertEqual(sum(tab == "t" for _, tab in world.store.events), 3 * KEYED_STREAMS)
+        world.keeper.begin_stream(at(world.now))
+        for _ in range(60):
+            world.tick()
+            world.send()
+        self.assertEqual(streams & {lane.stream for lane in world.keeper.lanes.values()}, set())
 
     def test_where_the_disk_does_not_take_the_key_the_events_are_accepted_and_count_once(self) -> None:
         good = {"tab": "t", "type": "CounterGroup", "value": 1.0}

@@ -13,6 +13,7 @@ from taba.agent import drain
 from taba.agent import keeper as keeping
 from taba.agent.edge import Edge
 from taba.agent.encoding import packing
+from taba.agent.grants import Grants
 from taba.agent.keys import Keys
 from taba.agent.posting import post
 from taba.events import read_events
@@ -143,7 +144,7 @@ class Turns(WorldCase):
                 keys = Keys(os.path.join(world.directory, "keys"))
                 self.addCleanup(keys.close)
                 events = read_events(body, 1.0, BUCKETS)
-                posted += post(world.keeper, keys, events, finish(packing(events.lots)), None, world.now, at(world.now))
+                posted += post(world.keeper, keys, Grants(), events, finish(packing(events.lots)), None, world.now, at(world.now))
         self.assertEqual(posted, 1)
         self.assertEqual(max(after - there for there, after in itertools.pairwise(moved)), 1)
         self.assertGreater(moved[-1], 4)

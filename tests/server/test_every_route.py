@@ -80,7 +80,7 @@ class EveryRoute(ServerCase):
         agent: Any = None
         tables: Sequence[Sequence[Route]] = (
             cast(Any, server.site.resource).table.routes,
-            AgentRoutes(agent, agent, agent, agent, agent, agent).table(),
+            AgentRoutes(agent, agent, agent, agent, agent, agent, agent).table(),
         )
         seen = set()
         for routes in tables:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from taba.batch import (
+    KEYS_FULL,
     LATER,
     NONCE_BYTES,
     NOT_COVERED,
@@ -29,7 +30,7 @@ from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
 from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.deadletters import pack
 from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
-from taba.server.fold.posts import OtherRequest, Posts
+from taba.server.fold.posts import KEYS_SECONDS, OtherRequest, Posts, TooManyKeys
 from taba.server.router import IsRouter
 from taba.shard.servers.gather import gather
 from taba.steps import finish
@@ -226,6 +227,8 @@ class Envelopes:
                 found[index] = place._replace(part=place.part._replace(key=outcome))
             elif outcome.check(OtherRequest):
                 found[index] = Verdict(REFUSED, str(outcome.value))
+            elif outcome.check(TooManyKeys):
+                found[index] = waits[lane] = Verdict(LATER, KEYS_SECONDS, (KEYS_FULL + str(outcome.value))[:200])
             elif outcome.check(StoreUnavailable):
                 found[index] = waits[lane] = Verdict(LATER, AWAY_SECONDS, str(outcome.value)[:200])
             else:

@@ -31,6 +31,7 @@ from taba.server.router import IsRouter
 from taba.shard import Command, Writes
 from taba.turns import Turns
 
+KEYS_SECONDS = 30.0  # `later` for what came under a key that there is no room for: that is over in an hour, or in a day
 CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
 MANY_EVENTS = 1000  # of one post, whose batches are put into their lines in a turn of their own
 POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
