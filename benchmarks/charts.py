@@ -32,7 +32,6 @@ class Bar(NamedTuple):
 
 
 Rows = list[dict[str, Any]]
-OURS_RECORDED = ("record(1.0)", "inc()", "record(1.0), pure Python")
 
 
 class Chart(NamedTuple):

@@ -27,11 +27,6 @@ def read(request: Any, now: float = 100.0, buckets: int = 512) -> events.Posted:
     return events.read_events(json.dumps(request).replace("Infinity", "1e999").encode(), now, buckets)
 
 
-def again_of(column: Column) -> bytes:
-    """The times of a column whose events happen at 200."""
-    return struct.pack("<d", 200.0) * column.events
-
-
 class PostedEvents(SynchronousTestCase):
     def test_events_of_one_tab_become_one_column_in_order(self) -> None:
         posted = post({"tab": "a", "type": "T", "value": 1}, {"tab": "a", "type": "T", "value": 2.5, "time": 50})

@@ -102,6 +102,7 @@ class Books:
         return self._shelf.read(lane, batch)
 
     def acknowledged(self, lane: Lane, batch: HeldBatch, now: float) -> None:
+        """A Server has `batch`: it is retained from now on."""
         self.acknowledged_batches += 1
         self.acknowledged_bytes += batch.length
         if not lane.retained:
@@ -118,6 +119,7 @@ class Books:
         self.retained_batches += 1
 
     def brought_back(self, lane: Lane, batch: HeldBatch) -> None:
+        """The store lost `batch`, which is retained: it is sent again."""
         if batch.group is not None:
             batch.group.unacknowledged += 1
             batch.group.retained -= batch.length
@@ -127,6 +129,7 @@ class Books:
         self.retained_batches -= 1
 
     def forgotten(self, lane: Lane, batch: HeldBatch) -> None:
+        """`batch` is retained no longer: the mark still covered it."""
         self.retained_bytes -= batch.length
         self.retained_batches -= 1
         if batch.group is None:
@@ -137,6 +140,7 @@ class Books:
             batch.group.retained -= batch.length
 
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
+        """`batch` is dropped for `reason`, its Events counted; what may be looked into by a person is kept aside."""
         self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
         if reason in ("refused", "spool_corrupt"):
             self._keep_aside(lane, batch, detail)
@@ -190,6 +194,7 @@ class Books:
         self.is_dirty = True
 
     def lost(self, lane: Lane, skip: Skip, now: float) -> None:
+        """What the store lost and nobody keeps is skipped: its Events are counted under gap."""
         detail = f"{many(skip.batches, 'batch')} that the store lost, not kept here"
         self.refusals.append(Refusal(lane.bucket, skip.events, "gap", detail, now))
         self.lost_batches += skip.batches
@@ -201,9 +206,11 @@ class Books:
         self.is_dirty = True
 
     def misses(self, lane: Lane) -> None:
+        """The lane has nothing of what comes next after the mark: a hole."""
         self.holes += 1
 
     def settles_doubt(self, lane: Lane, mark: int) -> None:
+        """Of what the spool lost of a lane the store has what `mark` covers; the rest is counted, as far as a table has room to name it."""
         for number in sorted(lane.doubt):
             if number <= mark:
                 self.found.setdefault((lane.stream, lane.bucket), {})[number] = lane.doubt.pop(number)
@@ -255,4 +262,5 @@ class Books:
 
 
 def id_of(lane: Lane, batch: HeldBatch) -> BatchId:
+    """The BatchId of a batch that a lane holds."""
     return BatchId(lane.stream, lane.bucket, batch.number)

@@ -127,7 +127,7 @@ class ServerPeer:
 
 
 class Parcel:
-    """An envelope for one Server, as it is filled and until it is answered."""
+    """An envelope for one Server, as it is filled and until it is answered. `room`: bytes that it still takes; `sent`: when, in seconds."""
 
     def __init__(self, server: ServerPeer, room: int, from_spool: bool, is_keyed: bool, sent: float):
         self.server, self.room, self.from_spool, self.is_keyed, self.sent = server, room, from_spool, is_keyed, sent

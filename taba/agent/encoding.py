@@ -56,7 +56,7 @@ def absolute_section(client: str, tab: str, type: str, time: float, row: list[An
 
 
 class WritingRoom:
-    """Memory that batches are written in one after the other. What was given before `begin` holds no longer."""
+    """Memory of `room` bytes that batches are written in one after the other. What was given before `begin` holds no longer."""
 
     def __init__(self, room: int = 4 * MiB):
         self._arena = Arena(room)

@@ -125,6 +125,7 @@ class Table(NamedTuple):
 
 
 def encode_table(table: Table) -> bytes:
+    """Its bytes, as the outbox keeps them."""
     return cast(bytes, msgpack.packb(table))
 
 

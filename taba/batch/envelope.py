@@ -198,7 +198,7 @@ def _entry(fields: dict[Any, Any]) -> Entry:
 
 
 def encode_verdicts(verdicts: Sequence[Verdict], store_age: int | None) -> bytes:
-    """The body of the answer to an envelope."""
+    """The body of the answer to an envelope. `store_age`: in minutes, None where the Server does not know it."""
     return cast(bytes, msgpack.packb({"verdicts": verdicts, "store_age": store_age}))
 
 

@@ -39,10 +39,12 @@ class KeyPart(NamedTuple):
 
 
 def check_stream(stream: Any) -> None:
+    """Raises MalformedBatch for what is no stream id, of STREAM_BYTES bytes."""
     if not isinstance(stream, bytes) or len(stream) != STREAM_BYTES:
         raise MalformedBatch(f"a stream id takes {STREAM_BYTES} bytes")
 
 
 def check_bucket(bucket: Any) -> None:
+    """Raises MalformedBatch for what is no bucket of the largest store."""
     if type(bucket) is not int or not 0 <= bucket < MAX_BUCKETS:
         raise MalformedBatch(f"bucket {bucket!r}"[:200])

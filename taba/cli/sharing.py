@@ -83,7 +83,8 @@ def SERVER(function: F) -> F:
 
 
 def query_of(url: str, *, timeout: float, role: str = "Server", away: Callable[[str], object] | None = None) -> Query:
-    """Asks the Server or Agent there, with what this command was told to show; with --partial, or `away`, for what can be reached."""
+    """Asks the Server or Agent there, `timeout` seconds a time, with what this command was told to show; with --partial, or
+    `away`, for what can be reached."""
     context = click.get_current_context()
     told: set[str] = set()
 

@@ -71,7 +71,7 @@ def bins_of(rows: Ints, values: Floats, total: int) -> tuple[Ints, Ints]:
 
 
 def slots_of(rows: Ints, times: Floats, width: int, total: int) -> tuple[Ints, Ints, Ints]:
-    """(slot of each Event, row of each slot, start of each slot), the slots in the order of rows and starts."""
+    """(slot of each Event, row of each slot, start of each slot), the slots in the order of rows and starts. `width` and times: seconds."""
     first, last = math.floor(times.min() / width), math.floor(times.max() / width)
     if first == last:
         return rows, np.arange(total), np.full(total, first * width)

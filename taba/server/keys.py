@@ -209,7 +209,7 @@ ABSENT = Framed(0, 0, b"")
 
 
 def frame(version: int, age: int) -> bytes:
-    """What stands before every dump. `age`: the store's at the fold."""
+    """What stands before every dump. `age`: the store's at the fold, in minutes."""
     return _FRAME.pack(version, age)
 
 

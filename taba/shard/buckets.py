@@ -42,10 +42,12 @@ def lots(keys: Sequence[bytes], size: int) -> list[Sequence[bytes]]:
 
 
 def owner_key(bucket: int) -> bytes:
+    """The key that says whose a bucket is: an Owner."""
     return b"taba:{%d}:owner" % bucket
 
 
 def lease_key(bucket: int) -> bytes:
+    """The key of whoever alone may write to a bucket for a while."""
     return b"taba:{%d}:lease" % bucket
 
 
@@ -105,6 +107,7 @@ _MOVING, _LEAVING, _REMOVING = ":moving:", ":leaving:", ":removing:"
 
 
 def encode_owner(owner: Owner) -> bytes:
+    """What an owner key has for it; `decode_owner` reads it."""
     word = _REMOVING if owner.is_removing else _LEAVING if owner.state == "moved" else _MOVING
     moving = word + owner.moving if owner.moving else ""
     return f"{owner.state}:{owner.epoch}:{owner.name}{moving}".encode()
@@ -256,6 +259,7 @@ def with_version(map: BucketMap, version: int) -> BucketMap:
 
 
 def encode_map(map: BucketMap) -> bytes:
+    """A map as JSON; `decode_map` reads it."""
     fields = {
         **{"v": map.version, "store": map.store, "epoch": map.epoch, "shards": map.shards, "owners": map.owners},
         **{"named": map.named, "epochs": map.epochs, "draining": map.draining},
@@ -300,6 +304,7 @@ class StoreRecord(NamedTuple):
 
 
 def encode_record(record: StoreRecord) -> bytes:
+    """A record as JSON; `decode_record` reads it."""
     fields = {
         **{"v": record.version, "store": record.store, "buckets": record.buckets, "shard": record.shard, "urls": record.urls},
         "whole": record.is_whole,

@@ -32,6 +32,7 @@ class Note(NamedTuple):
 
 
 def encode_note(note: Note) -> bytes:
+    """Its bytes, as the dirty set has them as a member."""
     return note.kind + b"%d:" % len(note.key) + note.key + note.part
 
 

@@ -42,7 +42,7 @@ def fold_cycle(
 
 
 class Fold:
-    """One fold of a Cycle; retrying.py has another, of dead letters."""
+    """One fold of a Cycle, with what `fold_cycle` is given; retrying.py has another, of dead letters."""
 
     def __init__(
         self, cycle: Cycle, replies: Sequence[Any], bench: Bench, now: float, age: int | None, bounds: Bounds, in_all: Room = ENDLESS

@@ -43,6 +43,7 @@ class Mark(NamedTuple):
 
 
 def encode_mark(mark: Mark) -> bytes:
+    """Its bytes, as the bucket keeps them: little-endian nonce (8), number (uint64), age (uint32)."""
     return _MARK.pack(*mark)
 
 

@@ -82,7 +82,7 @@ def _with_fields(wanted: Sequence[tuple[str, str, str]]) -> list[tuple[str, str,
 
 
 def framed(field: bytes, parts: Sequence[bytes], version: int, age: int) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """A State's parts as fields to write, and the fields of further parts that are empty and not kept."""
+    """A State's parts as fields to write, and the fields of further parts that are empty and not kept. `age`: the store's, in minutes."""
     frame = keys.frame(version, age)
     fields = [field, *keys.part_fields(field, len(parts) - 1)]
     written = {name: frame + part for name, part in zip(fields, parts, strict=True) if part or name == field}

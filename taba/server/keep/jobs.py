@@ -57,7 +57,8 @@ class UnknownJob(TabaError):
 
 
 class Job:
-    """One job as its work sees it, which keeps `done`, `total` and `message` true; others read them. `age`: the store's at its start."""
+    """One job as its work sees it, which keeps `done`, `total` and `message` true; others read them. `age`: the store's at its start,
+    in minutes; `started`: in Unix seconds."""
 
     def __init__(self, id: str, kind: str, started: float, is_dry_run: bool, clock: Any, age: int = 0):
         self.id, self.kind, self.started, self.is_dry_run, self.age = id, kind, started, is_dry_run, age
@@ -115,7 +116,8 @@ class Kind(NamedTuple):
 
 
 class Jobs:
-    """The kinds of jobs that there are, and the jobs of this Server. `register` kinds before the routes are made."""
+    """The kinds of jobs that there are, and the jobs of this Server. `register` kinds before the routes are made. `now` tells Unix seconds,
+    `age` the store's minutes, None while nobody knows."""
 
     def __init__(self, router: IsRouter, now: Callable[[], float], age: Callable[[], int | None], clock: Any):
         self.kinds: dict[str, Kind] = {}

@@ -49,7 +49,7 @@ _NO_STREAM = bytes(16)  # letters come from no stream, and move no mark
 
 
 class Retry:
-    """`POST /v1/retry`."""
+    """`POST /v1/retry`. `now` tells Unix seconds, `age` the store's minutes."""
 
     def __init__(
         self,

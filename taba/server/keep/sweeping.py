@@ -16,7 +16,7 @@ from taba.shard import Writes
 
 
 async def sweep_marks(router: IsRouter, bucket: int, age: int | None) -> None:
-    """Take them out, at this age of the store; nothing where that is not known."""
+    """Take out what is too old, at this age of the store in minutes; nothing where that is not known."""
     if age is None:
         return
 

@@ -91,10 +91,12 @@ def what_of(operation: str, name: Text, part: Text | None = None) -> str:
 
 
 def place_of(operation: str, name: Text, index: int) -> bytes:
+    """An index of a list or a range as a command has it, negative from the end. Raises TypeError or ValueError, which name `operation`."""
     return b"%d" % whole(what_of(operation, name), index)
 
 
 def count_of(operation: str, name: Text, count: int) -> int:
+    """`count`, which is a whole number from 1 on. Raises TypeError or ValueError, which name `operation`."""
     if not 1 <= whole(what_of(operation, name), count) < INT_LIMIT - 1:
         raise ValueError(f"{what_of(operation, name)} takes a count from 1, not {count}")  # a server takes less for all there are
     return count

@@ -173,7 +173,8 @@ class Checkout:
 
 
 class Pool:
-    """Connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place tries again later."""
+    """At most `size` connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place
+    tries again later."""
 
     last_retry_seconds = LAST_RETRY_SECONDS
 

@@ -27,22 +27,18 @@ from ..samples import lookup_of
 
 SECONDS = 60.0  # for what a busy machine does
 PLUGIN = '''
-import os, time
+import time
 from taba.handlers import Handler
 
 class Slow(Handler):
-    """A list of seconds, that it takes. Each fold is noted in a file; where a file `gate` is not there, 0 waits for it."""
+    """A list of seconds, that it takes. Each fold is noted in a file."""
     type = "Slow"
     def new_state(self): return []
     def fold(self, state, events, now):
         for value in events.values:
             with open("@DIRECTORY@/folds", "a") as file:
                 file.write(f"{value}\\n")
-            if value == 0:
-                while not os.path.exists("@DIRECTORY@/gate"):
-                    time.sleep(0.01)
-            else:
-                time.sleep(value)
+            time.sleep(value)
         return [*state, *events.values]
     def project(self, state, now):
         time.sleep(0.2)
@@ -98,9 +94,6 @@ class SlowCase(TestCase):
 
     def folds(self) -> list[float]:
         return [float(line) for line in (self.directory / "folds").read_text().split()]
-
-    def open_gate(self) -> None:
-        (self.directory / "gate").touch()
 
 
 @pytest.mark.real
