@@ -566,7 +566,7 @@ class RingPump:
             except (TableFull, SpoolFull):
                 self.keeper.books.retired.discard(ring.key)
                 continue
-            self.sums.ended(ring)
+            self.sums.ended(ending)
             self.sums.spares(drops.total())
             if ring.where.records:
                 self.drops.count(ring.client, drops)

@@ -6,7 +6,8 @@
 4. The file is written anew when most of it is history. It has room set aside, so that a disk that is full later, or at the next start,
    takes what a host must know that boots anew just then; what could not be written is tried again with whatever is to be written next,
    once a second at the least, and is not sent before.
-5. A damaged file is kept aside and written anew, as at each start; `damage` says what it lost.
+5. While very many are ended and not gone, as where no Server takes anything for long, what begins is not named, and not sent.
+6. A damaged file is kept aside and written anew, as at each start; `damage` says what it lost.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SENT, ENDED, GONE = "sent", "ended", "gone"  # an SentSum's
 STREAM, OVER = "stream", "over"
 MAX_STREAMS = 256  # that may be open; as many as an outbox's table names. Of more the oldest is left to Servers, which forget it in time
 SPARE_BYTES = 512 * KiB  # that are set aside: for some 1,000 entries; before half of that is used, there is more, if the disk has it
+MAX_ENDED = 32_768  # some 11 MB, and half a second when the file is written anew; of what is live, rings and their names are the bound
 SPARE_LINES = 10_000  # some 4 MB of history that the file may have, and as many lines again as there are entries
 
 
@@ -49,7 +51,7 @@ class Register:
         self.live: set[SentSum] = set()
         self.ended: set[SentSum] = set()
         self.streams: dict[bytes, None] = {}  # in the order of their begin
-        self.problem: str | None = None
+        self._failure: str | None = None
         self.damage: str | None = None  # of the file that was here
         self._unwritten: set[SentSum | bytes] = set()  # what is begun, and the disk did not take
         self._file: Any = None
@@ -73,13 +75,32 @@ class Register:
             if damaged or not self._go_on():
                 self._failed(error)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is ended and not gone that nothing more begins."""
+        return len(self.ended) >= MAX_ENDED
+
+    @property
+    def problem(self) -> str | None:
+        """What needs a person."""
+        if self._failure is not None or not self.is_full:
+            return self._failure
+        return (
+            f"{len(self.ended)} Tabs of processes that ended wait until Servers have that they did: what begins to go up and down in others"
+            " is not sent before; see why Servers take nothing"
+        )
+
+    def knows(self, entry: SentSum) -> bool:
+        """Whether this sum is begun, or ended, and not gone."""
+        return entry in self.live or entry in self.ended
+
     def has(self, named: SentSum | bytes) -> bool:
         """Whether this sum, or this stream, is begun where nothing takes it away."""
         return named not in self._unwritten and (named in self.streams if isinstance(named, bytes) else named in self.live)
 
     def note(self, word: str, entries: Iterable[SentSum]) -> None:
         """Write that these were `sent`, `ended` or are `gone`; on disk when this returns, or a problem says why not."""
-        self._note([(word, entry) for entry in entries])
+        self._note([(word, entry) for entry in entries if word != SENT or not self.is_full])
 
     def begin(self, stream: bytes) -> None:
         """Sums are about to be sent in this stream."""
@@ -107,7 +128,7 @@ class Register:
             (self.live if word == SENT else self.ended).add(named)
 
     def _note(self, lines: list[tuple[str, SentSum | bytes]]) -> None:
-        if not lines and self.problem is None:
+        if not lines and self._failure is None:
             return
         for word, named in lines:
             self._know(word, named)
@@ -120,7 +141,7 @@ class Register:
                 self._lines += len(lines)
                 if self._used + SPARE_BYTES // 2 > self._room:
                     self._set_aside(self._file)
-            self.problem = None
+            self._failure = None
             self._unwritten.clear()
         except OSError as error:
             self._unwritten.update(named for word, named in lines if word in (SENT, STREAM))
@@ -129,7 +150,7 @@ class Register:
     def _failed(self, error: OSError) -> None:
         self.close()
         self._file = None
-        self.problem = (
+        self._failure = (
             f"{self.path}: {error.strerror}: what begins to go up and down is not sent before it is named there, so that a restart of this"
             " host takes it back; make room"
         )

@@ -8,7 +8,8 @@
    gone, the Tab is sent as RING_ENDED; when nothing older is left that could still arrive, as RING_GONE, and once more when the batch
    of the first is retained no longer. It leaves the register once nothing of its bucket waits any more: a host that boots anew loses
    the outbox, and then all that is still there is sent again.
-   What the register cannot name, since its disk is full, waits: it is added up in the ring, and its events count once they are sent.
+   What the register cannot name, since its disk is full, or it has too much that is ended, waits: it is added up in the ring, and its
+   events count once they are sent.
 4. The register names the streams, too. A host that boots anew knows from it which ones the lost outbox had open, and ends them: what
    of them is still on its way to a Server is folded as long as they are open, and would come after RING_GONE.
 """
@@ -28,7 +29,7 @@ from taba.agent.lanes import PROBE_SLACK_SECONDS, RETAIN_SECONDS
 from taba.agent.outbox import Covered, EncodedBatch
 from taba.agent.reader import Reading, Ring
 from taba.agent.register import ENDED, GONE, SENT, Register, SentSum
-from taba.batch import RING_ENDED
+from taba.batch import RING_ENDED, RING_GONE
 from taba.bounds import MAX_EXACT_INT
 from taba.ring import Cell, MalformedRing
 from taba.ring import Sum as Copy
@@ -77,6 +78,7 @@ class Ending(NamedTuple):
     """What goes into the publish that a ring's process is dead, beside the weights: owed events that no absolute has told before."""
 
     weights: dict[int, int]
+    named: list[SentSum]  # that are told of as ended, and are to be told of as gone
     told: int
     beyond: int  # that no column tells: there are more than MAX_ROWS columns stand for
     unknown: int  # of Tabs that have no sum: there were too many
@@ -220,6 +222,7 @@ class Sums:
     def ending(self, drain: Drain, ring: Ring, packed: SectionsByBucket) -> Ending | None:
         """Add to `packed` that this ring's process is dead. None where not all of its Tabs are known yet."""
         weights: dict[int, int] = {}
+        named: list[SentSum] = []
         told = beyond = known = 0
         self._look(drain, ring)
         if ring.owes and ring.names.is_behind:
@@ -228,7 +231,12 @@ class Sums:
         for index, held in ring.sums.items():
             left = max(0, held.owed_events - held.told)
             known += held.owed_events
-            entry, row = self._entry(ring, index), [ring.header.ring_id, RING_ENDED, 0.0]
+            entry = self._entry(ring, index)
+            # of what was never sent nothing can arrive: a register that is full need not name it
+            is_named = self.register.knows(entry) or not self.register.is_full
+            row = [ring.header.ring_id, RING_ENDED if is_named else RING_GONE, 0.0]
+            if is_named:
+                named.append(entry)
             key = entry.client, entry.tab, entry.type
             while True:  # a column stands for so many events at the most; to say a second time that it is ended does no harm
                 events = min(left, MAX_TOLD)
@@ -239,7 +247,7 @@ class Sums:
                 more -= 1
             beyond += left
         owed = min(ring.owes, MAX_EXACT_INT) if ring.where.records else 0
-        return Ending(weights, told, beyond, max(0, owed - known))
+        return Ending(weights, named, told, beyond, max(0, owed - known))
 
     def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
         """How many owed events of each Tab were published, for the outbox's table."""
@@ -250,10 +258,10 @@ class Sums:
                 if count:
                     yield Covered(held.key, 0, count, 0)
 
-    def ended(self, ring: Ring) -> None:
+    def ended(self, ending: Ending) -> None:
         """The publish that says so is made."""
-        if ring.sums:
-            self.register.note(ENDED, [self._entry(ring, index) for index in ring.sums])
+        if ending.named:
+            self.register.note(ENDED, ending.named)
 
     def sending(self, batches: Sequence[EncodedBatch]) -> None:
         """These, which have absolutes, are about to be published."""

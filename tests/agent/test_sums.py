@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.agent import register
 from taba.agent.discover import Rings
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
@@ -21,7 +22,7 @@ from taba.agent.openings import Openings
 from taba.agent.outbox import Outbox
 from taba.agent.pump import RingPump
 from taba.agent.recovery import recover
-from taba.agent.register import Register
+from taba.agent.register import GONE, Register
 from taba.agent.spool import Spool
 from taba.agent.sums import AGAIN_SECONDS
 from taba.batch import RING_GONE, Batch, Column, decode_batch
@@ -201,6 +202,28 @@ class SumTests(SynchronousTestCase):
         world.tick()
         self.assertEqual(sum(column.weight for column in world.columns()), world.recorded)
         self.assertEqual(world.keeper.books.recorded, world.recorded)
+
+    def test_while_as_many_as_may_be_are_ended_what_begins_waits_and_its_events_count(self) -> None:
+        world = self.world()
+        self.patch(register, "MAX_ENDED", 2)
+        for number in range(6):
+            producer = world.process()
+            world.add(producer, 2.0)
+            world.add(producer, 1.0, owed=True)
+            if number == 5:
+                break  # it lives
+            world.tick()
+            self.assertEqual(len(world.register.live), number < 2)
+            world.die(producer)
+            world.tick()
+            self.assertEqual(len(world.register.ended), min(number + 1, 2))
+        self.assertIn("2 Tabs of processes that ended wait", str(world.register.problem))
+        columns = world.columns()
+        self.assertEqual((fold(columns)[1], sum(column.weight for column in columns)), (0.0, world.recorded - 2))
+        world.register.note(GONE, list(world.register.ended))
+        world.tick()
+        self.assertEqual((fold(world.columns())[1], world.register.problem), (3.0, None))
+        self.assertEqual((world.keeper.books.recorded, sum(column.weight for column in world.columns())), (world.recorded, world.recorded))
 
     def test_a_process_and_its_segment_that_are_gone_at_the_agents_return_are_ended_by_the_register(self) -> None:
         world = self.world()
