@@ -266,7 +266,7 @@ def a_sum_is_sent_that_a_full_disk_does_not_name(put: Any) -> None:
 
 @focused(CLIENT, seed=2)
 def the_end_of_a_process_is_not_told(put: Any) -> None:
-    put(Sums, "ending", lambda self, drain, ring, packed: Ending({}, 0, 0, 0))
+    put(Sums, "ending", lambda self, drain, ring, packed: Ending({}, [], 0, 0, 0))
     put(Sums, "overdue", lambda self, drain, rings, directory, now: ([], []))
 
 
