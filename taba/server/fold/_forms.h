@@ -10,15 +10,16 @@
 
 #define MOST_GROUPS 32 /* Types of one bucket's batches */
 
-/* Where things are in NamedTuples of plain.py and cycle.py. */
+/* Where things are in NamedTuples of plain.py, cycle.py and the batches. */
 enum { PLAN_READS, PLAN_TYPES, PLAN_GROUPS, PLAN_EVENTS, PLAN_MOVED, PLAN_TIMES, PLAN_BESIDES, PLAN_FIELDS };
 enum { GROUP_TYPE, GROUP_FIELDS_OF, GROUP_BLOCKS, GROUP_ROWS, GROUP_FIELDS };
 enum { PLAIN_BUCKET, PLAIN_PLAN, PLAIN_CONTENTS, PLAIN_MARKS, PLAIN_VERDICTS, PLAIN_FIELDS };
+enum { WAITING_FOLLOWS, WAITING_BATCH, WAITING_NONCE = 3, WAITING_PART, WAITING_HEADER, WAITING_FIELDS = 7 };
+enum { BATCH_STREAM, BATCH_NUMBER = 2, BATCH_COLUMNS, BATCH_MEANINGS, BATCH_BAD_MEANINGS, BATCH_FIELDS = 7 };
 enum { OUTCOME_COMMANDS, OUTCOME_VERDICTS, OUTCOME_FOLDED, OUTCOME_TIMES = 5, OUTCOME_MOVED = 9, OUTCOME_FIELDS = 12 };
 
-static PyObject *s_batch, *s_header, *s_part, *s_nonce, *s_meanings, *s_bad_meanings, *s_stream, *s_columns, *s_sections, *s_type, *s_fields;
-static PyObject *s_values, *s_counts, *s_hdel;
-static PyObject *s_moved, *s_times, *s_number, *s_follows, *s_hmget, *s_hset, *s_hincrby, *s_folded, *s_applied, *s_empty;
+static PyObject *s_sections, *s_type, *s_fields, *s_values, *s_counts, *s_hdel;
+static PyObject *s_moved, *s_times, *s_hmget, *s_hset, *s_hincrby, *s_folded, *s_applied, *s_empty;
 
 /* Whether it is a NamedTuple of so many. */
 static int is_of(PyObject *form, Py_ssize_t count) { return PyTuple_Check(form) && PyTuple_GET_SIZE(form) == count; }
@@ -51,10 +52,8 @@ static int make_words(void) {
         PyObject **word;
         const char *text;
     } words[] = {
-        {&s_batch, "batch"},   {&s_header, "header"}, {&s_part, "part"},       {&s_nonce, "nonce"},     {&s_meanings, "meanings"},
-        {&s_stream, "stream"}, {&s_columns, "columns"}, {&s_sections, "sections"},  {&s_type, "type"},       {&s_bad_meanings, "bad_meanings"},
-        {&s_fields, "fields"}, {&s_moved, "moved"},   {&s_times, "times"},     {&s_number, "number"},
-        {&s_follows, "follows"}, {&s_applied, "applied"}, {&s_empty, ""},       {&s_values, "values"},   {&s_counts, "counts"},
+        {&s_sections, "sections"}, {&s_type, "type"},       {&s_fields, "fields"}, {&s_moved, "moved"},   {&s_times, "times"},
+        {&s_applied, "applied"},   {&s_empty, ""},          {&s_values, "values"}, {&s_counts, "counts"},
     };
     for (size_t at = 0; at < sizeof words / sizeof *words; at++)
         if ((*words[at].word = PyUnicode_InternFromString(words[at].text)) == NULL) return -1;

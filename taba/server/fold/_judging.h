@@ -28,13 +28,10 @@ struct mark {
     int is_moved;
 };
 
-/* Read a number of an attribute. 1, or 0 where it is none that is ordinary, or -1 with an exception. */
-static int number_of(PyObject *of, PyObject *name, uint64_t *found) {
-    PyObject *number = PyObject_GetAttr(of, name);
-    if (number == NULL) return -1;
+/* Read a number. 1, or 0 where it is none that is ordinary, or -1 with an exception. */
+static int number_of(PyObject *number, uint64_t *found) {
     int overflow = 0;
     long long value = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : -1;
-    Py_DECREF(number);
     if (value == -1 && PyErr_Occurred()) return -1;
     if (overflow || value < 0) return 0;
     *found = (uint64_t)value;
@@ -43,13 +40,14 @@ static int number_of(PyObject *of, PyObject *name, uint64_t *found) {
 
 /* Have a batch move the mark of its stream, which it follows. As above. */
 static int apply(PyObject *item, PyObject *read, struct mark *marks, Py_ssize_t streams, uint32_t age, uint64_t *applied) {
-    PyObject *nonce = NULL, *stream = NULL, *batch = PyObject_GetAttr(item, s_batch);
+    if (!is_of(item, WAITING_FIELDS) || !is_of(PyTuple_GET_ITEM(item, WAITING_BATCH), BATCH_FIELDS)) return 0;
+    PyObject *batch = PyTuple_GET_ITEM(item, WAITING_BATCH), *nonce = PyTuple_GET_ITEM(item, WAITING_NONCE);
+    PyObject *stream = PyTuple_GET_ITEM(batch, BATCH_STREAM);
     uint64_t follows = 0, number = 0;
-    int done = -1;
-    if (batch == NULL || (nonce = PyObject_GetAttr(item, s_nonce)) == NULL || (stream = PyObject_GetAttr(batch, s_stream)) == NULL) goto end;
-    if ((done = number_of(item, s_follows, &follows)) <= 0 || (done = number_of(batch, s_number, &number)) <= 0) goto end;
-    done = 0;
-    if (!PyBytes_CheckExact(nonce) || PyBytes_GET_SIZE(nonce) != NONCE_BYTES || !PyBytes_CheckExact(stream)) goto end;
+    int done;
+    if ((done = number_of(PyTuple_GET_ITEM(item, WAITING_FOLLOWS), &follows)) <= 0) return done;
+    if ((done = number_of(PyTuple_GET_ITEM(batch, BATCH_NUMBER), &number)) <= 0) return done;
+    if (!PyBytes_CheckExact(nonce) || PyBytes_GET_SIZE(nonce) != NONCE_BYTES || !PyBytes_CheckExact(stream)) return 0;
     for (Py_ssize_t at = 0; at < streams; at++) {
         PyObject *other = PyTuple_GET_ITEM(read, 2 + at);
         if (PyBytes_GET_SIZE(other) != PyBytes_GET_SIZE(stream) ||
@@ -60,14 +58,9 @@ static int apply(PyObject *item, PyObject *read, struct mark *marks, Py_ssize_t 
         mark->number = *applied = number;
         if (age > mark->age) mark->age = age;
         mark->is_moved = 1;
-        done = 1;
-        break;
+        return 1;
     }
-end:
-    Py_XDECREF(batch);
-    Py_XDECREF(nonce);
-    Py_XDECREF(stream);
-    return done;
+    return 0;
 }
 
 /* The marks as they are then, and the verdicts, of what waits for a bucket; None where that is not ordinary. `read`: the command that read

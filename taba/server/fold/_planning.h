@@ -164,12 +164,9 @@ end:
     return done;
 }
 
-/* Whether an attribute is None, or empty. As above. */
-static int has_nothing(PyObject *of, PyObject *name) {
-    PyObject *found = PyObject_GetAttr(of, name);
-    if (found == NULL) return -1;
+/* Whether it is None, or empty. As above. */
+static int is_nothing(PyObject *found) {
     int is_true = found == Py_None ? 0 : PyObject_IsTrue(found);
-    Py_DECREF(found);
     return is_true < 0 ? -1 : !is_true;
 }
 
@@ -177,24 +174,22 @@ static int has_nothing(PyObject *of, PyObject *name) {
 static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home,
                        PyObject *block_type) {
     int done;
-    if ((done = has_nothing(item, s_part)) <= 0 || (done = has_nothing(item, s_header)) <= 0) return done;
-    if ((done = has_nothing(item, s_nonce)) != 0) return done < 0 ? -1 : 0;
-    PyObject *batch = PyObject_GetAttr(item, s_batch), *stream = NULL, *columns = NULL, *parts = NULL;
-    done = -1;
-    if (batch == NULL) goto end;
-    if ((done = has_nothing(batch, s_meanings)) <= 0 || (done = has_nothing(batch, s_bad_meanings)) <= 0) goto end;
-    done = -1;
-    if ((stream = PyObject_GetAttr(batch, s_stream)) == NULL || (columns = PyObject_GetAttr(batch, s_columns)) == NULL) goto end;
-    if (!PyBytes_CheckExact(stream)) {
-        done = 0;
-        goto end;
-    }
-    if (PyDict_SetItem(planned->streams, stream, Py_None) < 0) goto end;
-    if ((parts = PyObject_GetAttr(columns, s_sections)) == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) goto end;
+    if (!is_of(item, WAITING_FIELDS) || !is_of(PyTuple_GET_ITEM(item, WAITING_BATCH), BATCH_FIELDS)) return 0;
+    if ((done = is_nothing(PyTuple_GET_ITEM(item, WAITING_PART))) <= 0 || (done = is_nothing(PyTuple_GET_ITEM(item, WAITING_HEADER))) <= 0)
+        return done;
+    if ((done = is_nothing(PyTuple_GET_ITEM(item, WAITING_NONCE))) != 0) return done < 0 ? -1 : 0;
+    /* the tuples hold these, and the caller them */
+    PyObject *batch = PyTuple_GET_ITEM(item, WAITING_BATCH), *stream = PyTuple_GET_ITEM(batch, BATCH_STREAM);
+    if ((done = is_nothing(PyTuple_GET_ITEM(batch, BATCH_MEANINGS))) <= 0 ||
+        (done = is_nothing(PyTuple_GET_ITEM(batch, BATCH_BAD_MEANINGS))) <= 0)
+        return done;
+    if (!PyBytes_CheckExact(stream)) return 0;
+    if (PyDict_SetItem(planned->streams, stream, Py_None) < 0) return -1;
+    PyObject *parts = PyObject_GetAttr(PyTuple_GET_ITEM(batch, BATCH_COLUMNS), s_sections);
+    if (parts == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return -1;
         PyErr_Clear(); /* a list of columns, which came another way */
-        done = 0;
-        goto end;
+        return 0;
     }
     if (!PyList_CheckExact(parts)) {
         done = 0;
@@ -213,10 +208,7 @@ static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket
     }
     done = 1;
 end:
-    Py_XDECREF(batch);
-    Py_XDECREF(stream);
-    Py_XDECREF(columns);
-    Py_XDECREF(parts);
+    Py_DECREF(parts);
     return done;
 }
 
