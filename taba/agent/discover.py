@@ -32,16 +32,19 @@ from taba.ring import SHM_DIRECTORY as SHM
 from taba.ring import MalformedRing
 
 MAX_RINGS = 4096  # descriptors, and the outbox's table
+OTHERS_RINGS = MAX_RINGS // 4  # of these, that are kept for its own user and users who have fewer: no member of the group takes all
 _SLOT = re.compile(r"taba-slot\.[0-9a-f]{16}\.[0-9]{1,5}")
 UNMADE_SECONDS = 5.0  # a segment without magic is being made, for so long
 MAX_LEFT_ALONE = 65_536  # segments that are known to be none to read, some 200 bytes each; further ones are tried again and again
 MAX_TRIED = 256  # in one look, of those that turn out to be none to read: 3 ms
+MAX_OPENED = 256  # rings that are opened in one look, 40 to 100 µs each; of more the others come with the next
 MAX_LOOKED_AT = 256  # in one look, of those that were none before: somebody may have given them to this user
 ENTRY_SECONDS = 1e-4  # between two readings of the names, for each that there was: a hundred times what that took
 SETTLED_SECONDS = 0.1  # the clock of changes ticks more often: of what has an older time of change all is seen
 MAX_SWEPT = 1024  # slots that are looked at in one go
 MAX_LISTED = 4096  # names that are read in one go, some 10 ms
-MAX_PROGRAMS = 10_000  # whose slots are told apart; more are a stranger's doing, and count as one
+MAX_PROGRAMS = 10_000  # of each user's, whose slots are told apart; more are a stranger's doing, and count as one
+MAX_OWNERS_TOLD = 3  # of a program's slots
 _PASSING = frozenset([errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR])  # the Agent's or the host's trouble
 
 
@@ -70,16 +73,20 @@ class Slots:
         self._directory = directory
         self.count = self.most = 0
         self.path = ""  # of one of the program that has the most
+        self.owners: dict[int, int] = {}  # of that program's slots: by user, how many
         self._names: Iterator[str] | None = None  # what is left of this sweep
-        self._programs: Counter[str] = Counter()
+        self._programs: Counter[tuple[str, int]] = Counter()  # by program and user
 
     @property
     def problem(self) -> str | None:
         """What needs a person."""
         if self.most < MAX_SLOTS:
             return None
+        whose = sorted(self.owners.items(), key=lambda item: -item[1])
+        told = ", ".join(f"{count} user {user}'s" for user, count in whose[:MAX_OWNERS_TOLD])
+        told += f", {len(whose) - MAX_OWNERS_TOLD} further users'" if len(whose) > MAX_OWNERS_TOLD else ""
         return (
-            f"all {MAX_SLOTS} slots of one program are taken (ls -l {self.path} says whose): further processes of it find no client id, and"
+            f"all {MAX_SLOTS} slots of one program are taken ({self.path}; {told}): further processes of it find no client id, and"
             " record nothing; end what nobody needs, remove what is a stranger's, or set TABA_CLIENT_ID without {slot}"
         )
 
@@ -111,22 +118,29 @@ class Slots:
                 is_removed = _remove_free(path)
                 removed += is_removed
                 if not is_removed:
-                    self._count(name)
+                    self._count(name, path)
                 looked_at += 1
                 if looked_at == MAX_SWEPT:
                     break
         return removed
 
-    def _count(self, name: str) -> None:
-        program = name.rpartition(".")[0]
-        self._programs[program if program in self._programs or len(self._programs) < MAX_PROGRAMS else ""] += 1
+    def _count(self, name: str, path: str) -> None:
+        try:
+            key = name.rpartition(".")[0], os.lstat(path).st_uid
+        except FileNotFoundError:
+            return  # its owner let go of it just now
+        self._programs[key if key in self._programs or len(self._programs) < MAX_PROGRAMS else ("", 0)] += 1
 
     def _end(self) -> None:
         self._names = None
         self.count = sum(self._programs.values())
-        self._programs.pop("", None)
-        program, self.most = max(self._programs.items(), key=lambda item: item[1], default=("", 0))
-        self.path = os.path.join(self._directory, f"{program}.0")
+        self._programs.pop(("", 0), None)
+        programs: Counter[str] = Counter()
+        for (program, _), count in self._programs.items():
+            programs[program] += count
+        program, self.most = max(programs.items(), key=lambda item: item[1], default=("", 0))
+        self.owners = {user: count for (of, user), count in self._programs.items() if of == program}
+        self.path = os.path.join(self._directory, f"{program}.*")
 
 
 def _names_in(directory: str) -> Iterator[str]:
@@ -190,6 +204,8 @@ class Rings:
         self._agent = agent
         self.directory = directory
         self.open: dict[str, Ring] = {}
+        self._users: dict[str, int] = {}  # whose each of these is …
+        self._of_user: Counter[int] = Counter()  # … and how many each has
         self.problems: dict[str, str] = {}
         self.taken: set[str] = set()  # rings that another Agent of this name reads
         self.taken_by = 0  # its process; 0 where that cannot be seen
@@ -224,18 +240,19 @@ class Rings:
             # what hinders the Agent itself, as too few descriptors, hinders any number of them
             again, self._again = self._again, {}
             again.update(dict.fromkeys(self._changed_ones()))
-            fresh = self._try(again, covered, now)
+            fresh = self._try(again, covered, now, MAX_OPENED)
             self._again = {**again, **self._again}  # those that are left come first
-            return fresh + self._try(self._new, covered, now)
+            return fresh + self._try(self._new, covered, now, MAX_OPENED - len(fresh))
         except BaseException:
             self._read_anew()  # some are in none of these any more
             raise
 
-    def _try(self, waiting: dict[str, None], covered: Sequence[Covered], now: float) -> list[Ring]:
-        """Take names out and open them, until MAX_TRIED turned out to be none to read; returns the rings."""
-        fresh, left = [], MAX_TRIED
-        while waiting and left:
-            for name in list(islice(waiting, left)):
+    def _try(self, waiting: dict[str, None], covered: Sequence[Covered], now: float, most: int) -> list[Ring]:
+        """Take names out and open them, until MAX_TRIED turned out to be none to read, or `most` to be rings; returns these."""
+        fresh: list[Ring] = []
+        left = MAX_TRIED
+        while waiting and left and len(fresh) < most:
+            for name in list(islice(waiting, min(left, most - len(fresh)))):
                 del waiting[name]
                 ring = self._open(name, covered, now)
                 if ring is None:
@@ -268,6 +285,11 @@ class Rings:
     def is_reading(self) -> bool:
         """Whether there are names that the reading that is under way has not come to."""
         return self._reading is not None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are names that were not read, or not tried, since a look does no more than a part."""
+        return self._reading is not None or bool(self._new)
 
     @property
     def unshown(self) -> int:
@@ -353,14 +375,14 @@ class Rings:
 
     def isolate(self, ring: Ring, reason: str) -> None:
         """Read this ring no more; its bytes stay where they are."""
-        self.open.pop(ring.name, None)
-        seen = _identity(os.fstat(ring.fd))  # its name may lead to another one
+        self._let_go(ring)
+        status = os.fstat(ring.fd)  # its name may lead to another one
         ring.close()
-        self._note(ring.name, reason, seen)
+        self._note(ring.name, f"{reason}{_whose(status)}", _identity(status))
 
     def release(self, ring: Ring) -> None:
         """Let go of a ring: whoever comes next may read it."""
-        self.open.pop(ring.name, None)
+        self._let_go(ring)
         ring.close()
 
     def close(self) -> None:
@@ -370,7 +392,7 @@ class Rings:
 
     def remove(self, ring: Ring) -> bool:
         """Unlink a ring that is retired, and let go of it; whether it is gone."""
-        self.open.pop(ring.name, None)
+        self._let_go(ring)
         try:
             if self.vanished(ring):
                 self._read_anew()  # what has its name by now was not looked at
@@ -383,6 +405,21 @@ class Rings:
         finally:
             ring.close()
         return True
+
+    def _let_go(self, ring: Ring) -> None:
+        if self.open.pop(ring.name, None) is not None:
+            self._of_user[self._users.pop(ring.name)] -= 1
+
+    def _has_no_place(self, user: int) -> str | None:
+        """Why one more ring of this user is not to be read now."""
+        if len(self.open) >= MAX_RINGS:
+            return f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name"
+        if user != os.geteuid() and len(self.open) >= MAX_RINGS - OTHERS_RINGS and self._of_user[user] >= OTHERS_RINGS:
+            return (
+                f"not read: user {user} has {self._of_user[user]} rings, and the last {OTHERS_RINGS} of {MAX_RINGS} places are for user"
+                f" {os.geteuid()} and users who have fewer; end what nobody needs, or start another Agent of another name"
+            )
+        return None
 
     def _open(self, name: str, covered: Sequence[Covered], now: float) -> Ring | None:
         unmade = self._unmade.pop(name, None)
@@ -416,8 +453,8 @@ class Rings:
                     self._again[name] = None
                 self.problems.pop(name, None)  # what kept it from being opened has passed
                 return None
-            if len(self.open) >= MAX_RINGS:
-                self._note(name, f"not read: an Agent reads {MAX_RINGS} at the most; start another of another name", seen, passes=True)
+            if (why := self._has_no_place(status.st_uid)) is not None:
+                self._note(name, why, seen, passes=True)
                 return None
             if not claim_ring(fd):
                 if not self.taken:
@@ -435,9 +472,11 @@ class Rings:
             kept = True
             self.problems.pop(name, None)
             self.open[name] = ring
+            self._users[name] = status.st_uid
+            self._of_user[status.st_uid] += 1
             return ring
         except MalformedRing as error:
-            self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended", seen)
+            self._note(name, f"no ring that this version reads: {error}; remove it once its process has ended{_whose(status)}", seen)
         except OSError as error:
             self._note(name, f"cannot be read: {error.strerror}", seen, error.errno in _PASSING)
         finally:
@@ -478,3 +517,8 @@ class Rings:
 def _identity(status: os.stat_result) -> int:
     """Changes with the file, its owner, its mode, and what was written to it otherwise than by mapping it."""
     return hash((status.st_ino, status.st_ctime_ns, status.st_mode, status.st_uid, status.st_gid))
+
+
+def _whose(status: os.stat_result) -> str:
+    """What is to be added to a reason where a ring is not this user's."""
+    return "" if status.st_uid == os.geteuid() else f" (user {status.st_uid}'s; whoever is in its group may have done so)"

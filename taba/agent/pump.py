@@ -209,7 +209,7 @@ class RingPump:
         """Look for rings and drain them, whatever the pace. Returns whether there is more at once."""
         self._scan(now, at_once=True)
         self._last_drain = now
-        return self.drain(now, moment) or self.rings.is_reading
+        return self.drain(now, moment) or self.rings.has_more
 
     def drain(self, now: float, moment: Moment) -> bool:
         """Read the rings, publish, move tails, retire what is dead and drained. Returns whether there is more at once."""

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import struct
 import tempfile
 import traceback
 from collections import Counter
@@ -48,7 +49,7 @@ class StrangerTests(SynchronousTestCase):
         self.spool = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.spool)
 
-    def as_nobody(self, act: Callable[[], object], group: int = NOBODY, holds: bool = False) -> None:
+    def as_nobody(self, act: Callable[[], object], group: int = NOBODY, holds: bool = False, user: int = NOBODY) -> None:
         """Do something in a process of another user's, which with `holds` lives until the test ends."""
         ready, go_on = os.pipe(), os.pipe()
         child = os.fork()
@@ -57,7 +58,7 @@ class StrangerTests(SynchronousTestCase):
             try:
                 os.setgroups([])
                 os.setresgid(group, group, group)
-                os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(user, user, user)
                 os.umask(0)
                 kept = act()
                 os.write(ready[1], b"x")
@@ -213,6 +214,76 @@ class StrangerTests(SynchronousTestCase):
             self.assertEqual((len(rings.open), len(rings.problems)), (read, 1 - read))
             rings.close()
 
+    def test_a_member_of_the_group_that_spoils_anothers_rings_spoils_those_alone_and_whose_they_are_is_said(self) -> None:
+        paths: list[str] = []
+        for _ in range(4):
+            before = set(os.listdir(self.shm))
+            self.as_nobody(lambda: self.make_ring(0o660), group=GROUP, holds=True, user=NOBODY - 1)
+            [name] = set(os.listdir(self.shm)) - before
+            paths.append(f"{self.shm}/{name}")
+        truncated, overwritten, locked, good = paths
+        world = self.world()
+        world.rings._group = GROUP
+        world.record(10)
+
+        def spoil() -> object:
+            for path in paths:
+                try:
+                    os.unlink(path)
+                except PermissionError:
+                    continue  # as in /dev/shm, a file is its owner's to remove
+                raise AssertionError("it was removed")
+            os.truncate(truncated, 0)
+            fd = os.open(overwritten, os.O_RDWR)
+            os.pwrite(fd, b"\xff" * (os.fstat(fd).st_size - 16), 16)
+            held = os.open(locked, os.O_RDWR)
+            fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            return held, os.getpid()
+
+        world.tick()  # what was there before is recorded: of each of theirs one
+        self.assertEqual(world.keeper.books.recorded, 14)
+        for ring in [ring for ring in world.rings.open.values() if locked.endswith(ring.name)]:
+            world.rings.release(ring)  # as where the Agent starts anew
+        world.rings._read_anew()
+        self.as_nobody(spoil, group=GROUP, holds=True)
+        world.record(10)
+        for _ in range(3):
+            world.tick()
+            world.send()
+        self.assertEqual((world.keeper.books.recorded, world.store.folded), (24, 24))
+        self.assertEqual([name for name in map(os.path.basename, paths) if name in world.rings.open], [os.path.basename(good)])
+        told = self.found(world)
+        spoilt = [said for said in told.values() if f"(user {NOBODY - 1}'s; whoever is in its group may have done so)" in said]
+        self.assertTrue(any(os.path.basename(truncated) in said for said in spoilt), told)
+        self.assertTrue(any(os.path.basename(overwritten) in said for said in spoilt), told)
+        self.assertRegex(told["taken"], "1 ring of this name is read by another Agent, process [0-9]+: end one of the two")
+
+    def test_a_member_of_the_group_takes_no_more_places_than_leave_others_theirs_and_is_named(self) -> None:
+        self.patch(discover, "MAX_RINGS", 8)
+        self.patch(discover, "OTHERS_RINGS", 2)
+
+        def make() -> object:
+            return [self.make_ring(0o660) for _ in range(12)]
+
+        self.as_nobody(make, group=GROUP, holds=True)
+        rings = Rings(AGENT, self.shm, GROUP)
+        self.addCleanup(rings.close)
+        rings.scan((), 1.0)
+        self.assertEqual((len(rings.open), len(rings.problems)), (6, 6))
+        self.assertEqual(
+            {reason.partition(",")[0] for reason in rings.problems.values()}, {f"not read: user {NOBODY} has 6 rings"}, rings.problems
+        )
+        mine = [self.make_ring() for _ in range(3)]
+        for producer in mine:
+            self.addCleanup(producer.die)
+        rings.scan((), 2.0)
+        self.assertEqual(sum(producer.name in rings.open for producer in mine), 2)
+        self.assertEqual(len(rings.open), 8)
+        # a place that is free again is had by its own user, however many of the other's wait
+        rings.release(next(ring for ring in rings.open.values() if ring.name not in {producer.name for producer in mine}))
+        rings.scan((), 3.0)
+        self.assertEqual((sum(producer.name in rings.open for producer in mine), len(rings.open)), (3, 8))
+
     def test_a_ring_of_its_own_that_every_user_may_write_is_not_read(self) -> None:
         producer = self.make_ring(0o602)
         self.addCleanup(producer.die)
@@ -334,6 +405,19 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual((rings.beyond, len(rings._left_alone)), (12, 8))
         self.assertEqual(rings.unshown + len(rings.problems), 20)
 
+    def test_rings_are_opened_a_part_in_a_look_however_many_there_are_and_those_left_are_known_to_be_unread(self) -> None:
+        self.patch(discover, "MAX_OPENED", 4)
+        producers = [self.make_ring() for _ in range(10)]
+        for producer in producers:
+            self.addCleanup(producer.die)
+        rings = Rings(AGENT, self.shm)
+        self.addCleanup(rings.close)
+        found = []
+        for now, has_more in ((1.0, True), (2.0, True), (3.0, False)):
+            found.append(len(rings.scan((), now, at_once=True)))
+            self.assertEqual((rings.has_unread, rings.has_more), (has_more, has_more))
+        self.assertEqual((found, len(rings.open)), ([4, 4, 2], 10))
+
     def test_names_are_read_a_part_in_a_look_however_many_there_are(self) -> None:
         self.patch(discover, "MAX_LISTED", 4)
         self.patch(discover, "MAX_LEFT_ALONE", 8)
@@ -389,11 +473,18 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual((swept(), found.count, found.most, found.problem), (5, 8, 5, None))
         Path(f"{self.shm}/taba-slot.{'1' * 16}.99").touch()
         swept()
-        self.assertEqual((found.count, found.most), (9, 6))
-        self.assertIn(f"all 6 slots of one program are taken (ls -l {self.shm}/taba-slot.{'1' * 16}.0 says whose)", str(found.problem))
+        self.assertEqual((found.count, found.most, found.owners), (9, 6, {NOBODY: 5, 0: 1}))
+        whose = f"{self.shm}/taba-slot.{'1' * 16}.*; 5 user {NOBODY}'s, 1 user 0's"
+        self.assertIn(f"all 6 slots of one program are taken ({whose})", str(found.problem))
         with mock.patch.object(os, "scandir", side_effect=OSError(errno.EMFILE, "Too many open files")):
             self.assertEqual(swept(), 1)  # who looks for rings says so; what was found before stands
         self.assertEqual((found.count, found.most), (9, 6))
+        for user in range(1, 5):
+            path = Path(f"{self.shm}/taba-slot.{'1' * 16}.{100 + user}")
+            path.touch()
+            os.chown(path, user, user)
+        swept()
+        self.assertRegex(str(found.problem), f"5 user {NOBODY}'s, (1 user [0-4]'s, ){{2}}3 further users'")
 
     def test_a_range_of_a_ring_that_was_not_yet_tried_is_kept(self) -> None:
         self.patch(discover, "MAX_TRIED", 1)
