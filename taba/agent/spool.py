@@ -25,7 +25,7 @@ from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import mend_first_page, move, readable_rows
 from taba.batch import BatchId
-from taba.bounds import MiB
+from taba.bounds import MAX_BUCKETS, MAX_EXACT_INT, MiB
 from taba.damage import aside_name
 from taba.errors import TabaError
 from taba.plural import many
@@ -57,13 +57,32 @@ CREATE TABLE IF NOT EXISTS format_{VERSION} (place INTEGER PRIMARY KEY);
 """
 
 _COMMENT = re.compile(r"\s*/\*[^*]*\*/")
-_WHOLE = {"bucket": 0, "number": 1, "length": 0, "boot": 0, "age": -1, "events": 0, "crc": 0}  # columns, and their least values
+# columns, and between what their values lie
+_WHOLE = {
+    "bucket": (0, MAX_BUCKETS - 1),
+    "number": (1, MAX_EXACT_INT),
+    "length": (0, MAX_EXACT_INT),
+    "boot": (0, MAX_EXACT_INT),
+    "age": (-1, MAX_EXACT_INT),
+    "events": (0, MAX_EXACT_INT),
+    "crc": (0, MAX_EXACT_INT),
+}
 _COLUMNS = "stream, bucket, number, length, created, boot, age, events, crc, key, content"
-# what no row is that was ever written here
+
+
+def _none_of(columns: Iterable[str]) -> str:
+    """The condition, in SQL, that one of these columns has what was never written here."""
+    of_each = (f"typeof({column}) != 'integer' OR {column} NOT BETWEEN {_WHOLE[column][0]} AND {_WHOLE[column][1]}" for column in columns)
+    return " OR ".join(("typeof(stream) != 'blob' OR length(stream) != 16", *of_each))
+
+
+_NAMED = ("bucket", "number", "events")  # beside the stream, of what is told of a batch that is not there
+# what is asked for and must not be found: in the table, in its index, which may say something else, and of what is lost
 _MALFORMED = (
-    "typeof(stream) != 'blob' OR length(stream) != 16 OR typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length"
-    " OR typeof(created) != 'real'"
-    + "".join(f" OR typeof({column}) != 'integer' OR {column} < {least}" for column, least in _WHOLE.items())
+    "batches NOT INDEXED WHERE typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length OR typeof(created) != 'real'"
+    f" OR {_none_of(_WHOLE)}",
+    f"batches INDEXED BY identity WHERE {_none_of(_NAMED)}",
+    f"lost WHERE {_none_of(_NAMED)}",
 )
 
 
@@ -232,7 +251,7 @@ class Spool:
         (found,) = run("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
-        if run(f"SELECT 1 FROM batches WHERE {_MALFORMED} LIMIT 1").fetchone():
+        if any(run(f"SELECT 1 FROM {malformed} LIMIT 1").fetchone() for malformed in _MALFORMED):
             raise sqlite3.DatabaseError("a row of it is none")
         self._read_lost(database)
         return True
@@ -260,9 +279,9 @@ class Spool:
             try:
                 for table in ("batches INDEXED BY identity", "lost"):  # the index has what the table had, as far as that can be read
                     with contextlib.suppress(sqlite3.DatabaseError):
-                        for *id, events in damaged.execute(f"SELECT stream, bucket, number, events FROM {table}"):
-                            if isinstance(events, int) and isinstance(id[0], bytes) and isinstance(id[1], int) and isinstance(id[2], int):
-                                known[BatchId(*id)] = events
+                        asked = f"SELECT stream, bucket, number, events FROM {table} WHERE NOT ({_none_of(_NAMED)})"
+                        for *id, events in damaged.execute(asked):
+                            known[BatchId(*id)] = events
                 with self._transaction():
                     for row in readable_rows(damaged, _COLUMNS, "batches"):
                         if _is_whole(row[1:]):
@@ -475,6 +494,8 @@ class Spool:
         row = self._database.execute(
             "SELECT stream, bucket FROM batches WHERE (stream, bucket) > (?, ?) ORDER BY stream, bucket LIMIT 1", (stream, bucket)
         ).fetchone()
+        if row is not None and not (isinstance(row[0], bytes) and isinstance(row[1], int) and 0 <= row[1] < MAX_BUCKETS):
+            raise sqlite3.DatabaseError("a row of it is none")
         return None if row is None else (row[0], row[1])
 
     def posted(self) -> list[bytes]:

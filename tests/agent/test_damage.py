@@ -74,6 +74,56 @@ class DamageTests(WorldCase):
             world.die()
             world.born()
 
+    def _out_of_bounds(self, world: World) -> None:
+        """Each event of a spool, in which a bucket is none, is folded or counted."""
+        for _ in range(4):
+            world.tick()
+            world.send()
+        lost = sum(world.keeper.books.totals().values())
+        self.assertEqual((world.store.folded + lost, lost < 50), (world.recorded, True))
+
+    def test_a_bucket_in_the_index_that_is_none_keeps_no_agent_from_its_start(self) -> None:
+        for spoilt in range(3):
+            world = self.world()
+            world.record(50)
+            world.tick()
+            world.move()
+            key = world.spool.next_lane(None)
+            assert key is not None
+            world.die()
+            with sqlite3.connect(world.spool.path) as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                [(root,)] = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'identity'")
+            other.close()
+            with open(world.spool.path, "r+b") as file:
+                file.seek((root - 1) * PAGE)
+                page = bytearray(file.read(PAGE))
+                place = -1
+                for _ in range(spoilt + 1):
+                    place = page.index(key[0], place + 1)
+                page[place + len(key[0])] = 0x85
+                file.seek((root - 1) * PAGE)
+                file.write(page)
+            world.born()
+            self._out_of_bounds(world)
+
+    def test_nor_one_that_turns_out_to_be_none_from_its_work(self) -> None:
+        for bucket in (-123, 1 << 40):
+            world = self.world()
+            world.record(50)
+            world.tick()
+            world.move()
+            world.tick()
+            world.die()
+            world.born()
+            lane = next(iter(world.keeper.lanes.values()))
+            world.keeper.lanes.clear()
+            for queue in (world.keeper.schedule.fresh, world.keeper.schedule.backlog):
+                queue.clear()
+            change = "UPDATE batches SET bucket = ? WHERE stream = ? AND bucket = ?"
+            world.spool._database.execute(change, (bucket, lane.stream, lane.bucket))
+            self._out_of_bounds(world)
+
     def test_a_spool_that_is_damaged_while_it_is_open_is_mended_and_no_lane_waits_for_a_restart(self) -> None:
         for what in ("read", "add"):
             world = self.world()
