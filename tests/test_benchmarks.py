@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import cluster, cluster_worker, machine
-from benchmarks.__main__ import main
+from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.budgets import Budget
 from benchmarks.charts import draw
 from benchmarks.cold import JOURNAL_LEAST, Cold
@@ -237,6 +238,11 @@ class ClusterTest(SynchronousTestCase):
 
 
 class RunTest(SynchronousTestCase):
+    def test_the_benchmarks_that_may_be_named_are_those_that_there_are(self) -> None:
+        named = re.search(r"--only record server +# some of: (.+)", (ROOT / "docs" / "benchmarks.md").read_text())
+        assert named is not None
+        self.assertEqual(named[1].split(), list(BENCHMARKS))
+
     def test_rows_that_were_measured_before_it_failed_are_kept(self) -> None:
         def run(effort: Effort) -> Iterator[Row]:
             yield Row("first", Figure.of([1.0]), "s")

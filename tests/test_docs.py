@@ -20,12 +20,20 @@ from taba.options import variable_of
 from taba.query import Query
 from taba.server.options import ServerOptions
 from taba.server.service import Server
+from tests.documents import blocks
 from tests.needs import needs_program
 from tests.processes import free_port
 from tests.server.running import options_of
 from tests.services import ROOT, Services
 
-DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs") for path in place.glob("*.md"))
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for place in (ROOT, ROOT / "docs", ROOT / "deploy") for path in place.glob("*.md"))
+ELSEWHERE = {  # pages whose examples are run beside what they are about
+    "docs/frameworks.md": "tests/frameworks/test_examples.py",
+    "docs/handlers.md": "tests/handlers/test_past.py",
+    "docs/shard.md": "tests/shard/test_documentation.py",
+    "docs/writing-handlers.md": "tests/handlers/test_writing.py",
+}
+FOR_READING = {"text", "console", "toml"}  # what is no program
 REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operations.md"
 
 
@@ -71,6 +79,17 @@ class Examples(SynchronousTestCase):
 
 
 class Completeness(SynchronousTestCase):
+    def test_the_examples_of_each_page_are_run(self) -> None:
+        here = set(re.findall(r'run_document\("([^"]+)"', Path(__file__).read_text()))
+        for name in DOCUMENTS:
+            languages = {block.language for block in blocks((ROOT / name).read_text())} - FOR_READING
+            self.assertLessEqual(languages, {"python", "sh"}, f"{name}: a block says whether it is run")
+            if languages:
+                self.assertEqual((name in here, name in ELSEWHERE), (name not in ELSEWHERE, name not in here), f"{name} is run by no test")
+        for name, test in ELSEWHERE.items():
+            text = (ROOT / test).read_text()
+            self.assertTrue("blocks(" in text and Path(name).name in text, test)
+
     def check(self, path: Path, words: list[str]) -> None:
         text = path.read_text()
         self.assertEqual([word for word in words if f"`{word}" not in text], [], path.name)
@@ -118,6 +137,6 @@ class SpeaksForItself(SynchronousTestCase):
         absent = re.compile(r"\b(?:design|section|issue|rule|plan) ?(?:\.md|#?\d+(?:\.\d+)?)\b", re.IGNORECASE)
         for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "newsfragments").glob("*.md")]:
             self.assertEqual(absent.findall(path.read_text()), [], path)
-        for folder in ("taba", "tests", "benchmarks", "demo", "twisted"):
+        for folder in ("taba", "tests", "benchmarks", "demo", "simulation", "twisted", "deploy", "docs"):
             for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.[ch]")]:
                 self.assertEqual(absent.findall(path.read_text()), [], path)

@@ -1,4 +1,4 @@
-"""docs/handlers.md says truly what the past looks like, and its picture is the one that is drawn."""
+"""docs/handlers.md says truly what the past looks like, its picture is the one that is drawn, and its example is a Handler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.handlers import counter_group, percentile_group
+from taba.handlers import Events, counter_group, percentile_group
+from taba.handlers.shape import check_shape
+from tests.documents import blocks
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -43,6 +45,16 @@ class PastTests(SynchronousTestCase):
             seconds = {"s": 1, "min": 60, "h": 3600}
             widths = [int(cell.split()[0]) * seconds[cell.split()[1]] for cell in row.split(" | ")[1:5]]
             self.assertEqual(widths, ladder.widths.tolist(), name)
+
+    def test_the_handler_that_it_shows_is_one(self) -> None:
+        [example] = [block for block in blocks((DOCS / "handlers.md").read_text()) if block.language == "python"]
+        found: dict[str, Any] = {"__name__": "longest"}
+        exec(compile("\n" * (example.line - 1) + example.code, "docs/handlers.md", "exec"), found)
+        longest = found["Longest"]()
+        check_shape(longest)
+        state = longest.fold(longest.load(longest.dump(longest.new_state())), Events([1.0, 2.0], ["abc", "a"]), 3.0)
+        projections = [longest.project(of, 3.0) for of in (state, "ab")]
+        self.assertEqual(longest.aggregate(projections), {"longest": "abc"})
 
     @pytest.mark.real
     def test_no_event_is_missing_from_the_lines(self) -> None:
