@@ -21,7 +21,7 @@ from taba.server import keys
 from tests.patience import PATIENCE_SECONDS
 from tests.stores import borrow
 
-from ..services import ROOT
+from ..services import ROOT, SHM
 from .job import Job, ShortJob
 
 # fold raises, hangs, or ends the process, as the value says
@@ -208,6 +208,28 @@ class Damaged(ShortJob):
         self.until(lambda: not spooled(), "the spool is not emptied")
         with contextlib.closing(self.spool()) as database:
             self.assertEqual(database.execute("SELECT content FROM aside").fetchall(), [(bytes(spoilt),)])
+
+    def test_an_outbox_that_somebody_cuts_ends_nobody_and_every_event_is_folded_or_its_drop_counted_and_said(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        recorded = self.much(1)
+        self.wait_for(recorded)
+        self.services.kill_server()
+        recorded += self.much(1000)
+        self.until(lambda: self.services.agent_query.status()["recorded"] == recorded, "not all is in the outbox")
+        os.truncate(SHM / f"taba-agent.{self.services.agent}", 8192)  # without nearly all that waits there
+        recorded += self.much(1000)
+        self.services.start_server()
+
+        def dropped() -> int:
+            status = self.services.agent_query.status()
+            return int(sum(status["dropped_by_reason"].values())) if status["recorded"] == recorded else 0
+
+        self.until(lambda: (lost := dropped()) and self.folded() + lost >= recorded, "not all is folded, or counted")
+        lost = dropped()
+        self.assertEqual(self.folded() + lost, recorded, self.story())
+        self.until(lambda: f"{lost} events dropped as" in self.problems("Agent"), "nobody says it")
+        self.assertIsNone(self.services._child("agent").process.poll())
 
     def test_a_state_of_a_later_version_is_left_as_it_is_and_what_comes_for_it_is_a_dead_letter(self) -> None:
         valkey = borrow(self, tcp=True)
