@@ -41,6 +41,7 @@ OWN = {
     "faults/test_failover.py:SentinelJob": FAILED_OVER,
     "faults/test_failover.py:MovesThatFailOver": FAILED_OVER,
     "faults/test_healing.py:HealingTests": KILLED,
+    "faults/test_keyed_floods.py:KeyedFloods": "a flood fills what it has",
     "faults/test_short_lives.py:ShortLives": SET,
     "faults/test_stopping.py:Stopping": KILLED,
     "faults/test_strangers.py:Large": SET,
