@@ -35,7 +35,8 @@ class HTTPError(Exception):
 
     def __init__(self, status: int, error: str, detail: str, headers: Mapping[str, str] | None = None):
         super().__init__(f"{status} {error}: {detail}")
-        self.status, self.error, self.detail, self.headers = status, error, detail, headers or {}
+        self.status, self.error, self.detail = status, error, detail
+        self.headers = {**({"retry-after": "1"} if status == 503 else {}), **(headers or {})}  # so that nobody has to guess
 
 
 class Answer(NamedTuple):
@@ -124,7 +125,7 @@ class Call:
 
     def _take_room(self, size: int) -> None:
         if not cast(Any, self._request.channel).take_room(size):
-            raise HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"})
+            raise HTTPError(503, "full", "too much is being received at once; try again in a moment")
 
     async def body(self) -> bytes:
         """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415, and 503 where there is no room for it."""

@@ -223,7 +223,7 @@ class BoundedChannel(http.HTTPChannel):
         if self.site.enter(self):
             self._deadline = self.callLater(FIRST_SECONDS, self._silent)
         elif self.site.tell(self):
-            self._refuse(HTTPError(503, "full", "too many requests are being answered; try again in a moment", {"retry-after": "1"}))
+            self._refuse(HTTPError(503, "full", "too many requests are being answered; try again in a moment"))
         else:
             self.cut()
 
@@ -303,7 +303,7 @@ class BoundedChannel(http.HTTPChannel):
     def keep_room(self, size: int) -> bool:
         """Have the Site keep room for so many bytes of a body; False, and refused, where it has none."""
         if not self.take_room(size):
-            self._refuse(HTTPError(503, "full", "too much is being received at once; try again in a moment", {"retry-after": "1"}))
+            self._refuse(HTTPError(503, "full", "too much is being received at once; try again in a moment"))
             return False
         return True
 

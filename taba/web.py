@@ -126,7 +126,7 @@ class Api(resource.Resource):
                 return answer._replace(content=b"".join(joined), text=None)
             joined.append(more)
         if self.streams >= MAX_STREAMS:
-            raise HTTPError(503, "full", f"{MAX_STREAMS} large answers are being sent; try again in a moment", {"retry-after": "1"})
+            raise HTTPError(503, "full", f"{MAX_STREAMS} large answers are being sent; try again in a moment")
         self.streams += 1
         try:
             first = b"".join(joined)

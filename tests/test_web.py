@@ -67,8 +67,9 @@ class Answers(Served):
             ("/echo?a", 400, "bad_request"),
             ("/echo?a=1&b", 400, "bad_request"),
         ]:
-            status, content, _ = await self.ask("GET", path, Accept="text/plain")
+            status, content, answer = await self.ask("GET", path, Accept="text/plain")
             self.assertEqual((status, content["error"]), (expected, error), path)
+            self.assertEqual(answer.getheader("retry-after"), "1" if expected == 503 else None)
             self.assertTrue(content["detail"])
 
     async def test_a_bug_is_logged_once_counted_and_answers_500_without_a_traceback(self) -> None:

@@ -364,7 +364,7 @@ class Routes:
         try:
             broadcast = await self._refusing(self._live.hear(_filter(call)))
         except Stopping as error:
-            raise HTTPError(503, "not_ready", str(error), {"retry-after": "1"}) from None
+            raise HTTPError(503, "not_ready", str(error)) from None
         return Answer(broadcast, content_type=EVENTS)
 
     def _asked(self, call: Call) -> tuple[Query, Reachable]:
@@ -387,7 +387,7 @@ class Routes:
         except QueryRefused as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         except Crowded as error:
-            raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
+            raise HTTPError(503, "full", str(error)) from None
 
     # --- keeping ---
 

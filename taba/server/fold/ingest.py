@@ -52,6 +52,7 @@ ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer mus
 BUSY_SECONDS = 0.1  # `later` where another Server holds the bucket, or time was up
 FULL_SECONDS = 0.5  # `later` where a queue is full
 SLOW_SECONDS = 0.5  # `later` where a Handler takes long
+NO_ROOM = Verdict(LATER, FULL_SECONDS)  # of such a batch nothing was folded
 SLOW = "a Handler takes longer than a cycle waits for it, and goes on"  # why of such a verdict: nothing of the batch was folded
 STOPS = "this Server stops"
 AWAY_SECONDS = 1.0  # `later` where the store is away
@@ -135,7 +136,7 @@ class Ingest:
             # what follows a batch that is sent later would only be a gap
             if (turned_away and (batch.stream, batch.bucket) in turned_away) or not self._enqueue(batch.bucket, entry):
                 turned_away.add((batch.stream, batch.bucket))
-                entry.decide(Verdict(LATER, FULL_SECONDS))
+                entry.decide(NO_ROOM)
         self._start_cycles()
         if submission.undecided:
             deadline = self._clock.callLater(seconds, submission.give_up)

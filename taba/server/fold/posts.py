@@ -25,7 +25,7 @@ from taba.events import LOT_BYTES, Posted
 from taba.plural import many
 from taba.server import keys
 from taba.server.fold.cycle import WaitingBatch
-from taba.server.fold.ingest import SLOW, SLOW_SECONDS, Ingest
+from taba.server.fold.ingest import MAX_LINE_BYTES, NO_ROOM, SLOW, SLOW_SECONDS, Ingest
 from taba.server.fold.marks import ANY
 from taba.server.router import IsRouter
 from taba.shard import Command, Writes
@@ -34,6 +34,7 @@ from taba.turns import Turns
 KEYS_SECONDS = 30.0  # `later` for what came under a key that there is no room for: that is over in an hour, or in a day
 CLAIM_SECONDS = 1.5  # for the record of a key; where its shard is away, the poster hears so soon
 MANY_EVENTS = 1000  # of one post, whose batches are put into their lines in a turn of their own
+MAX_AT_ONCE_BYTES = MAX_LINE_BYTES // 2  # of one post, with what was made of it: lists in lists come to many times that
 POST_SECONDS = 5.0  # for posted events to be folded; the poster waits
 KEY_MINUTES = int(DAY / 60)  # a key is remembered for so long
 MAX_KEYS = 131_072  # of one Client, in all buckets: three every two seconds …
@@ -214,14 +215,29 @@ class Posts:
             await self._turns.breathe()
         waiting = self._waiting(posted, stream)
         while True:
-            verdicts = await self._ingest.submit(waiting, end - self._clock.seconds())
-            left = [(item, verdict) for item, verdict in zip(waiting, verdicts, strict=True) if verdict.word != APPLIED]
+            left = await self._submit(waiting, end)
             if not left:
                 return self._note(stream, now, True)
             if not _is_slow(left, stream is not None) or self._clock.seconds() + SLOW_SECONDS >= end:
                 return self._note(stream, now, False)
             await deferLater(self._clock, SLOW_SECONDS)
             waiting = [item if stream else self._renewed(item) for item, _ in left]
+
+    async def _submit(self, waiting: Sequence[WaitingBatch], end: float) -> list[tuple[WaitingBatch, Verdict]]:
+        """What was not folded, and why. As much goes into the lines at once as one line surely takes beside that of others."""
+        begin = 0
+        while begin < len(waiting):
+            until, room = begin, MAX_AT_ONCE_BYTES
+            while until < len(waiting) and (until == begin or room >= _size(waiting[until])):
+                room -= _size(waiting[until])
+                until += 1
+            some = waiting[begin:until]
+            verdicts = await self._ingest.submit(some, end - self._clock.seconds())
+            left = [(item, verdict) for item, verdict in zip(some, verdicts, strict=True) if verdict.word != APPLIED]
+            if left:
+                return left + [(item, NO_ROOM) for item in waiting[until:]]
+            begin = until
+        return []
 
     def _waiting(self, posted: Posted, stream: bytes | None) -> list[WaitingBatch]:
         waiting = []
@@ -240,4 +256,10 @@ class Posts:
 
 def _is_slow(left: Sequence[tuple[WaitingBatch, Verdict]], has_key: bool) -> bool:
     """Whether what was not folded may be sent again: without a key only where it is certain that nothing of it was folded."""
-    return any(verdict.why == SLOW for _, verdict in left) if has_key else all(verdict.why == SLOW for _, verdict in left)
+    again = [verdict.why == SLOW or verdict == NO_ROOM for _, verdict in left]
+    return any(again) if has_key else all(again)
+
+
+def _size(item: WaitingBatch) -> int:
+    """What it takes in a line."""
+    return item.size + item.batch.made_bytes

@@ -34,7 +34,7 @@ class Letters:
         try:
             outcome = await self._retry.one(self._id(call))
         except HandlerSlow as slow:
-            raise HTTPError(503, "slow", str(slow), {"retry-after": "1"}) from None
+            raise HTTPError(503, "slow", str(slow)) from None
         if outcome is None:
             raise _gone(call)
         folded, left = outcome.folded, sum(outcome.dead.values())

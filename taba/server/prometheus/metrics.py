@@ -85,7 +85,7 @@ class Metrics:
         except (QueryRefused, ValueError) as error:
             raise HTTPError(400, "bad_request", str(error)) from None
         except Crowded as error:
-            raise HTTPError(503, "full", str(error), {"retry-after": "1"}) from None
+            raise HTTPError(503, "full", str(error)) from None
 
         async def slices() -> AsyncIterator[bytes]:
             waiting = [*map(writer.write, families), first]

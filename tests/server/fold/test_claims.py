@@ -11,9 +11,12 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.batch import KeyPart
+from taba.batch import APPLIED, KeyPart, Verdict
+from taba.bounds import MiB
 from taba.server import keys
 from taba.server.fold import posts
+from taba.server.fold.cycle import WaitingBatch
+from taba.server.fold.ingest import MAX_LINE_BYTES, NO_ROOM, SLOW_SECONDS
 from taba.server.fold.posts import KEY_MINUTES, MAX_KEYS, MAX_KEYS_HERE, MAX_POSTERS, PosterHasMany, Posts, TooManyKeys, claim
 
 
@@ -166,3 +169,42 @@ class Claims(SynchronousTestCase):
         self.age += 60
         self.claim(here, 1, poster="a")
         self.assertEqual((self.claim(here, 0, poster="b"), len(hashes.taken[0])), (first, 1))
+
+
+class Lines:
+    """An Ingest of one line that takes so many bytes, and folds what it took at once; `others` have some of it for so many seconds."""
+
+    def __init__(self, clock: Clock, others: int, seconds: float):
+        self._clock, self._others, self._until = clock, others, seconds
+        self.numbers: list[int] = []
+
+    async def submit(self, batches: Sequence[WaitingBatch], seconds: float) -> list[Verdict]:
+        room = MAX_LINE_BYTES - (self._others if self._clock.seconds() < self._until else 0)
+        verdicts = []
+        for item in batches:
+            room -= item.size + item.batch.made_bytes
+            if room >= 0:
+                self.numbers.append(item.batch.number)
+            verdicts.append(Verdict(APPLIED, item.batch.number) if room >= 0 else NO_ROOM)
+        return verdicts
+
+
+class Large(SynchronousTestCase):
+    """A post that is more than a line takes at once."""
+
+    def folds(self, others: int, seconds: float, stream: bytes | None) -> tuple[bool | None, list[int]]:
+        clock, lots = Clock(), 40
+        lines = Lines(clock, others, seconds)
+        here = Posts(cast(Any, Hashes(1)), cast(Any, lines), lambda: 5, lambda size: bytes(size), clock)
+        posted = cast(Any, SimpleNamespace(accepted=lots, lots={0: [[]] * lots}, made={0: [1 * MiB] * lots}))
+        outcome: list[bool] = []
+        ensureDeferred(here.fold(posted, stream, 0.0)).addCallback(outcome.append)
+        clock.pump([SLOW_SECONDS] * int(2 * posts.POST_SECONDS / SLOW_SECONDS))
+        return outcome[0], lines.numbers
+
+    def test_it_goes_in_parts_and_waits_for_room_that_others_have_and_each_part_is_folded_once(self) -> None:
+        for stream in (None, b"s" * 16):
+            self.assertEqual(self.folds(0, 0.0, stream), (True, [*range(1, 41)]))
+            is_folded, numbers = self.folds(MAX_LINE_BYTES - 2 * MiB, 2.0, stream)
+            self.assertEqual((is_folded, len(numbers), numbers), (True, 40, sorted(set(numbers))))
+            self.assertFalse(self.folds(MAX_LINE_BYTES, 60.0, stream)[0])
