@@ -35,6 +35,9 @@ _CRC = struct.Struct("<I")
 class SketchHandler(Handler):
     """A Handler whose State is a sketch of the library, packed; empty until there is an Event."""
 
+    fold_checks = True
+    """`load` gives what was dumped, and raises only what `fold` does of the same: who folds at once need not have both."""
+
     def sketch(self, state: bytes) -> Any:
         """The library's sketch of a State. Raises ValueError for bytes that are none."""
         raise NotImplementedError

@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy
 
-from taba.batch import MAX_CACHED_NAME, AtEdge, Block, Column, DecodedSection, columns_of, decoded_sections
+from taba.batch import MAX_CACHED_NAME, AtEdge, Batch, Block, Column, DecodedSection, columns_of, decoded_sections
 from taba.batch.columns import Columns
 from taba.bounds import MAX_VALUE_BYTES
 from taba.server import keys
@@ -24,6 +24,7 @@ from taba.server.work.pace import Pause
 from taba.server.work.rows import Folded, Parts, Work
 from taba.server.work.runs import Runs
 
+_new_tuple = cast(Any, tuple.__new__)  # without the calls of Python that a NamedTuple's own are: for each batch
 _SINGLE = frozenset([type(None), bool, int, float, str, bytes])  # values that hold no others
 
 
@@ -55,8 +56,12 @@ def apart(
                 if not isinstance(column, Column) or not _is_beside(column, beside, item.size):
                     return None
                 columns.append(column)
-        is_whole = len(arrays) == len(batch.columns.sections)
-        rest.append(item if is_whole else item._replace(batch=batch._replace(columns=Columns(arrays))))
+        if len(arrays) < len(batch.columns.sections):
+            stream, home, number, _, *more = batch
+            follows, _, *others = item
+            batch = _new_tuple(Batch, (stream, home, number, Columns(arrays), *more))
+            item = _new_tuple(WaitingBatch, (follows, batch, *others))
+        rest.append(item)
     return (rest, columns) if columns else None
 
 

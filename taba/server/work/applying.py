@@ -29,9 +29,12 @@ MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow wit
 def fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
     """Fold each of `rows` by itself into `folded`, its failure too. `is_own`: Taba's own Handler, which may get arrays."""
     events = _events_of(work.runs, is_own)
+    is_checked = is_own and getattr(handler, "fold_checks", False)
     for row in rows:
         try:
-            dump = handler.dump(handler.fold(loaded(handler, work.states[row]), events[row], now))
+            kept = work.states[row]
+            state = kept.dump if is_checked and kept.version == handler.version else loaded(handler, kept)
+            dump = handler.dump(handler.fold(state, events[row], now))
             if type(dump) is bytes and len(dump) <= MAX_STATE_BYTES:
                 folded.states[row] = dump
             else:

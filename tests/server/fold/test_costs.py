@@ -13,7 +13,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import APPLIED, encode_batch, reading_batch
+from taba.batch import APPLIED, encode_batch, plain_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
@@ -123,6 +123,28 @@ class Costs(SynchronousTestCase):
         # half of the States are new, and of few in both: what is left is what each new one takes, and a half of one that is not
         few, many = self.calls(mixed(2, range(2, 6))), self.calls(mixed(3, range(14)))
         self.assertLess((many - few) / (3 * 10 * BUCKETS), 3)  # of UpDown, whose Handler is plain, nearly all
+
+    def test_what_a_bucket_has_beside_arrays_takes_few_calls(self) -> None:
+        if counter_group._rows is None:
+            raise SkipTest("_rows is not built: needs a compiler")
+        some = BUCKETS // 4  # of more, others have their turns in between
+        others = [tab_in(bucket, 1, BUCKETS) for bucket in range(some)]
+
+        def mixed(number: int, clients: int) -> list[WaitingBatch]:
+            found = []
+            for bucket, (tab, other) in enumerate(zip(self.tabs[:some], others, strict=True)):
+                columns = [column(tab, "CounterGroup", [2.0], f"web/{client}", [NOW + number]) for client in range(8)]
+                columns += [column(other, "Cardinality", ["text"], f"web/{client}", [NOW + number]) for client in range(clients)]
+                content = encode_batch(bytes([1]) * 16, bucket, number, columns)
+                batch = plain_batch(content) or finish(reading_batch(content))
+                found.append(WaitingBatch(number - 1, batch, len(content), NONCE))
+            return found
+
+        self.fold(mixed(1, 2))
+        self.fold(mixed(2, 2))
+        few, many = self.calls(mixed(3, 1)), self.calls(mixed(4, 2))
+        self.assertLess(few / some, 83)  # the long way takes 232
+        self.assertLess((many - few) / some, 34)  # of a State of a sketch, most of them its Handler's
 
     def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.handlers import ArrayHandler, Handler
+from taba.handlers.cardinality import Cardinality
+from taba.handlers.opaque import unpack_sketch
+from taba.handlers.topk import TopK
 from taba.server.keys import ABSENT, Framed
 from taba.server.work import folding as module
 from taba.server.work.applying import MANY_EVENTS
@@ -59,7 +64,7 @@ class Unreadable(Lengths):
         raise ValueError("unreadable")
 
 
-def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = (), **more: Any) -> Folded:
+def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = (), is_own: bool = False, **more: Any) -> Folded:
     """Each row's values into a State of its own."""
     columns: list[Any] = []
     for row, values in enumerate(rows):
@@ -68,7 +73,7 @@ def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = ()
             packed = struct.pack(f"<{len(values)}d", *values)
         columns.append((row, struct.pack(f"<{len(values)}d", *[1.0] * len(values)), packed))
     parts = {row: [ABSENT] * getattr(handler, "further_parts", 0) for row in range(len(rows))}
-    steps = fold_type(handler, isinstance(handler, ArrayHandler), Work(states or [ABSENT] * len(rows), columns), 1.0, False, **more)
+    steps = fold_type(handler, isinstance(handler, ArrayHandler), Work(states or [ABSENT] * len(rows), columns), 1.0, is_own, **more)
     sent: Any = None
     try:
         while True:
@@ -109,6 +114,23 @@ class RunsOfOneRow(SynchronousTestCase):
             outcome: Folded = stopped.exception.value
             self.assertEqual(Kinds().load(outcome.states[0]), [[number, "float", number, "float"] for number in numbers])
             self.assertEqual(len(Kinds().load(outcome.states[1])), len(counts))
+
+
+class Sketches(SynchronousTestCase):
+    def test_a_sketch_is_read_once_where_it_is_folded_and_one_that_is_none_fails_as_it_does_where_it_is_loaded(self) -> None:
+        for handler in (Cardinality(), TopK()):
+            good = Framed(handler.version, 0, folded(handler, ["a", "b"]).states[0])
+            bad = good._replace(dump=good.dump[:-1] + b"?")
+            kind = type(handler)
+            module_of = sys.modules[kind.__module__]
+            with mock.patch.object(module_of, "unpack_sketch", wraps=unpack_sketch) as read:
+                outcome = folded(handler, ["c"], ["d"], states=[good, good], is_own=True)
+            self.assertEqual((read.call_count, outcome.failed), (2, {}))
+            lazily = folded(handler, ["c"], ["d"], states=[good, bad], is_own=True)
+            with mock.patch.object(kind, "fold_checks", False):
+                self.assertEqual(folded(handler, ["c"], ["d"], states=[good, bad], is_own=True), lazily)
+            self.assertEqual(([*lazily.states], [*lazily.failed]), ([0], [1]))
+            self.assertIn("no sketch", lazily.failed[1].detail)
 
 
 class Culprits(SynchronousTestCase):
