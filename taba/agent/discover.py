@@ -370,6 +370,10 @@ class Rings:
         except FileNotFoundError:
             return True
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is anything of this name."""
+        return os.path.lexists(self.path(name))
+
     def path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from typing import TypeAlias, cast
 
 from taba.agent.ages import Moment
-from taba.agent.discover import Rings, is_dead
+from taba.agent.discover import MAX_LOOKED_AT, Rings, is_dead
 from taba.agent.drain import MAX_DRAIN_EVENTS, Drain, Drained
 from taba.agent.edge import Edge
 from taba.agent.encoding import SectionsByBucket, WritingRoom, encode
@@ -97,6 +98,7 @@ class RingPump:
         self._under_way: _UnderWay | None = None
         self._to_tally: list[Sorted | Tally] = []  # of the last drain, where that went in turns
         self._dead: set[str] = set()
+        self._unremoved: dict[str, bytes] = {}  # rings that are retired and were not to be removed: names and keys
         self._is_ending = False  # the last drain read a ring whose process died: the next one gives it back
         self._next_scan = self._last_drain = 0.0
         self._is_handing_over = False
@@ -465,6 +467,19 @@ class RingPump:
                 is_told = ring.where.records and ring.names.client == ring.client
                 if is_told and len(self.deaths) < MAX_DEATHS:  # beyond: what was said of them runs out by itself
                     self.deaths[ring.header.ring_id] = ring.client
+        self._forget_retired()
+
+    def _forget_retired(self) -> None:
+        """Retired rings that somebody else has removed by now are named no more, or tables would grow with each; a part of them in turn."""
+        retired = self.keeper.books.retired
+        for name in list(islice(self._unremoved, MAX_LOOKED_AT)):
+            key = self._unremoved.pop(name)
+            if self.rings.is_there(name):
+                self._unremoved[name] = key  # at the end
+            else:
+                retired.discard(key)
+        if retired and not self.rings.has_unread:  # an earlier Agent's
+            retired.intersection_update([*self._unremoved.values(), *(ring.key for ring in self.rings.open.values())])
 
     def _is_filling(self, now: float, part: int) -> bool:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
@@ -582,4 +597,6 @@ class RingPump:
         else:
             if self.rings.remove(ring):
                 self.keeper.books.retired.discard(ring.key)
+            elif ring.key in self.keeper.books.retired:
+                self._unremoved[ring.name] = ring.key
         self._dead.discard(ring.name)

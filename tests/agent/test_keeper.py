@@ -392,3 +392,24 @@ class KeeperTests(WorldCase):
                 world.send()
             self.assertEqual(world.store.events, {("web/0", first): [1.0], ("web/0", second): [1.0]})
             self.assertEqual(sorted(world.store.ended), sorted([(stream, held), (stream, bucket)]))
+
+    def test_rings_that_only_another_may_remove_are_named_until_he_did(self) -> None:
+        for is_killed in (False, True):
+            world = self.world()
+            made = [Producer(AGENT, f"job/{number}", 65_536, world.shm) for number in range(3)]
+            for producer in made:
+                producer.record(producer.tab("bids_won"), 1.0)
+                producer.die()
+            with mock.patch("taba.agent.discover.os.unlink", side_effect=PermissionError(1, "Operation not permitted")):
+                for _ in range(2):
+                    world.tick()
+            self.assertEqual((len(world.keeper.books.retired), world.keeper.books.recorded), (3, 3))
+            if is_killed:
+                world.die()
+            for producer in made:
+                os.unlink(producer.path)
+            if is_killed:
+                world.born()
+            for _ in range(2):
+                world.tick()
+            self.assertEqual((world.keeper.books.retired, world.keeper.books.recorded), (set(), 3))

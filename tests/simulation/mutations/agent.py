@@ -157,6 +157,17 @@ def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("_take_groups"))
 
 
+@beside("tests.agent.test_spooling.SpoolingTests.test_what_a_kill_left_in_both_places_is_not_ended_while_the_outbox_has_it")
+def a_stream_ends_while_the_outbox_has_what_a_move_left_there(put: Any) -> None:
+    put(Lane, "in_outbox", property(lambda self: 0, lambda self, end: None))
+
+
+@beside("tests.agent.test_gaps.GapTests.test_nor_twice_nor_never_where_what_was_sent_beyond_it_is_in_the_spool")
+def what_was_left_out_is_forgotten_with_a_kill(put: Any) -> None:
+    real = recovery._last_table
+    put(recovery, "_last_table", lambda keeper: (real(keeper)[0]._replace(skipped=()), real(keeper)[1]))
+
+
 @focused(SPOOL, seed=1)
 def what_the_spool_has_is_counted_as_lost(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("recover"))
