@@ -18,8 +18,10 @@ from taba.names import canonical_name
 from taba.server.ask import choosing
 from taba.server.ask.choosing import Chooser
 from taba.server.ask.filters import has_labels, labels_of, make_filter
+from taba.server.work.asking import Asked
 
 from ..running import ServerCase, asynchronous, together
+from ..work.test_patterns import asked_by
 
 LABELS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from("xyz"), max_size=4)
 
@@ -169,3 +171,26 @@ class Expressions(ServerCase):
         self.assertGreaterEqual(statuses.count(200), 8)
         self.assertEqual((await self.ask(server, "/v1/names?match=a")).status, 200)
         self.assertEqual(server.sandbox.patterns.held, 0)
+
+    @asynchronous
+    async def test_whose_an_expression_is_is_known_wherever_it_is_asked_for(self) -> None:
+        server = await self.start()
+        self.patch(choosing, "simple_matcher", lambda pattern: None)
+        askers: list[str] = []
+        matched = server.sandbox.patterns._matched
+
+        async def noted(asked: Asked, asker: str, *request: Any) -> Any:
+            askers.append(asker)
+            return await matched(asked, asker, *request)
+
+        self.patch(server.sandbox.patterns, "_matched", noted)
+        for path in ("/v1/names?match=a", "/v1/aggregates?match=a", "/metrics?match=a", "/api/v1/query?query=a%2Bb"):
+            self.assertEqual((await self.ask(server, path)).status, 200)
+            self.assertEqual(set(askers), {"this host"}, path)
+            askers.clear()
+        # what is listened to is looked at again and again, for whoever asked first
+        await asked_by("listener", server.live.hear(make_filter(match="a")))
+        [question] = server.live.questions.values()
+        question._chosen_at -= 1000.0
+        await question.look()
+        self.assertEqual((len(askers) >= 2, set(askers)), (True, {"listener"}))
