@@ -105,14 +105,15 @@ class Drain:
         spent: frozenset[str] = frozenset(),
         batch_bytes: int = MAX_BATCH_BYTES,
         first: frozenset[Ring] = frozenset(),
+        is_fresh: bool = False,
     ) -> Drained:
         """Read (ring, is dead) pairs: at most so many events. `waiting`: how many there are in each ring, as was seen last.
 
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
         which a State that was folded at the edge takes no more than a part. Where there is any in `first`, these rings alone are read,
-        whosever turn it is, and it stays so.
+        whosever turn it is, and it stays so. `is_fresh`: all of them were looked at just now, and what came since may wait.
         """
-        return finish(self.steps(rings, events, waiting, spent, batch_bytes, first))
+        return finish(self.steps(rings, events, waiting, spent, batch_bytes, first, is_fresh))
 
     def steps(
         self,
@@ -122,6 +123,7 @@ class Drain:
         spent: frozenset[str] = frozenset(),
         batch_bytes: int = MAX_BATCH_BYTES,
         first: frozenset[Ring] = frozenset(),
+        is_fresh: bool = False,
     ) -> Generator[None, None, Drained]:
         """The same in turns: yields after each of which others may have theirs, as long as all of these rings stay open. Whoever gives
         it up has changed nothing; one at a time is under way."""
@@ -180,7 +182,7 @@ class Drain:
                 continue
             try:
                 self._scratch.begin = gathered.begin
-                reading = ring.read(scratch, most, value_bytes, dead)
+                reading = ring.read(scratch, most, value_bytes, dead, is_fresh)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 continue

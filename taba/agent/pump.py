@@ -169,7 +169,7 @@ class RingPump:
                 return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        self._under_way = self._begin(self._drain)
+        self._under_way = self._begin(self._drain, is_fresh=True)
         return self._go_on(now, moment)
 
     def _go_on(self, now: float, moment: Moment) -> float:
@@ -235,8 +235,8 @@ class RingPump:
             self._under_way.drain.begin_anew()
         self._under_way = None
 
-    def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None) -> _UnderWay:
-        """Have a drain under way, of these rings, or of all."""
+    def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None, is_fresh: bool = False) -> _UnderWay:
+        """Have a drain under way, of these rings, or of all. `is_fresh`: the last look was just now."""
         if pairs is None:
             # whether a ring is dead was seen before it is read: what its process wrote is all there
             pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
@@ -250,7 +250,7 @@ class RingPump:
         elif self._is_cut:
             first = self.looks.near(NEAR_EVENTS)
         self._was_hurried = bool(first)  # others have the next drain
-        steps = drain.steps(pairs, events, waiting, spent, self.keeper.batch_bytes, first)
+        steps = drain.steps(pairs, events, waiting, spent, self.keeper.batch_bytes, first, is_fresh)
         return _UnderWay(drain, pairs, steps, self._publish_drained)
 
     def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:

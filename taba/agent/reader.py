@@ -77,13 +77,14 @@ class Ring(Searched):
         """Its Tabs by place, as far as they were read."""
         return self.names.entries
 
-    def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False) -> Reading | None:
+    def read(self, scratch: Scratch, limit: int, byte_limit: int, dead: bool = False, is_fresh: bool = False) -> Reading | None:
         """Up to `limit` records (and `byte_limit` bytes of other values) that were not read before; None when there are none.
 
         With `dead` (no process maps it any more) the whole ring is looked through, and holes, which nobody will ever fill, are covered
-        with what is behind them: so none is left out, however many holes there are.
+        with what is behind them: so none is left out, however many holes there are. With `is_fresh`, the last look, which was just
+        now, told of all that is read: what came since waits for the next.
         """
-        runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.names.is_behind else limit, dead)
+        runs, is_cut = self._find_runs(scratch, min(limit, BEHIND_RECORDS) if self.names.is_behind else limit, dead, is_fresh)
         if not runs:
             if dead and is_cut:  # nothing yet: it is looked through further by the next
                 self.is_blocked = False
@@ -122,7 +123,7 @@ class Ring(Searched):
             if not self.is_ordered:
                 raise MalformedRing("a commit word changed after it was stored")
             self.is_ordered = False
-            return self.read(scratch, limit, byte_limit, dead)
+            return self.read(scratch, limit, byte_limit, dead, is_fresh)
         tabs, flags, greatest = low_half, low_half, int(low_half.max())
         has_flags = greatest > layouts.TAB_MASK
         if has_flags:

@@ -62,6 +62,7 @@ class Searched(Opened):
         # its records are committed one after the other, as far as is known; they were not where an Agent found holes
         self.is_ordered = self.header.is_accelerated and not self.was_covered
         self._looked = self._head = self._byte_head = 0
+        self._is_looked_through = False  # the last look came to the end of what was committed, and found no hole
         self._dead_end: int | None = None  # of a dead ring that was looked through to its end: nothing is committed from there on
         self._found = 0  # how far the last search came, where it was cut short
         self._barren = 0  # of a dead ring: before this there is nothing beyond what is covered
@@ -82,6 +83,7 @@ class Searched(Opened):
         """How full the ring is, where `glance` saw so many records more from `place_to_look` on, and values that end so many bytes behind
         the tail."""
         self.moves += 1
+        self._is_looked_through = not self.covered
         self._looked = max(self._looked, self.tail) + fresh
         self._head = max(self._head, self._looked)
         self._byte_head = max(self._byte_head, self.byte_tail + byte_end)
@@ -91,7 +93,7 @@ class Searched(Opened):
 
     def saw(self, looked: int, head: int, byte_head: int) -> None:
         """The same where nothing else is new: it was looked through so far, and filled so far."""
-        self._looked, self._head, self._byte_head, self._still = looked, head, byte_head, None
+        self._looked, self._head, self._byte_head, self._still, self._is_looked_through = looked, head, byte_head, None, True
 
     def _fill(self, is_cut: bool = False) -> Fill:
         frontier, byte_frontier = self.frontier, self.byte_tail
@@ -108,6 +110,7 @@ class Searched(Opened):
                 return fill
             self._still = None
         self.moves += 1
+        self._is_looked_through = False
         frontier, end = self.frontier, self.tail + self.where.records
         seen: bytes | None = None
         byte_frontier = max(self.byte_tail, self.covered[-1].byte_end) if self.covered else self.byte_tail
@@ -175,8 +178,9 @@ class Searched(Opened):
 
     # --- the runs ---
 
-    def _find_runs(self, scratch: Scratch, limit: int, dead: bool) -> tuple[list[tuple[int, int]], bool]:
-        """Runs of committed records, holes first; and whether the limit ended the search."""
+    def _find_runs(self, scratch: Scratch, limit: int, dead: bool, is_fresh: bool = False) -> tuple[list[tuple[int, int]], bool]:
+        """Runs of committed records, holes first; and whether the limit ended the search. `is_fresh`: what came since the last look may
+        wait for the next search."""
         runs: list[tuple[int, int]] = []
         position, taken, self._found = self.tail, 0, MAX_POSITION
         most = self.where.records if dead else MAX_COVERED - len(self.covered)
@@ -186,6 +190,8 @@ class Searched(Opened):
         seen = min(self._looked, position + limit - taken)
         if seen > position and self._add_run(runs, position, seen, most):  # the last look found no hole before this
             taken, position = taken + seen - position, seen
+        if is_fresh and self._is_looked_through and not (dead or self.covered):
+            return runs, taken >= limit > 0
         if not dead:
             self._dead_end, self._barren = None, 0
         position = max(position, self._barren)

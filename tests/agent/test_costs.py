@@ -9,10 +9,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from twisted.trial.unittest import SkipTest
+
 from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
+from taba.agent.looks import Looks
+from taba.agent.native import NATIVE
 from taba.agent.reader import Ring
 from taba.agent.scratch import Scratch
 from taba.agent.search import FEW_RECORDS, FIRST_CHUNK
@@ -120,6 +124,30 @@ class Costs(Case):
         sizes.clear()
         self.assertEqual(len(other.read(scratch, events + 1, 2**20).tabs), events)  # type: ignore[union-attr]
         self.assertGreater(sum(sizes), 2 * events * RECORD_BYTES)  # nobody looked: it does so itself
+
+    def test_what_a_look_at_all_rings_saw_just_now_is_read_without_a_search_and_what_came_since_waits(self) -> None:
+        if NATIVE is None:
+            raise SkipTest("needs the Agent's C part: without it each ring looks at itself")
+        producer, scratch, looks = self.producer(), Scratch(), Looks(Scratch())
+        tab, ring = producer.tab("a"), self.open(producer)
+        ring.names.read(1)
+        looks.look([ring])
+        for _ in range(3):
+            producer.record_many(tab, [1.0] * 100)
+            looks.look([ring])
+            producer.record(tab, 2.0)
+            sizes, probes = self.noted("preadv"), self.noted("pread")
+            reading = ring.read(scratch, 1000, 2**20, is_fresh=True)
+            assert reading is not None
+            self.assertEqual((len(reading.tabs), sizes, probes), (100, [100 * RECORD_BYTES], []))
+            ring.settle(reading)
+            self.assertEqual(self.drain(ring).found, 1)
+        hole = producer.reserve()
+        producer.record_many(tab, [1.0] * 5)
+        looks.look([ring])
+        reading = ring.read(scratch, 1000, 2**20, is_fresh=True)
+        assert reading is not None
+        self.assertEqual((len(reading.tabs), reading.ranges[0].start), (5, hole + 1))  # behind a hole a search goes on
 
     def test_of_one_producer_records_are_read_once_and_a_look_finds_the_last_by_halves(self) -> None:
         for events in (600, 20_000):
