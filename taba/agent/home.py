@@ -113,8 +113,7 @@ class Home:
             check_kept(path + kept, 0o022)
 
     def _open_spool(self, path: str, spool_bytes: int) -> Spool:
-        is_new = not os.path.lexists(path)
-        if is_new:
+        if not (os.path.lexists(path) or os.path.lexists(path + ".new")):  # which holds all, where a kill ended a salvage
             self._undo.append(lambda: os.unlink(path))
         spool = Spool(path, spool_bytes)
         self._undo.append(spool.close)

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
@@ -15,13 +16,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import backlog, books
 from taba.agent import manifest as manifests
+from taba.agent.home import CannotOpen, Home
 from taba.agent.manifest import Manifest
-from taba.agent.outbox import EncodedBatch
-from taba.agent.spool import Spool
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, EncodedBatch, OutboxFull
+from taba.agent.spool import DEFAULT_SPOOL_BYTES, Spool
 from taba.batch import GAP, OPEN, BatchId, Entry, Header, Verdict, decode_batch
 from tests.agent.moments import at
 from tests.agent.test_outbox import Killed
-from tests.agent.world import World, WorldCase
+from tests.agent.world import AGENT, World, WorldCase
 
 S, T = b"s" * 16, b"t" * 16
 BESIDE = ("", "-wal", "-shm")
@@ -222,6 +224,22 @@ class ManifestTests(SynchronousTestCase):
                 row = spool._database.execute("SELECT outbox, content FROM journal WHERE place = 1").fetchone()
                 self.assertEqual(copy.missing(spool._database, row), {})
             spool.close()
+
+
+class NotStartedTests(SynchronousTestCase):
+    def test_an_agent_that_does_not_start_after_all_leaves_what_a_salvage_had_brought_over(self) -> None:
+        directory = tempfile.mkdtemp(dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, f"{AGENT}.spool")
+        spool = Spool(path)
+        spool.add([spooled(1)])
+        spool.close()
+        os.rename(path, path + ".new")  # a kill came at the very end
+        with mock.patch("taba.agent.home.open_outbox", side_effect=OutboxFull("no room")), self.assertRaises(CannotOpen):
+            Home(AGENT, Path(directory), DEFAULT_SPOOL_BYTES, DEFAULT_OUTBOX_BYTES, directory, lambda: b"i" * 16)
+        spool = Spool(path)
+        self.addCleanup(spool.close)
+        self.assertEqual((spool.batches, spool.lost), (1, {}))
 
 
 class CountedTests(WorldCase):
