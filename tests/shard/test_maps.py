@@ -33,7 +33,9 @@ from taba.shard.maps import change_map, newest_map
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.shard.moving.check import check
+from taba.shard.moving.mover import Mover
 from taba.shard.moving.reshard import Reshard, current_shards
+from taba.shard.moving.steps import Done, Step
 
 BUCKETS = 4
 
@@ -198,6 +200,44 @@ class InterruptedTests(MapCase):
         self.now(work.give_up())
         self.assertEqual([map.draining for map in self.told()], [("s2",)] * 3)
         self.assertEqual(self.now(check(self.now(current_shards(router.atlas)), self.clock)), [])
+
+
+class DrainedTests(MapCase):
+    """A shard that was drained while whoever was to move a bucket to it stood still."""
+
+    def arrive(self, router: MemoryRouter) -> list[Any]:
+        mover = Mover(self.pools(router), self.clock)
+        done = ensureDeferred(mover.perform(0, Step("arrive", "s2", None, [(b"SET", owner_key(0), b"arriving:2:s2.a-1")])))
+        self.clock.pump([0.5] * 4)
+        found: list[Any] = []
+        done.addBoth(found.append)
+        return [*found, self.servers[1].run((b"GET", owner_key(0)))]
+
+    def test_nothing_arrives_at_it_whatever_the_mover_knew_before(self) -> None:
+        router = self.router()
+        drained = with_draining(router.map, "s2", True)
+        empty = attrs.evolve(drained, owners=(0,) * BUCKETS)
+        for map in (drained, without_shard(empty, "s2")):
+            self.put(map, 0, 1, 2)
+            failure, owner = self.arrive(router)
+            self.assertRegex(f"{failure.value}", "^bucket 0: shard s2 is drained by another, or was$")
+            self.assertIsNone(owner)
+        self.put(router.map, 0, 1, 2)
+        self.assertEqual(self.arrive(router), [Done([b"OK"]), b"arriving:2:s2.a-1"])
+
+    def test_where_it_took_no_word_of_that_it_is_not_drained(self) -> None:
+        router = self.router()
+        set_map = maps._set_map
+
+        async def tell(pool: Any, map: BucketMap, most: int) -> bool:
+            if pool is router.atlas.pool_of("s2"):
+                raise StoreUnavailable("away")
+            return await set_map(pool, map, most)
+
+        with mock.patch.object(maps, "_set_map", tell):
+            draining = ensureDeferred(Reshard(router.atlas, self.clock).drain("s2"))
+            self.clock.pump([0.5] * 60)
+        self.assertIn("shard s2 does not say that it is drained", f"{self.failureResultOf(draining, StoreUnavailable).value}")
 
 
 class TwiceTests(MapCase):

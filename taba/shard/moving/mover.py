@@ -18,10 +18,10 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from taba.errors import StoreUnavailable
-from taba.shard.buckets import BucketMap, MalformedMap, decode_owner, owner_key, with_owner
+from taba.shard.buckets import MAP_KEY, BucketMap, MalformedMap, decode_map, decode_owner, owner_key, with_owner
 from taba.shard.maps import change_map, newest_map
 from taba.shard.moving.move import Moved, Moving
-from taba.shard.moving.steps import Changed, Done, Everywhere, Look, LookEverywhere, Publish, Scan, Seen, Step
+from taba.shard.moving.steps import Changed, Done, Everywhere, Look, LookEverywhere, Overtaken, Publish, Scan, Seen, Step
 from taba.shard.patience import Standing
 from taba.shard.servers.connection import Command, Connection, Reply, TransactionRefused, raise_for
 from taba.shard.servers.gather import gather
@@ -42,6 +42,7 @@ STEP_SECONDS = 10.0
 MOST_CONFLICTS = 100  # of one step; only others that touch the owner key cause them
 MOST_RESTARTS = 5  # of one bucket, because servers changed under it; then its next turn comes with the next round
 
+ARRIVE = "arrive"  # the step by which a bucket begins to come to a shard
 SIGNS_KEY = b"taba:movers"  # a hash on every shard: mover → a number that it raises while it lives
 
 Watcher = Callable[[int, Any], Any]
@@ -203,6 +204,9 @@ class Mover:
     async def _step(self, bucket: int, step: Step) -> Done:
         pool = self._pool(step.shard)
         owner = owner_key(bucket)
+        # whoever drains a shard has its map say so, and then looks for what is on its way there: one of both sees the other
+        watched = [owner, MAP_KEY] if step.name == ARRIVE else [owner]
+        reads: list[Command] = [*IDENTITY_READS, *((b"GET", key) for key in watched)]
         async with pool.connection() as connection:
             if step.is_read:
                 # the servers first: what is read belongs to the history that they tell, or the owner key is another's
@@ -211,10 +215,13 @@ class Mover:
                 [content] = _told(replies[-1:], pool)
                 return Done(replies[len(IDENTITY_READS) : -1] if content == step.expects else None)
             for _ in range(MOST_CONFLICTS):
-                content, *said = await connection.watch([owner], [(b"GET", owner), *IDENTITY_READS], STEP_SECONDS)
-                self._meet(bucket, step.shard, identity_of(said))
+                told = await connection.watch(watched, reads, STEP_SECONDS)
+                self._meet(bucket, step.shard, identity_of(told[: len(IDENTITY_READS)]))
+                content, *maps = told[len(IDENTITY_READS) :]
                 if content != step.expects:
                     return Done(None)
+                if not all(_takes_buckets(step.shard, map) for map in maps):
+                    raise Overtaken(f"bucket {bucket}: shard {step.shard} is drained by another, or was")
                 commands = list(step.commands)
                 if step.confirms:
                     commands.append(self._signal())  # a write, so that there is something to confirm
@@ -474,6 +481,14 @@ def _told(replies: list[Reply], pool: Pool) -> list[Any]:
         if isinstance(reply, Exception):
             raise_for(reply, pool.address.text)
     return replies
+
+
+def _takes_buckets(shard: str, map: Any) -> bool:
+    """Whether buckets may go to the shard, by the map that it has; one that a failover took, or that cannot be read, says nothing."""
+    try:
+        return map is None or shard in decode_map(map).holders
+    except MalformedMap:
+        return True  # `taba check` reports it
 
 
 def _with_owner(map: BucketMap, bucket: int, request: Publish) -> BucketMap:
