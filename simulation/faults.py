@@ -16,8 +16,8 @@ from simulation.ground import Part
 from simulation.machine import PAGE
 from simulation.names import AGENT, part_of
 from simulation.server import Server
-from simulation.store import REPLICA_SECONDS
-from simulation.world import BACK, MOVES, World
+from simulation.store import REPLICA_SECONDS, Store
+from simulation.world import BACK, MOVES, PASTS, World
 
 MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
 NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
@@ -25,6 +25,9 @@ NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
 STEPS = ("begin", "seal", "staged", "open", "open", "leave", "remove", "disown", "disown", "reopen")
 LONG_OUTAGES, LONG = (3, 4), 4.0  # of six draws two: of the first server and of the second
 LEAST_DAMAGE, DAMAGED_BYTES = 4, 200  # of six draws two write over bytes of the spool's file, wherever they lie
+# what an Agent keeps on the disk beside the spool, of which no byte is missed: a record that is damaged is known elsewhere, or stands twice
+MANIFEST, TWICE = ".spool.list", (".sums", ".store")
+KEPT = (".history", ".keys", ".keys-wal", MANIFEST, *TWICE)
 SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what it holds would be lost, and who could count it?
 
 # Faults that do not go together. A store that goes back is made good by what Agents retain: a full disk takes that, and so does a host that
@@ -32,8 +35,8 @@ SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what
 # that is as it was twenty seconds ago takes back more than is retained, and what it had of that nobody can tell. And one that is as it was
 # before its buckets left has them again: a person repairs that, and some is lost by it
 APART = (
-    (BACK, frozenset(("disk full", "spool spoilt", "outbox removed", "host boots"))),
-    (frozenset(("store goes back",)), MOVES | frozenset(("memory full",))),
+    (BACK, frozenset(("disk full", "disk tears", "spool spoilt", "file spoilt", "outbox removed", "host boots"))),
+    (PASTS, MOVES | frozenset(("memory full",))),
 )
 
 
@@ -249,12 +252,43 @@ def _second_agent(world: World, fault: Fault) -> None:
     world.later(fault.detail["seconds"], None, end)
 
 
+def _cut_from_store(world: World, fault: Fault) -> None:
+    """A Server that Agents reach, and that reaches no store."""
+    name, cut = world.servers[fault.detail["which"] % len(world.servers)].name, world.network.without_store
+    put = lambda is_cut: cut.add(name) if is_cut else cut.discard(name)  # noqa: E731
+    world.fired["cut a server from its store"] += 1
+    _lasts(world, (world.network, name), put, True, False, fault.detail["seconds"])
+
+
+def _kill_all(world: World, fault: Fault) -> None:
+    """All processes end at once, the store's too, and start again in any order."""
+    if world.is_shielded:
+        return
+    world.fired["killed all at once"] += 1
+    for part in (*world.servers, *world.agents, *world.clients, *world.movers):
+        if part.process is not None:
+            world.kill(part.process)
+    for store in world.stores:
+        store.end_life()
+        seconds = world.random.uniform(0.0, fault.detail["seconds"])
+        _lasts(world, *_attribute(store, "is_up"), False, True, seconds)
+
+
 def _go_back(world: World, fault: Fault) -> None:
     for store in world.stores:
-        back = store.go_back(fault.detail["seconds"])
-        store.end_life()  # it is another process now, or another server
-        world.say(f"{store.name} is as it was {back:.1f} s ago")
-        world.fired["a store went back in time"] += 1
+        _goes_back(world, store, fault.detail["seconds"])
+
+
+def _one_goes_back(world: World, fault: Fault) -> None:
+    world.fired["one store went back in time"] += 1
+    _goes_back(world, world.stores[fault.detail["which"] % world.first_stores], fault.detail["seconds"])
+
+
+def _goes_back(world: World, store: Store, seconds: float) -> None:
+    back = store.go_back(seconds)
+    store.end_life()  # it is another process now, or another server
+    world.say(f"{store.name} is as it was {back:.1f} s ago")
+    world.fired["a store went back in time"] += 1
 
 
 def _spoil_spool(world: World, fault: Fault) -> None:
@@ -273,6 +307,42 @@ def _spoil_spool(world: World, fault: Fault) -> None:
             database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(content), row[0]))
             world.may_lose = True
             world.fired["flipped a bit in the spool"] += 1
+
+
+def _tear(world: World, fault: Fault) -> None:
+    world.may_lose = True
+    _lasts(world, *_attribute(world.machine, "disk_left"), fault.detail["left"], None, fault.detail["seconds"])
+
+
+def _few_bytes(random: Random) -> dict[str, Any]:
+    return {"left": random.randrange(2000), "seconds": round(random.uniform(0.2, 4.0), 3)}
+
+
+def _spoil_file(world: World, fault: Fault) -> None:
+    """Flip bits of a byte of what an Agent keeps beside its spool: of that nothing is lost."""
+    path = os.path.join(world.machine.disk, AGENT)
+    # what both have lost that say the same nobody knows: of a line that stands twice the other one, of a spool its manifest
+    left_out = {*world.spoilt, MANIFEST} if world.may_spoil_spool else world.spoilt
+    there = [which for which in KEPT if which not in left_out and os.path.exists(path + which) and os.path.getsize(path + which)]
+    if not there:
+        return
+    which = there[fault.detail["file"] % len(there)]
+    path, size = path + which, os.path.getsize(path + which)
+    if which in TWICE:
+        world.spoilt.add(which)
+    with open(path, "r+b") as file:
+        place = int(fault.detail["place"] * size)
+        file.seek(place)
+        byte = file.read(1)[0] ^ fault.detail["bits"]
+        file.seek(place)
+        file.write(bytes([byte]))
+    world.say(f"byte {place} of {which} is another")
+    world.fired["flipped bits in a file"] += 1
+    world.fired[f"flipped bits in a file: {which}"] += 1
+
+
+def _byte(random: Random) -> dict[str, Any]:
+    return {"file": random.randrange(60), "place": random.random(), "bits": random.randrange(1, 256)}
 
 
 def _damage(world: World, path: str, fault: Fault) -> None:
@@ -474,4 +544,9 @@ KINDS: dict[str, Kind] = {
     ),
     "replica lags": Kind(0.7, _which_for(0.5, 10.0), _lag, ("a replica lagged",)),
     "host boots": Kind(0.3, _nothing, _boot, ("a host booted",)),
+    "disk tears": Kind(0.5, _few_bytes, _tear, ("a write took a part",)),
+    "file spoilt": Kind(0.7, _byte, _spoil_file, ("flipped bits in a file",)),
+    "server cut from store": Kind(0.7, _which_for(0.5, 20.0), _cut_from_store, ("no store reached",)),
+    "one store goes back": Kind(0.5, _which_for(0.2, 20.0), _one_goes_back, ("one store went back in time",)),
+    "all restart": Kind(0.3, _seconds(0.0, 8.0), _kill_all, ("killed all at once",)),
 }

@@ -84,7 +84,7 @@ class Ground(Clockwork):
         self.on_death = self._bury
         self._boot_base = self.random.uniform(100.0, 100_000.0)
         self.first_stores = shape.choice((1, 1, 2))
-        self.stores = [Store(self, f"memory-{number}", changed) for number in range(1, STORES + 1)]
+        self.stores = [Store(self, f"memory-{number}", changed, self.network.without_store) for number in range(1, STORES + 1)]
         self.lookup, self.older_lookup = lookup(Ledger()), lookup(OlderLedger())
         self.bounds = DEFAULT_BOUNDS  # of its Servers
         self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers

@@ -150,9 +150,8 @@ class FileSystem:
         if when == "within":
             os.write(descriptor, content[: process.random.randrange(len(content))])
             raise Killed
-        if self._machine.is_disk_full and not _has_room(descriptor, len(content)):
-            self._machine.world.fired["disk full"] += 1
-            refuse(errno.ENOSPC)
+        if not _has_room(descriptor, len(content)):
+            content = content[: self._machine.takes(len(content))]
         written = os.write(descriptor, content)
         if when:
             raise Killed
@@ -161,7 +160,7 @@ class FileSystem:
     def posix_fallocate(self, descriptor: int, offset: int, length: int) -> None:
         process = self._world.running
         is_on_disk = os.readlink(f"/proc/self/fd/{descriptor}").startswith(self._machine.disk)
-        if self._machine.is_disk_full if is_on_disk else self._machine.is_memory_full:
+        if (self._machine.is_disk_full or self._machine.disk_left == 0) if is_on_disk else self._machine.is_memory_full:
             self._machine.world.fired["disk full" if is_on_disk else "shared memory full"] += 1
             refuse(errno.ENOSPC)
         if process.write("the having of pages"):
@@ -327,7 +326,7 @@ class _Database(sqlite3.Connection):
             raise Killed
         word = sql.lstrip()[:6].upper()
         if word in ("INSERT", "DELETE", "COMMIT"):
-            if self.machine.is_disk_full and word != "DELETE":
+            if word != "DELETE" and (self.machine.is_disk_full or self.machine.disk_left == 0):
                 self.machine.world.fired["disk full"] += 1
                 raise sqlite3.OperationalError("database or disk is full")
             if self.process.write(f"{word} in the spool"):
@@ -378,6 +377,7 @@ class Machine:
         self.disk = os.path.join(self.root, "disk")
         os.mkdir(self.shm)  # the folder on the disk is the first Agent's to make
         self.is_memory_full = self.is_disk_full = False
+        self.disk_left: int | None = None  # bytes that the disk takes yet, where that is few: the write that needs more is torn
         self.changed = 0  # ticks of the kernel's clock until the last change of a folder
         self.reads_other_version: Callable[[Process], bool] = lambda process: False
         self.databases: dict[Process, list[_Database]] = {}
@@ -470,6 +470,18 @@ class Machine:
                 await deferLater(cast(IReactorTime, process.reactor), 0.0)
 
         self.put(mover.Mover, "watched", with_sleep)
+
+    def takes(self, length: int) -> int:
+        """How much of a write of so many bytes the disk takes; refuses where that is nothing."""
+        if self.disk_left is not None:
+            taken, self.disk_left = min(length, self.disk_left), max(0, self.disk_left - length)
+            if 0 < taken < length:
+                self.world.fired["a write took a part"] += 1
+            length = taken
+        if self.is_disk_full or not length:
+            self.world.fired["disk full"] += 1
+            refuse(errno.ENOSPC)
+        return length
 
     def folder(self, path: str) -> Path:
         """The path of a folder, as pathlib has it: to make one, or to remove it, is a step."""

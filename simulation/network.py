@@ -49,6 +49,7 @@ class Network:
         self.weather = Weather()
         self.listening: dict[str, tuple[Process, Handle]] = {}
         self.cut: set[str] = set()
+        self.without_store: set[str] = set()  # Servers from which no store can be reached, by name
         self.last_arrival = 0.0  # of what is on its way
 
     def seconds(self) -> float:

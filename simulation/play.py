@@ -19,7 +19,7 @@ from simulation.clockwork import Killed
 from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
 from simulation.strangers import Strangers
-from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, Broken, World
+from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, PASTS, Broken, World
 from taba.shard import transaction
 
 WAIT_SECONDS, WAIT_PACE_SECONDS = 8.0, 1.0  # between two looks for problems, and how long hosts are busy then
@@ -104,7 +104,7 @@ class Run(World):
         self.watch_what_is_retained()
         kinds = {fault.kind for fault in self.faults}
         for store in self.stores:
-            if "store goes back" in kinds:
+            if kinds & PASTS:
                 store.remember()
             if kinds & {"store fails over", "replica lags"}:
                 store.follow()
@@ -196,7 +196,9 @@ class Run(World):
         self.is_quiet = True
         self.network.weather.clear()
         self.network.cut.clear()
+        self.network.without_store.clear()
         self.machine.is_disk_full = self.machine.is_memory_full = False
+        self.machine.disk_left = None
         for store in self.stores:
             store.is_reading_only = False
             store.cut_before = store.cut_after = store.late = 0.0

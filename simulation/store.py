@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -32,6 +32,7 @@ LAST_SECONDS = 0.004
 LATE_SECONDS = 8.0  # the most when it answers late: longer than a cycle has
 PAST_SECONDS = 1.0  # between two of its pasts
 MAX_PASTS = 40
+CUT_SECONDS = 0.5  # between two tries of what is sent where nobody is reached
 REPLICA = "replica:6379"
 REPLICA_SECONDS = 0.002  # that its replica is behind, where nothing is wrong
 
@@ -77,8 +78,8 @@ class Image(NamedTuple):
 class Store:
     """One server of the store, and its replica once that is wanted."""
 
-    def __init__(self, world: Clockwork, name: str, changed: Callable[[Store, set[bytes]], None]):
-        self.world, self.name, self._changed = world, name, changed
+    def __init__(self, world: Clockwork, name: str, changed: Callable[[Store, set[bytes]], None], unreached: Collection[str] = ()):
+        self.world, self.name, self._changed, self._unreached = world, name, changed, unreached
         self.clock = _Clock(world)
         self.server = Server(self.clock, Random(world.random.getrandbits(64)))
         self.is_up = True
@@ -183,6 +184,10 @@ class Store:
             self.pasts.pop()
         return self.world.now - when
 
+    def is_cut(self, process: Process) -> bool:
+        """Whether this process reaches no store."""
+        return bool(self._unreached) and process.name.partition("#")[0] in self._unreached
+
     def end_life(self) -> None:
         """Its process ends, or is another now: so do all connections to it."""
         self.lives += 1
@@ -236,6 +241,10 @@ class StoreConnection(Transactions):
 
     def _arrive(self, commands: list[Command], done: Deferred[list[Reply]]) -> None:
         store, world = self._store, self._store.world
+        if store.is_cut(self._process):
+            world.fired["no store reached"] += 1
+            world.later(CUT_SECONDS, None, self._arrive, commands, done)  # it is sent again until it is there, whoever waits
+            return
         if not store.is_up or store.lives != self._life:
             world.fired["store not there"] += 1
             world.later(0.0005, self._process, self.abort, "the connection was lost")
@@ -273,6 +282,9 @@ class StoreConnection(Transactions):
         return self._session._one(command)
 
     def _answer(self, replies: list[Reply], done: Deferred[list[Reply]]) -> None:
+        if self._store.is_cut(self._process):
+            self._store.world.later(CUT_SECONDS, self._process, self._answer, replies, done)
+            return
         timer = self._waiting.pop(done, None)
         if timer is None:
             return
@@ -311,7 +323,11 @@ class StorePool(Pool):
 
     @property
     def is_connected(self) -> bool:
-        return self.store.is_up
+        return self.is_reached
+
+    @property
+    def is_reached(self) -> bool:
+        return self.store.is_up and not self.store.is_cut(self._process)
 
     def start(self) -> None:
         """Nothing to do."""
@@ -320,17 +336,20 @@ class StorePool(Pool):
         """Nothing to do."""
 
     def idle(self) -> Connection | None:
-        while self._kept and self.store.is_up:
+        while self._kept and self.is_reached:
             kept: Any = self._kept.pop()
             if kept.is_idle and kept._life == self.store.lives:
                 return kept  # type: ignore[no-any-return]  # has what a Connection has
         return None
 
     def take(self, seconds: float) -> Deferred[Connection]:
-        if not self.store.is_up:
+        if not self.is_reached:
+            if self.store.is_up:
+                self.store.world.fired["no store reached"] += 1
             failed: Deferred[Any] = Deferred(lambda _: None)
             error = StoreUnavailable(self.last_error)
-            self._process.reactor.callLater(min(seconds, 0.05), lambda: None if failed.called else failed.errback(Failure(error)))
+            patience = min(seconds, 0.05) if not self.store.is_up else seconds  # nobody refuses who is not reached
+            self._process.reactor.callLater(patience, lambda: None if failed.called else failed.errback(Failure(error)))
             return failed
         if (kept := self.idle()) is not None:
             return succeed(kept)

@@ -33,9 +33,10 @@ NOWHERE_SECONDS = 60.0  # a mover that died is waited for, a Server comes by, an
 MOVES = frozenset(
     ("buckets move", "kill mover", "mover's fuse", "mover interrupted", "mover stopped", "mover naps", "sleeps before a step")
 )
-BACK = frozenset(("store goes back", "store fails over", "replica lags"))
+PASTS = frozenset(("store goes back", "one store goes back"))
+BACK = PASTS | {"store fails over", "replica lags"}
 LOST_OUTBOX = frozenset(("host boots", "outbox removed"))
-FILLING = frozenset(("memory full", "disk full", "spool spoilt"))
+FILLING = frozenset(("memory full", "disk full", "disk tears", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
 MARKS = {keys.marks(bucket): bucket for bucket in range(BUCKETS)}
@@ -63,7 +64,7 @@ TURNS_SHARE, TURN_EVENTS, TURN_SECONDS = 0.3, 8, 0.02
 
 # What a status says of what has happened, and nobody can mend any more: for an hour. A clock is followed after an hour, where nobody sends
 # who agrees with it
-PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|keys mended")
+PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|(?:keys|pin) mended")
 PAST_OF_SERVER = re.compile(r" lately|the store(?:'s map)? went back in time[:,] |clock is .* off from what this Server goes by")
 # Agents say every ten minutes who lives, in Tabs whose Types no Server here has: in a full bucket these letters push out others for ever
 FOR_A_PERSON = re.compile(
@@ -131,6 +132,8 @@ class World(Ground):
         self.may_move = bool(set(kinds) & MOVES)
         self.may_lose = False  # a fault made it right that something is dropped, counted
         self.may_fill = bool(set(kinds) & FILLING)
+        self.may_spoil_spool = "spool spoilt" in kinds
+        self.spoilt: set[str] = set()  # files of which one copy of each line is left
         self.is_folding = Ledger.type in types
         self.may_bury = False  # a fault made it right that what an Agent folded becomes dead letters
         # Servers are upgraded one after another: one of two may be older all the time, and then nobody sends what it does not merge
@@ -320,6 +323,8 @@ class World(Ground):
         stores_are_well = all(store.is_up and not (store.is_reading_only or store.late or store.cut_before) for store in self.stores)
         weather = self.network.weather
         if not stores_are_well or weather.lost or weather.late or all(server.url in self.network.cut for server in self.servers):
+            return
+        if self.network.without_store:
             return
         for bucket in range(BUCKETS):
             is_somewhere = bucket in self._open or not self._booked[bucket]  # what nobody used may not be made yet

@@ -65,14 +65,20 @@ WORLDS = (
     ("--seed", "1", "--kinds", "buckets move,sleeps before a step"),
     ("--seed", "3", "--kinds", "memory full,disk full,spool spoilt,server cut off,kill agent"),
     ("--seed", "1", "--kinds", "outbox removed,kill agent,server cut off"),
+    ("--seed", "5", "--seeds", "3", "--kinds", "disk tears,file spoilt,memory full,server cut off,kill agent"),
+    ("--seed", "1", "--seeds", "2", "--kinds", "one store goes back,server cut from store,all restart"),
 )
 _LEFT_OUT = range(7, 14), range(28, 35), range(42, 49), range(69, 72), range(84, 91), range(98, 112), range(119, 127)
 WITHOUT_MOST = ",".join(str(number) for some in _LEFT_OUT for number in some)
+# The kinds that there were when most of these worlds were found: with others among them the same seeds draw other faults
+FIRST_KINDS = tuple(KINDS)[: tuple(KINDS).index("disk tears")]
+OF_FIRST_KINDS = ("--kinds", ",".join(FIRST_KINDS))
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost, and what the next Agent makes of
 # that; what a full disk does not let go of, and what it does not take while a host boots anew; a sum that comes late; a world that was
 # judged before what a store had lost was asked for; what Agents say for ever, and nobody folds; problems that were over;
 # what is retained when a move has ended; a map that only a shard that left was told; what went with a spool's file and was applied before;
-# what was dropped by who had no ring, beside what was dropped for another reason; what was counted at once, of too many lanes
+# what was dropped by who had no ring, beside what was dropped for another reason; what was counted at once, of too many lanes; a bucket
+# that was moved to a shard that had been drained while its mover stood still
 FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
@@ -92,6 +98,7 @@ FOUND = (
     ("--seed", "101", "--kinds", "agent's fuse,kill agent,spool spoilt,server cut off,memory full"),
     ("--folding", "--seed", "2026112730030", "--without", "0,1,2,3,6,7,10"),
     ("--folding", "--seed", "2026112730039"),
+    ("--seed", "2026112708122"),
 )
 RUN_SECONDS = 400  # a machine that has much else to do, too
 
@@ -123,7 +130,7 @@ def _state(world: World) -> list[Any]:
     stopped = [part.process is not None and part.process.wakes > world.now for part in (*world.servers, *world.agents, *world.clients)]
     machine, second = world.machine, world.agents[1]
     around = dict(vars(world.network.weather)), set(world.network.cut), machine.is_memory_full, machine.is_disk_full, second.may_start
-    return [stores, servers, stopped, *around]
+    return [stores, servers, stopped, *around, set(world.network.without_store), machine.disk_left]
 
 
 SEED = 3  # a short world in which much happens
@@ -178,7 +185,8 @@ class SimulationTests(SynchronousTestCase):
 
     def test_of_faults_that_last_each_ends_by_itself_where_several_are_at_once(self) -> None:
         lasting = [kind for kind, made in KINDS.items() if "seconds" in made.shape(Random(1))]
-        for kind in ("mover stopped", "mover naps", "sleeps before a step", "store goes back"):  # of a command; or how far back
+        # of a command; or how far back; or the most that it may last
+        for kind in ("mover stopped", "mover naps", "sleeps before a step", "store goes back", "one store goes back", "all restart"):
             lasting.remove(kind)
         for kind, first, second in [(kind, *pair) for kind in lasting for pair in ((8.0, 2.0), (3.0, 6.0))]:
             world = World(1, Random(1), types=FOLDING)
@@ -221,7 +229,7 @@ class ManyWorldsTests(SynchronousTestCase):
 
     def test_worlds_that_found_something_are_right(self) -> None:
         for arguments in FOUND:
-            said = simulate(*arguments)
+            said = simulate(*arguments, *(() if "--kinds" in arguments else OF_FIRST_KINDS))
             self.assertTrue(said.endswith("ended with 0"), said[-4000:])
 
     def test_worlds_of_fixed_seeds_are_right_and_no_kind_of_fault_is_left_out(self) -> None:
@@ -231,7 +239,7 @@ class ManyWorldsTests(SynchronousTestCase):
             self.assertTrue(said.endswith("ended with 0"), said[-4000:])
             said = said.partition(DID_NOTHING)[2].partition("\n")[0]
             # of kinds that were not asked for nothing is said
-            tried = set(kinds(arguments[3])) if "--kinds" in arguments else set(KINDS)
+            tried = set(kinds(arguments[-1])) if "--kinds" in arguments else set(KINDS)
             idle -= tried - {kind.partition(" (")[0] for kind in said.split(", ")}
         self.assertEqual(idle, set())
 

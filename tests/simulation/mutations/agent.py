@@ -6,10 +6,11 @@ import os
 import sys
 from typing import Any
 
-from taba.agent import discover, locks, recovery, segment
+from taba.agent import discover, history, locks, recovery, segment
 from taba.agent.books import Books
 from taba.agent.drain import Drain
 from taba.agent.keeper import Keeper
+from taba.agent.keys import Keys
 from taba.agent.lanes import Lane
 from taba.agent.openings import Openings
 from taba.agent.outbox import PAGE, PUBLISHED
@@ -150,6 +151,44 @@ def _spool_is_unknown_to(function: str) -> Any:
 def what_the_spool_lost_is_counted_whoever_has_it(put: Any) -> None:
     real = Books.settles_doubt
     put(Books, "settles_doubt", lambda self, lane, mark: real(self, lane, 0))
+
+
+# of an envelope that a Server has in hand while its Agent dies, and of a file that is gone in the same moment
+@beside("tests.agent.test_manifest.CountedTests.test_what_a_server_has_in_hand_of_what_went_with_the_file_is_counted_and_never_folded")
+def an_agent_opens_what_is_open_and_asks_for_no_other_nonce(put: Any) -> None:
+    real = Lane._send_header
+
+    def send(self: Any, what: str, number: int) -> None:
+        real(self, what, number)
+        sent = self.sent[-1]
+        self.sent[-1] = sent._replace(entry=sent.entry._replace(anew=False))
+
+    put(Lane, "_send_header", send)
+
+
+@beside("tests.agent.test_gaps.GapTests.test_nor_where_the_last_table_was_in_a_spool_that_cannot_be_read")
+def a_doubt_about_the_last_table_goes_with_the_agent_that_had_it(put: Any) -> None:
+    real = recovery._last_table
+
+    def last_table(keeper: Keeper) -> Any:
+        keeper.spool.is_doubted = False
+        return real(keeper)
+
+    put(recovery, "_last_table", last_table)
+
+
+@beside("tests.agent.test_history.HistoryTests.test_whichever_byte_of_a_record_is_damaged_it_is_none_and_the_others_are_whole")
+def a_damaged_record_of_the_history_counts(put: Any) -> None:
+    put(history, "_is_whole", lambda record: True)
+
+
+@beside("tests.agent.test_database.KeysTests.test_no_byte_that_is_wrong_makes_another_request_of_a_known_one")
+def a_damaged_key_is_another_request(put: Any) -> None:
+    def digest(self: Any, key: bytes) -> bytes | None:
+        row = self._database.execute("SELECT digest FROM keys WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0][:16])
+
+    put(Keys, "digest", digest)
 
 
 @beside("tests.agent.test_spooling.SpoolingTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
