@@ -9,9 +9,11 @@ from taba.agent import keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.batch import MARK, Header
 from taba.bounds import DAY
+from taba.names import bucket_of
 from tests.agent.moments import at
+from tests.agent.producers import Producer
 from tests.agent.test_outbox import Killed
-from tests.agent.world import World, WorldCase
+from tests.agent.world import BUCKETS, World, WorldCase
 
 
 class GapTests(WorldCase):
@@ -244,6 +246,36 @@ class GapTests(WorldCase):
         for mark in (1, 3, 4, 6):
             self._lose_beyond_the_spool(self.world(), mark, None)
         self.kills(lambda world, kill: self._lose_beyond_the_spool(world, 4, kill))
+
+    def test_of_buckets_of_which_one_went_back_that_alone_has_again_what_it_lost_or_it_is_counted(self) -> None:
+        """As where one of several shards is restored from a copy."""
+        tabs = [f"tab_{number}" for number in range(12)]
+        for is_forgotten in (False, True):
+            world = self.world()
+            producer = world.producers[0]
+
+            def go_on(
+                rounds: int, seconds: float = 0.0, world: World = world, producer: Producer = producer, is_recording: bool = True
+            ) -> None:
+                for _ in range(rounds):
+                    for tab in tabs if is_recording else ():
+                        producer.record(producer.tab(tab), 1.0)
+                    world.outlive(3, world.tick, world.send)
+                    world.wait(seconds)
+
+            go_on(1)
+            (stream, bucket), mark = next(iter(world.store.marks.items()))
+            lost = {("web/0", tab) for tab in tabs if bucket_of(tab, BUCKETS) == bucket}
+            then = {key: list(events) for key, events in world.store.events.items() if key in lost}
+            self.assertTrue(0 < len(then) < len(tabs))
+            go_on(2)
+            go_on(4 * is_forgotten, RETAIN_SECONDS, is_recording=False)
+            world.store.set_mark(stream, bucket, mark)
+            world.store.events.update(then)
+            go_on(1)
+            there = {key: len(world.store.events[key]) for key in [("web/0", tab) for tab in tabs]}
+            self.assertEqual(there, {key: 2 if is_forgotten and key in lost else 4 for key in there})
+            self.assertEqual(dict(world.keeper.books.totals()), {"gap": 2 * len(lost)} if is_forgotten else {})
 
     def test_a_gap_that_was_counted_is_not_counted_again_with_the_next_batch_of_its_stream(self) -> None:
         self._count_a_gap(self.world(), None)
