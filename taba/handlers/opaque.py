@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
+from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,8 @@ def unpack_sketch(state: bytes) -> bytes:
 
 def identity(value: Any) -> str:
     """The JSON text by which `value`, of any type that msgpack carries, is told apart from others."""
+    if type(value) is str:  # nearly always: what `dumps` gives, of which it makes an encoder each time
+        return encode_basestring(value)
     return json.dumps(_whole(as_json(value)), ensure_ascii=False, sort_keys=True)
 
 
@@ -77,7 +80,7 @@ def brief_identity(value: Any) -> str:
     if len(text) <= MAX_TEXT:
         return text
     kept = value if isinstance(value, str) else text
-    return json.dumps(f"{kept[: MAX_TEXT - 30]}…{blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()}", ensure_ascii=False)
+    return encode_basestring(f"{kept[: MAX_TEXT - 30]}…{blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()}")
 
 
 def count_values(values: Sequence[Any]) -> list[tuple[Any, int]]:
