@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from taba import batch
 from taba.agent import keys
 from taba.batch import APPLIED, OPEN, Verdict
 from taba.server import aging, steady
 from taba.server.ask.query import Query
-from taba.server.fold import deciding, posts
-from taba.server.fold.marks import Mark, Marks
+from taba.server.fold import deciding, plain, posts, together
+from taba.server.fold.marks import Mark, Marks, decode_mark, encode_mark
 from taba.shard import transaction
 from taba.shard.servers.connection import ConnectionGone, Transactions
 from tests.simulation.mutations.listing import AGENT, BACK, LATE, STORE, beside, focused
@@ -165,6 +165,25 @@ def events_of_a_cycle_beside_the_first_are_left_out(put: Any) -> None:
         return verdicts, accepted[:1]
 
     put(deciding.Fold, "_judge", judge)
+
+
+@focused("store late,store cut before,messages repeated,kill agent", 20.0, 1.5, types=("CounterGroup",) * 3, seed=9)
+def what_waits_of_a_bucket_is_judged_by_its_first_batch(put: Any) -> None:
+    real = plain.judge
+
+    def judge(waiting: Any, plans: Any, replies: Any, age: int) -> Any:
+        firsts = {bucket: its[:1] for bucket, its in waiting.items()}
+        return [_moved_on(one, waiting[one.bucket]) for one in real(firsts, plans, replies, age)]
+
+    put(together, "judge", judge)
+
+
+def _moved_on(one: Any, waiting: Any) -> Any:
+    """All that waits has the verdict of the first, and the mark is beyond the last."""
+    stream, content = one.marks[:2]
+    last = max(item.batch.number for item in waiting if item.batch.stream == stream)
+    mark = encode_mark(cast(Mark, decode_mark(content))._replace(number=last))
+    return one._replace(verdicts=one.verdicts * len(waiting), marks=[stream, mark])
 
 
 @focused(STORE + ",kill server,messages repeated", seed=4)
