@@ -29,7 +29,6 @@ from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.health import Health
 from taba.server.held import Held, held_in_store
 from taba.server.keep.jobs import Jobs
-from taba.server.moving import Moving
 from taba.server.notes import MAX_NOTES
 from taba.server.page.boards import MAX_BOARDS
 from taba.server.problems import (
@@ -48,6 +47,7 @@ from taba.server.problems import (
     slow,
     unmarked,
 )
+from taba.server.rates import Moving
 from taba.server.starts import Starts
 from taba.server.steady import SteadyClock
 from taba.server.work.sandbox import FOLD_SECONDS, Sandbox

@@ -14,7 +14,7 @@ from taba.bounds import DAY
 from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.keep.jobs import KEEP_MINUTES, LOST_SECONDS, SAY_SECONDS, Job, Jobs
-from taba.server.moving import Moving
+from taba.server.rates import Moving
 from taba.server.status import (
     GONE_SECONDS,
     MAX_SAID_CHARACTERS,

@@ -35,7 +35,7 @@ from taba.server.fold.marks import BAD
 from taba.server.fold.plain import PlainOutcome
 from taba.server.fold.together import Alone, Together, advance_many
 from taba.server.latency import Latency
-from taba.server.moving import Moving
+from taba.server.rates import Moving
 from taba.server.router import IsRouter
 from taba.server.work.bench import Bench
 from taba.server.work.sandbox import FOLD_SECONDS, HandlersAway, HandlerSlow

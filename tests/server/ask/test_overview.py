@@ -9,9 +9,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import bounds, turns
-from taba.server import moving
+from taba.server import rates
 from taba.server.ask import overview
-from taba.server.moving import Moving
+from taba.server.rates import Moving
 
 from ..running import ServerCase, asynchronous
 
@@ -30,17 +30,17 @@ class Movement(SynchronousTestCase):
         clock.advance(30)
         counted.note({"a": 2})
         self.assertEqual(dict(counted.counts()), {"a": 5, "b": 1})
-        clock.advance(moving.SPAN_SECONDS - 29)
+        clock.advance(rates.SPAN_SECONDS - 29)
         self.assertEqual(dict(counted.counts()), {"a": 2})
-        clock.advance(moving.SPAN_SECONDS)
+        clock.advance(rates.SPAN_SECONDS)
         self.assertEqual(dict(counted.counts()), {})
 
     def test_as_many_tabs_as_the_bound_and_one_past_it(self) -> None:
-        self.patch(moving, "MAX_MOVING", 2)
+        self.patch(rates, "MAX_MOVING", 2)
         counted = Moving(Clock().seconds)
         counted.note({"a": 2, "b": 2, "c": 1})
         self.assertEqual(dict(counted.counts()), {"a": 2, "b": 2})
-        self.patch(moving, "MAX_SAID", 1)
+        self.patch(rates, "MAX_SAID", 1)
         self.assertEqual(len(counted.said()), 1)
 
 
