@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from twisted.internet.defer import DeferredLock, TimeoutError
 from twisted.internet.task import deferLater
 
 from taba.batch import APPLIED, Batch, KeyPart, Verdict
@@ -140,6 +141,7 @@ class Posts:
         self._stream = draw(16)
         self._numbers: dict[int, int] = {}
         self._unfinished: dict[bytes, float] = {}  # by stream, when what was posted and not folded yet came first
+        self._claiming: dict[int, DeferredLock] = {}  # by bucket, while the record of a key is written there
         self._refused: dict[str, float] = {}  # posters that had taken too much room, and when they were told so last
 
     async def claim(self, part: KeyPart, client: str, poster: str = "") -> bytes:
@@ -171,8 +173,22 @@ class Posts:
             return Writes(writes, stream)
 
         reads = [(b"HGET", name, field), (b"HLEN", name), (b"HGET", takers, mine)]
-        stream: bytes = await self._router.transact(bucket, reads, update, CLAIM_SECONDS)
-        return stream
+        end = self._clock.seconds() + CLAIM_SECONDS
+        lock = self._claiming.setdefault(bucket, DeferredLock())  # one after the other: all write what the others watch
+        if lock.locked:
+            try:
+                await lock.acquire().addTimeout(CLAIM_SECONDS, self._clock)
+            except TimeoutError:
+                raise StoreUnavailable("other keys of this bucket are being written; try again in a moment") from None
+        else:
+            await lock.acquire()
+        try:
+            stream: bytes = await self._router.transact(bucket, reads, update, end - self._clock.seconds())
+            return stream
+        finally:
+            lock.release()
+            if not lock.locked:
+                self._claiming.pop(bucket, None)
 
     def _note_refused(self, poster: str) -> None:
         self._refused.pop(poster, None)

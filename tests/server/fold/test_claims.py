@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import APPLIED, KeyPart, Verdict
 from taba.bounds import MiB
+from taba.errors import StoreUnavailable
 from taba.server import keys
 from taba.server.fold import posts
 from taba.server.fold.cycle import WaitingBatch
@@ -39,6 +40,20 @@ class Hashes:
         for _, key, name, content in writes.commands:
             (taken if key == keys.posters(bucket) else there)[name] = content
         return writes.result
+
+
+class Slow(Hashes):
+    """One whose transactions end when the test says so."""
+
+    def __init__(self, buckets: int):
+        super().__init__(buckets)
+        self.under_way: list[tuple[int, Deferred[None]]] = []
+
+    async def transact(self, bucket: int, reads: Sequence[Any], update: Callable[[Sequence[Any]], Any], seconds: float) -> Any:
+        done: Deferred[None] = Deferred()
+        self.under_way.append((bucket, done))
+        await done
+        return await super().transact(bucket, reads, update, seconds)
 
 
 class Claims(SynchronousTestCase):
@@ -72,6 +87,21 @@ class Claims(SynchronousTestCase):
         self.assertNotIn(self.claim(here, 0), first)  # it counts anew …
         self.assertNotEqual(self.claim(here, 1), first[1])  # … and has the place of the next
         self.assertEqual((self.claim(here, 0, 1), self.claim(here, 0, 0, "web/2")), other)  # other buckets' and Clients' are theirs
+
+    def test_keys_of_one_bucket_are_written_one_after_the_other_and_who_waits_too_long_comes_again(self) -> None:
+        hashes, clock = Slow(2), Clock()
+        here = Posts(cast(Any, hashes), cast(Any, SimpleNamespace()), lambda: 5, lambda size: bytes(size), clock)
+        claims = [ensureDeferred(here.claim(part(number, bucket), "web/1")) for number, bucket in ((0, 0), (1, 0), (2, 1), (3, 0))]
+        self.assertEqual([bucket for bucket, _ in hashes.under_way], [0, 1])
+        hashes.under_way[0][1].callback(None)
+        self.assertEqual([bucket for bucket, _ in hashes.under_way], [0, 1, 0])
+        clock.advance(posts.CLAIM_SECONDS)
+        self.failureResultOf(claims[3], StoreUnavailable)
+        for _, done in hashes.under_way[1:]:
+            done.callback(None)
+        for claimed in claims[:3]:
+            self.successResultOf(claimed)
+        self.assertEqual(here._claiming, {})
 
     def test_a_bucket_has_no_more_of_one_client_however_few_buckets_there_are(self) -> None:
         kept: bytes | None = None
