@@ -67,6 +67,7 @@ WORLDS = (
     ("--seed", "1", "--kinds", "outbox removed,kill agent,server cut off"),
     ("--seed", "5", "--seeds", "3", "--kinds", "disk tears,file spoilt,memory full,server cut off,kill agent"),
     ("--seed", "1", "--seeds", "2", "--kinds", "one store goes back,server cut from store,all restart"),
+    ("--seed", "1", "--kinds", "host boots,messages repeated,kill agent"),
 )
 _LEFT_OUT = range(7, 14), range(28, 35), range(42, 49), range(69, 72), range(84, 91), range(98, 112), range(119, 127)
 WITHOUT_MOST = ",".join(str(number) for some in _LEFT_OUT for number in some)
