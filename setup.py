@@ -1,35 +1,34 @@
 """The one thing that setup.cfg cannot say: the optional parts in C."""
 
+import os
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 
 # a product and a sum are rounded one by one, as numpy's are: on ARM64 a compiler that may would make one step of both, and other bits
 FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-semantic-interposition")
-HEADERS = ("exchange", "layout", "mapping", "metering", "port", "producer", "recording", "reply", "tabs", "total", "values")
-
-DRAIN = [f"taba/agent/_{name}.h" for name in ("checksum", "columns", "encoding", "joining", "looking", "packing", "publishing", "records")]
-PLAIN = [f"taba/server/fold/_{name}.h" for name in ("dealing", "forms", "judging", "planning")]
-SPREADS = [f"taba/handlers/_{name}.h" for name in ("binned", "codes", "dumps", "folds", "spread_blocks", "spread_states", "spread_spills")]
+SHARED = ("taba", "taba/batch")  # whose headers others include
 
 
-def part(module: str, *headers: str) -> Extension:
-    """`module`, of a file in C and its headers. Without a compiler Python does the same, with the same layouts, more slowly."""
-    source, read = module.replace(".", "/") + ".c", ["setup.py", "taba/_part.h", *headers]
-    return Extension(module, sources=[source], depends=read, extra_compile_args=list(FLAGS), optional=True)
+def part(module: str) -> Extension:
+    """`module`, of a file in C and the headers beside it. Without a compiler Python does the same, with the same layouts, more slowly."""
+    source = module.replace(".", "/") + ".c"
+    headers = [header for folder in {*SHARED, os.path.dirname(source)} for header in glob(f"{folder}/*.h")]
+    return Extension(module, sources=[source], depends=["setup.py", *sorted(headers)], extra_compile_args=list(FLAGS), optional=True)
 
 
 PARTS = [
-    part("taba.client._accelerator", *(f"taba/client/_{name}.h" for name in HEADERS)),
+    part("taba.client._accelerator"),
     part("taba.server.ask._writing"),
-    part("taba.agent._drain", "taba/_arrays.h", "taba/batch/_named.h", *DRAIN),
-    part("taba.batch._entries", "taba/batch/_bytes.h", "taba/batch/_named.h"),
-    part("taba.batch._sections", "taba/batch/_bytes.h", "taba/batch/_named.h"),
-    part("taba.handlers._fresh", "taba/_arrays.h"),
-    part("taba.handlers._latest", "taba/handlers/_codes.h", "taba/handlers/_dumps.h", "taba/handlers/_folds.h"),
-    part("taba.handlers._rows", *(f"taba/handlers/_{name}.h" for name in ("binned", "codes", "dumps", "folds"))),
-    part("taba.handlers._spreads", *SPREADS),
-    part("taba.server.fold._plain", "taba/batch/_named.h", *PLAIN),
+    part("taba.agent._drain"),
+    part("taba.batch._entries"),
+    part("taba.batch._sections"),
+    part("taba.handlers._fresh"),
+    part("taba.handlers._latest"),
+    part("taba.handlers._rows"),
+    part("taba.handlers._spreads"),
+    part("taba.server.fold._plain"),
     part("taba.shard.servers._wire"),
 ]
 

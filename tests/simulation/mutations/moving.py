@@ -92,7 +92,7 @@ class _Unguarded:
         return await self._connection.watch([key for key in keys if not key.endswith((b":owner", b":lease"))], reads, seconds)
 
 
-@focused(STORE + ",kill server,messages late,messages repeated", 40.0, 1.0, seed=112)
+@focused(STORE + ",kill server,messages late,messages repeated", 40.0, 1.0, seed=323)
 def nobody_minds_a_lease_of_others(put: Any) -> None:
     real = transaction.Attempt._check
 
