@@ -76,11 +76,11 @@ def post(
     key: KeyPart | None,
     now: float,
     moment: Moment,
-    poster: str = "",
-    buckets: int = 1,
+    poster: str,
+    buckets: int,
 ) -> bool:
     """Publish events that `poster` sent, and that were `packed` (see `packing`); True once they are in the outbox, False where there is no
-    room.
+    room. `buckets`: how many the store has.
 
     With a `key` they count once, however often they are posted, and stand in a lane of their poster's own: what a Server has no room for
     holds up nobody else's. Raises OtherRequest for another request under that key, TooManyKeys where the poster has its share of room.

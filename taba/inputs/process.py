@@ -38,7 +38,7 @@ from taba.receiving import InputAddress, receiving
 LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
 RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
 LOCAL = "local"  # the origin of what comes through a unix socket
-TURN_BYTES = 16 << 10  # taken up between two looks at all else, or one datagram: at the worst, names that are all new, 1 to 2 ms a KiB
+TURN_BYTES = 8 << 10  # taken up between two looks at all else, or one datagram: at the worst, names that are all new, 2.5 to 4 ms a KiB
 LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
 LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0

@@ -209,14 +209,14 @@ class AtASocket(SynchronousTestCase):
         one, where = self.input("udp")
         sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sender.connect(where)
-        for lines in (4000, 4000, 1000, 1000, 1000, 1):
+        for lines in (4000, 4000, 500, 500, 500, 1):
             sender.send(b"a:1|c\n" * lines)
         taken = []
         while (sheet := one._take_sheet())[0]:
             taken.append(sheet)
         # the first two are larger than a turn, of the smaller ones three fill it
         self.assertEqual(taken, [(1, True), (1, True), (3, True), (1, False)])
-        self.assertEqual(len(self.events), 11_001)
+        self.assertEqual(len(self.events), 9_501)
 
     def test_between_what_two_connections_have_sent_it_looks_at_all_else_and_for_its_end(self) -> None:
         self.patch(process, "LOOK_SECONDS", 0.0)
