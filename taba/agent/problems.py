@@ -185,7 +185,7 @@ class Problems:
                 + (f"; {rings.beyond} are more than are remembered, and a ring among such is found late" if rings.beyond else "")
             )
         if rings.taken:
-            holder = f"process {rings.taken_by}" if rings.taken_by else "another process"
+            holder = f"process {rings.taken_by}" if rings.taken_by else "in a process that this one may not look into"
             found["taken"] = (
                 f"{many(len(rings.taken), 'ring of this name is', 'rings of this name are')} read by another Agent, {holder}: end "
                 "one of the two, or give it another name (--agent, and TABA_AGENT for its clients)"
