@@ -77,12 +77,18 @@ def _none_of(columns: Iterable[str]) -> str:
 
 
 _NAMED = ("bucket", "number", "events")  # beside the stream, of what is told of a batch that is not there
-# what is asked for and must not be found: in the table, in its index, which may say something else, and of what is lost
+_INDEXED = ("stream", "bucket", "number", "length", "events", "created")  # what the index says of a row
+# what is asked for and must not be found: in the table, and of what is lost, …
 _MALFORMED = (
     "batches NOT INDEXED WHERE typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length OR typeof(created) != 'real'"
     f" OR {_none_of(_WHOLE)}",
-    f"batches INDEXED BY identity WHERE {_none_of(_NAMED)}",
     f"lost WHERE {_none_of(_NAMED)}",
+)
+# … and of the index, by which rows are found: what says something else than its row, and rows that it has not
+_UNLIKE = (
+    "batches AS said INDEXED BY identity LEFT JOIN batches AS row NOT INDEXED ON row.id = said.id"
+    f" WHERE ({', '.join(f'said.{column}' for column in _INDEXED)}) IS NOT ({', '.join(f'row.{column}' for column in _INDEXED)})",
+    "(SELECT count(*) AS said FROM batches INDEXED BY identity), (SELECT count(*) AS kept FROM batches NOT INDEXED) WHERE said != kept",
 )
 
 
@@ -253,6 +259,8 @@ class Spool:
             raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
         if any(run(f"SELECT 1 FROM {malformed} LIMIT 1").fetchone() for malformed in _MALFORMED):
             raise sqlite3.DatabaseError("a row of it is none")
+        if any(run(f"SELECT 1 FROM {unlike} LIMIT 1").fetchone() for unlike in _UNLIKE):
+            raise sqlite3.DatabaseError("its index is not that of its rows")
         self._read_lost(database)
         return True
 
@@ -273,18 +281,23 @@ class Spool:
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         aside = aside_name(self.path)
         known: dict[BatchId, int] = {}
+        rows: dict[BatchId, int] = {}  # of these, which row the index says that they are
+        whole: set[int] = set()
         try:
             mend_first_page(self.path, fresh)
             damaged = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
             try:
                 for table in ("batches INDEXED BY identity", "lost"):  # the index has what the table had, as far as that can be read
                     with contextlib.suppress(sqlite3.DatabaseError):
-                        asked = f"SELECT stream, bucket, number, events FROM {table} WHERE NOT ({_none_of(_NAMED)})"
-                        for *id, events in damaged.execute(asked):
+                        asked = f"SELECT id, stream, bucket, number, events FROM {table} WHERE NOT ({_none_of(_NAMED)})"
+                        for place, *id, events in damaged.execute(asked):
                             known[BatchId(*id)] = events
+                            if table != "lost":
+                                rows[BatchId(*id)] = place
                 with self._transaction():
                     for row in readable_rows(damaged, _COLUMNS, "batches"):
                         if _is_whole(row[1:]):
+                            whole.add(row[0])
                             self._bring(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
                     for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
                         self._bring("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
@@ -298,7 +311,8 @@ class Spool:
             if _is_trouble(error):
                 raise  # else what was found until then is all
         brought = {BatchId(*row) for row in self._database.execute("SELECT stream, bucket, number FROM batches")}
-        lost = {id: events for id, events in known.items() if id not in brought}
+        # a row that is whole is what it says of itself: where the index says something else of it, that is no batch
+        lost = {id: events for id, events in known.items() if id not in brought and rows.get(id) not in whole}
         with self._transaction():
             self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", ((aside, *id, lost[id]) for id in lost))
         self._database.close()

@@ -82,6 +82,43 @@ class DamageTests(WorldCase):
         lost = sum(world.keeper.books.totals().values())
         self.assertEqual((world.store.folded + lost, lost < 50), (world.recorded, True))
 
+    def _spoil_index(self, world: World, stream: bytes, entry: int, behind: int, bits: int) -> None:
+        """Turn these bits of one byte around in the index of a spool: `behind` the beginning of what that entry says of its stream."""
+        with sqlite3.connect(world.spool.path) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            [(root,)] = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'identity'")
+        other.close()
+        with open(world.spool.path, "r+b") as file:
+            file.seek((root - 1) * PAGE)
+            page = bytearray(file.read(PAGE))
+            place = -1
+            for _ in range(entry + 1):
+                place = page.index(stream, place + 1)
+            page[place + behind] ^= bits
+            file.seek((root - 1) * PAGE)
+            file.write(page)
+
+    def test_where_the_index_says_something_else_than_its_rows_these_are_right_and_nothing_is_lost_or_doubled(self) -> None:
+        for behind, bits in ((3, 0x10), (17, 0x02), (18, 0x01)):  # the stream, the bucket, the number
+            world = self.world()
+            for _ in range(3):
+                world.record(50)
+                world.tick()
+            world.move()
+            key = world.spool.next_lane(None)
+            assert key is not None
+            world.die()
+            self._spoil_index(world, key[0], 1, behind, bits)
+            world.born()
+            self.assertEqual(world.spool.lost, {})
+            for _ in range(2):
+                for _ in range(6):
+                    world.tick()
+                    world.send()
+                self.assertEqual((world.store.folded, dict(world.keeper.books.totals())), (150, {}), (behind, world.spool.problem))
+                world.die()
+                world.born()
+
     def test_a_bucket_in_the_index_that_is_none_keeps_no_agent_from_its_start(self) -> None:
         for spoilt in range(3):
             world = self.world()
@@ -91,19 +128,7 @@ class DamageTests(WorldCase):
             key = world.spool.next_lane(None)
             assert key is not None
             world.die()
-            with sqlite3.connect(world.spool.path) as other:
-                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                [(root,)] = other.execute("SELECT rootpage FROM sqlite_master WHERE name = 'identity'")
-            other.close()
-            with open(world.spool.path, "r+b") as file:
-                file.seek((root - 1) * PAGE)
-                page = bytearray(file.read(PAGE))
-                place = -1
-                for _ in range(spoilt + 1):
-                    place = page.index(key[0], place + 1)
-                page[place + len(key[0])] = 0x85
-                file.seek((root - 1) * PAGE)
-                file.write(page)
+            self._spoil_index(world, key[0], spoilt, len(key[0]), 0x80)
             world.born()
             self._out_of_bounds(world)
 
