@@ -16,7 +16,7 @@
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 12 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 13 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),

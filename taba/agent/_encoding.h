@@ -323,23 +323,24 @@ done:
 }
 
 PyDoc_STRVAR(encode_plain_doc,
-             "encode_plain(buckets, first, packed, version, stream, numbers, created, bounds, room, at, id, batch)\n--\n\n"
+             "encode_plain(buckets, first, packed, version, stream, numbers, created, bounds, weights, apart, room, at, id, batch)\n--\n\n"
              "(batches, where in `room` the last of them ends): of the Sections in `packed` of each of these `buckets` (a list), from the one at\n"
-             "`first` on, until one is more than one batch takes or than there is room for. A batch is a `batch` of `id` (NamedTuples): with\n"
-             "the next of `numbers` (a dict), of `created`, without meanings, its bytes a view of `room`. The rest as in `encode`.");
+             "`first` on, until one is in `apart`, or more than one batch takes, or than there is room for. A batch is a `batch` of `id`\n"
+             "(NamedTuples): with the next of `numbers`, of `created`, without meanings, its bytes a view of `room`, its events so many more as\n"
+             "`weights` has (all three dicts by bucket). The rest as in `encode`.");
 
 static PyObject *
 encode_plain(PyObject *module, PyObject *args)
 {
     (void)module;
     static const Py_buffer none = {0};
-    PyObject *buckets, *packed, *numbers, *created, *room, *id, *batch, *stream, *list = NULL, *answer = NULL, *key = NULL;
+    PyObject *buckets, *packed, *numbers, *created, *weights, *apart, *room, *id, *batch, *stream, *list = NULL, *answer = NULL, *key = NULL;
     Py_ssize_t place, begin;
     Py_buffer view = {0};
     Common its = {0};
-    if (!PyArg_ParseTuple(args, "O!nO!KSO!O(KKKKK)OnOO", &PyList_Type, &buckets, &place, &PyDict_Type, &packed, &its.version, &stream,
+    if (!PyArg_ParseTuple(args, "O!nO!KSO!O(KKKKK)O!O!OnOO", &PyList_Type, &buckets, &place, &PyDict_Type, &packed, &its.version, &stream,
                           &PyDict_Type, &numbers, &created, &its.most_columns, &its.most_bytes, &its.beside, &its.most_values, &its.most_listed,
-                          &room, &begin, &id, &batch))
+                          &PyDict_Type, &weights, &PyDict_Type, &apart, &room, &begin, &id, &batch))
         return NULL;
     if (PyObject_GetBuffer(stream, &its.stream, PyBUF_SIMPLE) < 0 || PyObject_GetBuffer(room, &view, PyBUF_WRITABLE) < 0)
         goto done;
@@ -359,9 +360,14 @@ encode_plain(PyObject *module, PyObject *args)
                 PyErr_SetString(PyExc_TypeError, "no Sections of this bucket");
             goto done;
         }
+        PyObject *more = PyDict_GetItemWithError(weights, bucket);
+        int is_apart = PyDict_Contains(apart, bucket);
         unsigned long long of = PyLong_AsUnsignedLongLong(bucket), number = last == NULL ? 0 : PyLong_AsUnsignedLongLong(last);
+        long long beside = more == NULL ? 0 : PyLong_AsLongLong(more);
         if (PyErr_Occurred())
             goto done;
+        if (is_apart)
+            break;
         Written written;
         unsigned char *to = (unsigned char *)view.buf + begin;
         int how = write_batch(&its, listed, of, number + 1, &none, to, (size_t)(view.len - begin), &written);
@@ -374,7 +380,7 @@ encode_plain(PyObject *module, PyObject *args)
         PyObject *slice = start != NULL && end != NULL ? PySlice_New(start, end, NULL) : NULL;
         PyObject *items[] = {whole,
                              Py_NewRef(created),
-                             PyLong_FromUnsignedLongLong(written.events),
+                             PyLong_FromLongLong((long long)written.events + beside),
                              slice == NULL ? NULL : PyObject_GetItem(room, slice),
                              Py_NewRef(key),
                              checksum_or_none(to, written.length)};

@@ -113,11 +113,12 @@ def encode(
         room.begin()
     bounds = MAX_BATCH_COLUMNS, most - HEADER_BYTES, SECTION_BYTES, MAX_LIST_VALUES, MAX_LIST_BYTES
     buckets = sorted(packed)
-    is_plain = native is not None and room is not None and isinstance(numbers, dict) and not weights and not meanings
+    beside = dict(weights), dict(meanings)
     left = 0  # of these the first that is still to be made
     while left < len(buckets):
-        if is_plain and room is not None:  # nearly always: of most buckets nothing is said, and all they have is one batch
-            made = room.written_plain(native, (buckets, left, packed, version, stream, numbers, created, bounds))
+        # nearly always: of most buckets nothing is said, and all they have is one batch
+        if native is not None and room is not None and isinstance(numbers, dict):
+            made = room.written_plain(native, (buckets, left, packed, version, stream, numbers, created, bounds, *beside))
             batches += made
             left += len(made)
             if left == len(buckets):

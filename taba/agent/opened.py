@@ -91,15 +91,18 @@ class Opened:
     def cover(self, ranges: Iterable[Covered]) -> None:
         """These are never read again: the tail moves over what has no hole."""
         self.moves += 1
-        self.covered = merge([*self.covered, *ranges])
+        its = [*self.covered, *ranges]
+        self.covered = its if len(its) == 1 else merge(its)  # nearly always one
         self._advance()
 
     def _advance(self) -> None:
         moved = False
         while self.covered and self.covered[0].start <= self.tail:
-            found = self.covered.pop(0)
-            self.tail = max(self.tail, found.end)
-            self.byte_tail = max(self.byte_tail, found.byte_end)
+            _, _, end, byte_end = self.covered.pop(0)
+            if end > self.tail:
+                self.tail = end
+            if byte_end > self.byte_tail:
+                self.byte_tail = byte_end
             moved = True
         if moved:
             os.pwrite(self.fd, _TAILS.pack(self.tail, self.byte_tail), layouts.TAIL_OFFSET)

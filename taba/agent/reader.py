@@ -69,7 +69,9 @@ class Ring(Searched):
         self.sums: dict[int, Any] = {}  # `taba.agent.sums`: of Tabs that heal, by index in the directory
         self.summed = 0  # entries of the directory that `sums` knows
         self.are_noted = False  # the register names all of `sums`
-        self.is_settled = False  # of none of `sums` there was anything to tell at the last drain
+        self.is_settled = False  # of none of `sums` but these, by place, there was anything to tell at the last drain
+        self.unsettled: set[int] = set()
+        self.telling: set[int] = set()  # of `sums` those of which owed events were published
         self.owes = -1  # events owed, as last seen; not yet
 
     @property

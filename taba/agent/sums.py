@@ -102,7 +102,9 @@ class Sums:
         self, drain: Drain, rings: Iterable[Ring], readings: dict[Ring, Reading], added: Iterable[Added], packed: SectionsByBucket
     ) -> tuple[Pending, list[tuple[Ring, str]]]:
         """Add the absolutes that are due to `packed`, and write their copies. Returns the rings that turned out to be none, too."""
-        totals = {(found.ring, found.place): found for found in added}
+        totals: dict[Ring, dict[int, Added]] = {}
+        for found in added:
+            totals.setdefault(found.ring, {})[found.place] = found
         changes: list[Change] = []
         weights: dict[int, int] = {}
         broken: list[tuple[Ring, str]] = []
@@ -111,7 +113,6 @@ class Sums:
         is_anew, self._losses = losses != self._losses, losses
         if is_anew:
             self._anew |= self.register.ended - self._going - self._resting.keys()
-        changed = {found.ring for found in added}
         looked: list[Ring] = []
         for ring in rings:
             try:
@@ -119,43 +120,47 @@ class Sums:
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 continue
-            if is_anew or not ring.is_settled or ring in changed:  # few rings at most drains
+            if is_anew or not ring.is_settled or ring.unsettled or ring in totals:  # few rings at most drains
                 looked.append(ring)
         can_send = self._name(looked)
         for ring in looked:
             try:
-                before = len(changes)
-                is_held_back = False
+                its: dict[int, Added] = totals.get(ring, {})
+                left: list[int] = []  # that are looked at once more by the next: what changes by this publish, or waits
+                # few sums of a ring at most drains
+                places = ring.sums if is_anew or not ring.is_settled else sorted(ring.unsettled.union(its))
                 covered = ring.covered_after(readings.get(ring)) if ring.sums else 0
                 summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
-                for index, held in ring.sums.items():
+                for index in places:
+                    held, added_here = ring.sums[index], its.get(index)
                     held.is_dirty = held.is_dirty or is_anew
-                    found = totals.get((ring, index))
                     owed_events = min(max(0, held.owed_events - held.told), MAX_TOLD)
-                    if found is None and not owed_events and not held.is_dirty:
+                    if added_here is None and not owed_events and not held.is_dirty:
                         continue
+                    left.append(index)
                     if not (can_send and held.is_noted):
-                        is_held_back = True
-                        if found is not None:
-                            copy = Copy(covered, held.copy.total + found.total)
+                        if added_here is not None:
+                            copy = Copy(covered, held.copy.total + added_here.total)
                             ring.write_sum(held.cell, 1 - held.place, copy)
-                            changes.append(Change(ring, index, copy, held.told - found.events, 0, True))
+                            changes.append(Change(ring, index, copy, held.told - added_here.events, 0, True))
                         continue
-                    copy = Copy(covered, held.copy.total + (found.total if found else 0.0))
-                    events = (found.events if found else 0) + owed_events
+                    copy = Copy(covered, held.copy.total + (added_here.total if added_here else 0.0))
+                    events = (added_here.events if added_here else 0) + owed_events
                     ring.write_sum(held.cell, 1 - held.place, copy)
                     changes.append(Change(ring, index, copy, held.told + owed_events, events, False))
                     tab = ring.directory[index]
                     if tab is not None and tab.is_overflow:
                         change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0])
-                        change[1], change[2] = max(change[1], found.time if found else 0.0), change[2] + events
+                        change[1], change[2] = max(change[1], added_here.time if added_here else 0.0), change[2] + events
                         continue
                     row = [ring.header.ring_id, min(covered + held.owed_events, RING_ENDED - 1), copy.total + held.owed]
                     assert tab is not None
-                    self._pack(drain, packed, weights, (ring.client, tab.name, tab.type), found.time if found else 0.0, row, events)
+                    self._pack(
+                        drain, packed, weights, (ring.client, tab.name, tab.type), added_here.time if added_here else 0.0, row, events
+                    )
                 if summed:
                     self._pack_summed(drain, packed, weights, ring, summed, covered, changes)
-                ring.is_settled = len(changes) == before and not is_held_back
+                ring.is_settled, ring.unsettled = True, set(left)
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
         return Pending(changes, weights, sum(change.events for change in changes)), broken
@@ -217,7 +222,7 @@ class Sums:
             held = change.ring.sums[change.place]
             held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
             held.is_dirty = change.is_held or not is_sent
-            change.ring.is_settled = False
+            self._note_told(change.ring, change.place, change.told)
 
     def ending(self, drain: Drain, ring: Ring, packed: SectionsByBucket) -> Ending | None:
         """Add to `packed` that this ring's process is dead. None where not all of its Tabs are known yet."""
@@ -251,11 +256,15 @@ class Sums:
 
     def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
         """How many owed events of each Tab were published, for the outbox's table."""
-        told = {(change.ring, change.place): change.told for change in pending.changes} if pending is not None else {}
+        told: dict[Ring, dict[int, int]] = {}
+        for change in pending.changes if pending is not None else ():
+            if change.told or change.place in change.ring.telling:
+                told.setdefault(change.ring, {})[change.place] = change.told
         for ring in rings:
-            for index, held in ring.sums.items():
-                count = told.get((ring, index), held.told)
-                if count:
+            its = told.get(ring, {})
+            for index in sorted(ring.telling.union(its)):
+                held = ring.sums[index]
+                if count := its.get(index, held.told):
                     yield Covered(held.key, 0, count, 0)
 
     def ended(self, ending: Ending) -> None:
@@ -352,8 +361,18 @@ class Sums:
                 if tab is not None and tab.cell is not None:
                     cell = _checked(ring.read_cell(tab.cell))
                     key = hashlib.blake2b(ring.key + index.to_bytes(4, "big"), digest_size=16).digest()
-                    ring.sums[index] = Sum(tab.cell, *cell.sum_at(covered), cell.owed, cell.owed_events, key, self._told.get(key, 0))
+                    told = self._told.get(key, 0)
+                    ring.sums[index] = Sum(tab.cell, *cell.sum_at(covered), cell.owed, cell.owed_events, key, told)
+                    self._note_told(ring, index, told)
             ring.summed = len(ring.directory)
+
+    @staticmethod
+    def _note_told(ring: Ring, place: int, told: int) -> None:
+        """So many owed events of this sum were published: of most none ever is, and for the table those are not gone through."""
+        if told:
+            ring.telling.add(place)
+        else:
+            ring.telling.discard(place)
 
     def _entry(self, ring: Ring, index: int) -> SentSum:
         tab = ring.directory[index]

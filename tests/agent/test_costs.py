@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -198,19 +198,37 @@ class Costs(Case):
         held, looked = dict(ring.sums), list[int]()
         self.patch(ring, "sums", Looked(held, looked))
         drain()
-        self.assertEqual(looked, [20])  # for the table, which tells what is owed
+        self.assertEqual(looked, [])
         producer.record(busy[7], 1.0)
         drain()
-        self.assertEqual((len(looked), held[busy[7]].copy.total), (3, 2.0))
+        self.assertEqual((set(looked), held[busy[7]].copy.total), ({busy[7]}, 2.0))
+        producer.owe(busy[3], 1.0)
+        drain()
+        looked.clear()
+        drain()
+        drain()
+        self.assertEqual(set(looked), {busy[3]})  # for the table, which tells what of it was published
 
 
 class Looked(dict[int, Any]):
-    """Sums, and how often they were gone through."""
+    """Sums, and which of them were looked at."""
 
     def __init__(self, held: dict[int, Any], looked: list[int]):
         super().__init__(held)
         self._looked = looked
 
+    def __getitem__(self, place: int) -> Any:
+        self._looked.append(place)
+        return super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[int]:
+        self._looked += range(len(self))
+        return super().__iter__()
+
     def items(self) -> Any:
-        self._looked.append(len(self))
+        self._looked += range(len(self))
         return super().items()
+
+    def values(self) -> Any:
+        self._looked += range(len(self))
+        return super().values()

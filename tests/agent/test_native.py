@@ -6,6 +6,7 @@ import os
 import struct
 import zlib
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from taba.agent.native import NATIVE
 from taba.agent.outbox import EncodedBatch, Outbox, StoredBatch, Table
 from taba.agent.scratch import Scratch
 from taba.agent.search import FIRST_CHUNK
-from taba.batch import BatchId, Section, pack_bin
+from taba.batch import BatchId, Meaning, Section, pack_bin
 from taba.bounds import MAX_BATCH_COLUMNS
 from taba.handlers.lookup import find_edges
 from taba.ring import MalformedRing
@@ -32,6 +33,7 @@ from tests.examples import examples
 
 HANDLERS = find_edges()
 U32, I64 = np.uint32, np.int64
+NOTHING: MappingProxyType[int, Any] = MappingProxyType({})
 
 
 class Native(Case):
@@ -222,22 +224,31 @@ class ArgumentsTests(Native):
             return Section("Sum", columns, pack_bin(b"a\0b") * columns, b"\1\0\0\0" * columns, bytes(8 * columns), bytes(8 * columns))
 
         packed = {bucket: [section(bucket, columns)] for bucket, columns in ((3, 1), (7, 5), (9, MAX_BATCH_COLUMNS + 1), (11, 2))}
-        numbers = {7: 4}
-        expected = encode(packed, b"s" * 16, numbers, at(1.0), native=None)
+        numbers, weights, meanings = {7: 4}, {7: 3, 11: -1, 9: 0}, {7: [Meaning("a", "bytes", "")]}
+        for told in ((numbers,), (numbers, weights), (numbers, weights, meanings)):
+            self.same_in_every_room(packed, *told)
+
+    def same_in_every_room(
+        self, packed: Any, numbers: Any, weights: Any = MappingProxyType({}), meanings: Any = MappingProxyType({})
+    ) -> None:
+        beside = {"weights": weights, "meanings": meanings}
+        expected = encode(packed, b"s" * 16, numbers, at(1.0), native=None, **beside)
         self.assertEqual([batch.id.number for batch in expected], [1, 5, 1, 2, 1])
         for size in (1, 200, 2**20):
-            found = encode(packed, b"s" * 16, numbers, at(1.0), room=WritingRoom(size))
+            found = encode(packed, b"s" * 16, numbers, at(1.0), room=WritingRoom(size), **beside)
             crcs = [zlib.crc32(batch.content) for batch in expected]
             self.assertTrue(all(batch.crc in (None, crc) for batch, crc in zip(found, crcs, strict=True)))
             self.assertEqual([batch._replace(content=bytes(batch.content), crc=None) for batch in found], expected)
 
     def test_what_is_no_section_of_a_bucket_makes_no_batch(self) -> None:
-        good: list[Any] = [[1], 0, {1: []}, 5, b"s" * 16, {}, at(1.0), (9, 9_000, 9, 9, 9), bytearray(200), 0, BatchId, EncodedBatch]
+        common: tuple[Any, ...] = ([1], 0, {1: []}, 5, b"s" * 16, {}, at(1.0), (9, 9_000, 9, 9, 9))
+        good: list[Any] = [*common, {}, {}, bytearray(200), 0, BatchId, EncodedBatch]
         [batch], end = NATIVE.encode_plain(*good)
-        self.assertEqual((bytes(batch.content), type(batch), type(batch.id)), (bytes(good[8][:end]), EncodedBatch, BatchId))
+        self.assertEqual((bytes(batch.content), type(batch), type(batch.id)), (bytes(good[10][:end]), EncodedBatch, BatchId))
         wrongs: list[tuple[int, Any, type[Exception]]] = [
             (0, [2], TypeError), (0, ["1"], TypeError), (0, [-1], OverflowError), (1, -1, ValueError), (2, {1: [()]}, TypeError),
-            (5, {1: "a"}, TypeError), (8, bytes(200), BufferError), (9, 201, ValueError), (9, -1, ValueError), (10, int, TypeError),
+            (5, {1: "a"}, TypeError), (8, {1: "a"}, TypeError), (8, None, TypeError), (9, [], TypeError), (10, bytes(200), BufferError),
+            (11, 201, ValueError), (11, -1, ValueError), (12, int, TypeError),
         ]  # fmt: skip
         for place, wrong, error in wrongs:
             given = list(good)
@@ -245,7 +256,8 @@ class ArgumentsTests(Native):
             if wrong == [-1]:
                 given[2] = {-1: []}
             self.assertRaises(error, NATIVE.encode_plain, *given)
-        self.assertEqual(NATIVE.encode_plain(*good[:8], bytearray(3), 0, BatchId, EncodedBatch), ([], 0))
+        self.assertEqual(NATIVE.encode_plain(*good[:10], bytearray(3), 0, BatchId, EncodedBatch), ([], 0))
+        self.assertEqual(NATIVE.encode_plain(*good[:9], {1: ()}, *good[10:]), ([], 0))
 
     def test_bins_are_joined_and_nothing_else_is(self) -> None:
         contents = [b"", b"a" * 255, b"b" * 256, b"c" * 70_000]
