@@ -13,7 +13,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent import admission
+from taba.agent import admission, backlog
 from taba.agent.admission import POSTED_SECONDS
 from taba.agent.grants import Grants
 from taba.agent.http import Routes
@@ -166,6 +166,36 @@ class Posting(Hosted):
             world.tick()
             world.send()
         self.assertEqual(streams & {lane.stream for lane in world.keeper.lanes.values()}, set())
+
+    def test_of_as_many_lanes_as_may_be_those_that_wait_for_nothing_go_and_every_event_counts_once(self) -> None:
+        self.patch(backlog, "MAX_LANES", BUCKETS)
+        world, most, names = self.world, 0, [f"t{number}" for number in range(6 * KEYED_STREAMS)]
+
+        def post(name: str) -> None:
+            self.post(body=body(name, client=f"web/{name}"), key="k", poster=f"poster {name}")
+
+        def go_on() -> None:
+            world.tick()
+            world.send()
+
+        for name in names:
+            post(name)
+            go_on()
+            most = max(most, len(world.keeper.lanes))
+        self.assertTrue(1 < most < 2 * BUCKETS, most)  # what came since the last look is beyond them
+        post("first")
+        [waits] = [lane for lane in world.keeper.lanes.values() if lane.pending]
+        world.hold([BatchId(waits.stream, waits.bucket, waits.pending[0].number)])
+        for name in names:
+            post(f"{name}.later")
+            go_on()
+        self.assertIs(world.keeper.lanes[waits.stream, waits.bucket], waits)  # … and what waits, with what stands behind it
+        world.hold([])
+        for _ in range(10):
+            go_on()
+        self.assertLess(len(world.keeper.lanes), 2 * BUCKETS)
+        events = {tab: values for (_, tab), values in world.store.events.items() if tab[0] in "tf"}
+        self.assertEqual(events, {tab: [1.0] for tab in [*names, *(f"{name}.later" for name in names), "first"]})
 
     def test_where_the_disk_does_not_take_the_key_the_events_are_accepted_and_count_once(self) -> None:
         good = {"tab": "t", "type": "CounterGroup", "value": 1.0}
