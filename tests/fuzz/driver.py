@@ -1,6 +1,7 @@
 """Mutates bytes, and keeps what reaches lines that nothing reached before.
 
-1. Every input is taken as it is, at full speed. One in TRACED is traced; what reaches something new is one more to begin from.
+1. Every input is taken as it is, at full speed, where that helps some at once. One in TRACED is traced; what reaches something new is one
+   more to begin from.
 2. All follows from the seed, but for what new lines there are with another Python.
 """
 
@@ -9,19 +10,26 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import taba
 
 TABA = os.path.dirname(taba.__file__) + os.sep
-TRACED = 16  # one input of so many is traced, which takes as long as some ten that are not
+TRACED = 16  # one input of so many is traced, which takes as long as some ten that are not; …
+TRACED_LATER = 64  # … where EARLY were taken: by then few reach what is new
+EARLY = 20_000
 MOST_BYTES = 4096  # of an input
 MOST_CORPUS = 400  # inputs to begin from
 CORPUS_BYTES = 1024  # of one that is kept in the repository …
 CORPUS_FILES = 24  # … of each target
 WORDS = [0, 1, 0x7F, 0x80, 0x90, 0xC0, 0xC1, 0xC4, 0xC6, 0xC7, 0xD9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xFF]
+
+Take: TypeAlias = Callable[[bytes], None]
+Mutate: TypeAlias = Callable[[bytes, bytes, random.Random], bytes]
+Together: TypeAlias = tuple[Callable[[Sequence[bytes]], None], int]
 
 
 class Found(Exception):
@@ -80,29 +88,64 @@ def reached(take: Callable[[bytes], None], content: bytes) -> set[tuple[str, int
     return lines
 
 
-def fuzz(take: Callable[[bytes], None], corpus: list[bytes], chance: random.Random) -> Iterator[bytes | None]:
-    """Take one input after another, for as long as who iterates wants; gives those that reach something new, else None. Raises Found."""
+def fuzz(
+    take: Take, corpus: list[bytes], chance: random.Random, mutate: Mutate = mutate, together: Together | None = None
+) -> Iterator[bytes | None]:
+    """Take one input after another, for as long as who iterates wants; gives those that reach something new, else None. Raises Found.
+
+    `together`: what takes some at once, and how many.
+    """
     known: set[tuple[str, int]] = set()
     begin: list[bytes] = []
-    waiting = list(corpus)
-    count = 0
+    for content in reversed(corpus):
+        known |= _traced(take, content)
+        begin.append(content)
+        yield None
+    del begin[:-MOST_CORPUS]
+    begin = begin or [b""]
+    taken = count()
     while True:
-        is_new = bool(waiting)
-        content = waiting.pop() if waiting else mutate(chance.choice(begin or [b""]), chance.choice(begin or [b""]), chance)
-        is_traced = is_new or count % TRACED == 0
-        count += 1
-        try:
-            lines = reached(take, content) if is_traced else frozenset()
-            if not is_traced:
-                take(content)
-        except Exception as error:
-            raise Found(content, error) from error
+        content = mutate(chance.choice(begin), chance.choice(begin), chance)
+        lines = _traced(take, content)
         is_kept = not lines <= known
         known |= lines
-        if is_new or is_kept:
+        if is_kept:
             begin.append(content)
             del begin[:-MOST_CORPUS]
-        yield content if is_kept and not is_new else None
+        yield content if is_kept else None
+        several = (TRACED if next(taken) < EARLY // TRACED else TRACED_LATER) - 1
+        made = [mutate(chance.choice(begin), chance.choice(begin), chance) for _ in range(several)]
+        step = 1 if together is None else together[1]
+        for start in range(0, several, step):
+            part = made[start : start + step]
+            if together is not None:
+                _taken_together(take, together[0], part)
+            else:
+                _taken(take, part[0])
+            yield from (None for _ in part)
+
+
+def _traced(take: Take, content: bytes) -> set[tuple[str, int]]:
+    try:
+        return reached(take, content)
+    except Exception as error:
+        raise Found(content, error) from error
+
+
+def _taken(take: Take, content: bytes) -> None:
+    try:
+        take(content)
+    except Exception as error:
+        raise Found(content, error) from error
+
+
+def _taken_together(take: Take, together: Callable[[Sequence[bytes]], None], contents: list[bytes]) -> None:
+    try:
+        together(contents)
+    except Exception as error:
+        for content in contents:
+            _taken(take, content)
+        raise Found(b"".join(contents), error) from error  # none of them alone
 
 
 def smaller(take: Callable[[bytes], None], content: bytes) -> bytes:

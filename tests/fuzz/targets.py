@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
-import shutil
+import random
+import sqlite3
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
@@ -20,9 +23,11 @@ from taba import ring as layouts
 from taba.agent import salvage
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain
+from taba.agent.locks import private
 from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVersion, Outbox, OutboxCorrupt, Table
 from taba.agent.reader import Ring
-from taba.agent.spool import Spool
+from taba.agent.scratch import Scratch
+from taba.agent.spool import Spool, is_damage
 from taba.batch import BatchId, Column, Header, Meaning, SentBatch, Verdict
 from taba.bounds import MAX_NOTE, MAX_TIME
 from taba.errors import MalformedBatch, NoVerdicts
@@ -51,17 +56,23 @@ from taba.server.work.rows import ForeignWork, Work
 from taba.steps import finish
 from taba.tokens import parse_tokens
 from tests.agent.producers import Producer
+from tests.fuzz import driver
 from tests.pieces import at_edge
 
 STREAM, NONCE, TIMES = bytes(range(16)), b"n" * 8, struct.pack("<2d", 1.0, 2.0)
 
 
 class Target(NamedTuple):
-    """`take` has any bytes. `seeds` gives what is right. `slowness`: one input costs as much as so many of others."""
+    """`take` has any bytes. `seeds` gives what is right. `slowness`: one input costs as much as so many of others.
+
+    `mutate` makes another input of two. `together` takes up to so many inputs at once, where that is quicker.
+    """
 
     take: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
     slowness: int = 1
+    mutate: driver.Mutate = driver.mutate
+    together: tuple[Callable[[Sequence[bytes]], None], int] | None = None
 
 
 # --- what travels ---
@@ -189,13 +200,10 @@ def _tokens() -> list[bytes]:
 # --- what lies in shared memory and on disk: an input is what is written over a good one, as (offset, length, bytes) … ---
 
 RING_BYTES = 65_536
+RINGS_AT_ONCE = 12  # of one drain: what it costs is shared
 
 
-def _patches() -> list[bytes]:
-    return [struct.pack("<HB", offset, 8) + word for offset in (0, 64, 128, 192, 256, 4096, 8192) for word in (bytes(8), b"\xff" * 8)]
-
-
-def _patch(content: bytes, size: int) -> list[tuple[int, bytes]]:
+def patches_of(content: bytes, size: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     at = 0
     while at + 3 < len(content) and len(found) < 64:
@@ -206,50 +214,157 @@ def _patch(content: bytes, size: int) -> list[tuple[int, bytes]]:
     return found
 
 
-_RINGS: list[bytes] = []  # one that is written over, and its neighbour
+def input_of(patches: Iterable[tuple[int, bytes]]) -> bytes:
+    return b"".join(struct.pack("<HB", offset, len(patch)) + patch for offset, patch in patches)
 
 
-def _written_rings() -> list[bytes]:
-    if not _RINGS:
-        directory = tempfile.mkdtemp()
-        producers = [Producer("fuzz", "web/1", RING_BYTES, directory) for _ in range(2)]
+def _patched(good: bytes, patches: Iterable[tuple[int, bytes]]) -> bytearray:
+    whole = bytearray(good)
+    for offset, patch in patches:
+        whole[offset : offset + len(patch)] = patch[: len(whole) - offset]
+    return whole
+
+
+class Written:
+    """Something good of which each input writes over a part. `spare`: where nothing lies so far, and what lies there is looked at.
+
+    Nearly all of it is zeros that nobody reads: what is drawn is drawn from where something lies, and made from what lies there.
+    """
+
+    def __init__(self, make: Callable[[], bytes], spare: Iterable[int] = (), head: int = 0):
+        self._make, self._spare, self._head = make, spare, head
+
+    @functools.cached_property
+    def good(self) -> bytes:
+        return self._make()
+
+    @functools.cached_property
+    def places(self) -> list[int]:
+        return sorted({*self._spare, *(place for place, byte in enumerate(self.good[:65_536]) if byte)})
+
+    def seeds(self) -> list[bytes]:
+        """One place after the other: few of these, for each is run."""
+        some = self.places[:: max(1, len(self.places) // 24)]
+        return [bytes(self._head) + input_of([(place, word)]) for place in some for word in (bytes(8), b"\xff" * 8)]
+
+    def mutate(self, content: bytes, other: bytes, chance: random.Random) -> bytes:
+        """Other parts written over, in another way."""
+        patches = patches_of(content[self._head :], len(self.good))
+        for _ in range(1 << chance.randrange(3)):
+            kind = chance.randrange(8)
+            if kind == 0 and patches:
+                del patches[chance.randrange(len(patches))]
+            elif kind == 1 and patches:
+                at = chance.randrange(len(patches))
+                patches[at] = (patches[at][0], driver.mutate(patches[at][1], b"", chance)[:255])
+            elif kind == 2:
+                patches += patches_of(other[self._head :], len(self.good))[:4]
+            else:
+                patches.append(self._one(chance))
+        head = bytearray(content[: self._head].ljust(self._head, b"\0"))
+        if head and not chance.randrange(4):
+            head[chance.randrange(len(head))] = chance.randrange(256)
+        return bytes(head) + input_of(patches[-64:])
+
+    def _one(self, chance: random.Random) -> tuple[int, bytes]:
+        place, width = chance.choice(self.places), chance.choice((1, 1, 2, 4, 8, 8))
+        before = self.good[place : place + width]
+        kind = chance.randrange(6)
+        if kind == 0:
+            number = int.from_bytes(before, "little") ^ 1 << chance.randrange(8 * len(before))
+        elif kind == 1:
+            number = int.from_bytes(before, "little") + chance.choice((-8, -1, 1, 8))
+        elif kind == 2:
+            number = chance.choice((0, 1, -1, 2**31, 2**52, 2**62, 2**63 - 1))
+        elif kind == 3:
+            number = chance.getrandbits(8 * width)
+        elif kind == 4:
+            number = 0x7F << 8 * chance.randrange(width)
+        else:  # what lies elsewhere
+            there = chance.choice(self.places)
+            number = int.from_bytes(self.good[there : there + width], "little")
+        return place, (number % (1 << 8 * width)).to_bytes(width, "little")
+
+
+@functools.cache
+def _written_rings() -> tuple[bytes, bytes]:
+    """One that is written over, and its neighbour."""
+    with tempfile.TemporaryDirectory() as directory:
+        bad, good = (Producer("fuzz", "web/1", RING_BYTES, directory) for _ in range(2))
         try:
             for value in (1.0, "text", [1], 2.0):
-                producers[0].record(producers[0].tab(f"tab{value}"), value)
-            producers[1].record(producers[1].tab("good"), 5.0)
-            _RINGS.extend(os.pread(producer.fd, RING_BYTES, 0) for producer in producers)
+                bad.record(bad.tab(f"tab{value}"), value)
+            up = bad.tab("busy", "UpDown", has_cell=True)
+            bad.owe(up, 2.0)
+            bad.record(up, 1.0)
+            bad.record(bad.tab('price{a="b"}', "PercentileGroup", unit="s", description="how long"), 0.5)
+            bad.reserve()
+            bad.record(up, -1.0)
+            bad.drop("ring_full", 3)
+            good.record(good.tab("good"), 5.0)
+            return os.pread(bad.fd, RING_BYTES, 0), os.pread(good.fd, RING_BYTES, 0)
         finally:
-            for producer in producers:
-                producer.remove()
-            shutil.rmtree(directory)
-    return _RINGS
+            bad.remove()
+            good.remove()
 
 
-def _in_memory(content: bytes) -> int:
-    """A file that no disk has: to make and remove one there took longer than all else."""
-    fd = os.memfd_create("fuzz")
-    os.pwrite(fd, content, 0)
-    return fd
+def _ring_places() -> list[int]:
+    """Words of the header that are 0, and the records behind the last."""
+    where = layouts.layout(RING_BYTES)
+    words = (layouts.TAIL_OFFSET, layouts.BYTE_TAIL_OFFSET, layouts.RETIRED_OFFSET, layouts.NO_PLACE_OFFSET, layouts.OWES_OFFSET)
+    counts = [layouts.DROPS_OFFSET + 8 * place for place in range(len(layouts.DROP_REASONS))]
+    behind = [where.record_offset + layouts.RECORD_BYTES * record + word for record in range(6, 14) for word in (0, 8, 16, 20)]
+    last = [where.record_offset + layouts.RECORD_BYTES * (where.records - 1) + word for word in (0, 8, 16, 20)]
+    return [*words, *counts, *behind, *last]
 
 
-def take_ring(content: bytes) -> None:
-    bad, good = _written_rings()
-    rings = [Ring(_in_memory(good), "taba.fuzz.0000000000000001")]
+WRITTEN_RING = Written(lambda: _written_rings()[0], _ring_places())
+
+
+@functools.cache
+def _segments() -> list[int]:
+    """Files that no disk has, which are written anew for each drain: to make and remove them took longer than all else."""
+    return [os.memfd_create("fuzz") for _ in range(RINGS_AT_ONCE + 1)]
+
+
+def take_rings(contents: Sequence[bytes]) -> None:
+    """Rings that their owners wrote over, and a good one among them."""
+    segments = _segments()
+    os.pwrite(segments[0], _written_rings()[1], 0)
+    rings = [Ring(os.dup(segments[0]), "taba.fuzz.0000000000000001")]
     try:
-        fd = _in_memory(bad)
-        for offset, patch in _patch(content, RING_BYTES):
-            os.pwrite(fd, patch[: RING_BYTES - offset], offset)
-        try:
-            rings.append(Ring(fd, "taba.fuzz.0000000000000002"))
-        except MalformedRing:
-            os.close(fd)
+        for place, content in enumerate(contents, 1):
+            os.pwrite(segments[place], _patched(WRITTEN_RING.good, patches_of(content, RING_BYTES)), 0)
+            fd = os.dup(segments[place])
+            try:
+                rings.append(Ring(fd, f"taba.fuzz.{place:015d}2"))
+            except MalformedRing:
+                os.close(fd)
+        drain, scratch = Drain(8), Scratch()
+        broken: set[Ring] = set()
+        for ring in rings[1:]:  # … as whoever decides when to read looks at them
+            try:
+                fill = ring.look(scratch)
+            except MalformedRing:
+                continue
+            assert fill.records >= 0 and fill.bytes >= 0
         for dead in (False, True):
-            for ring, reading in Drain(8).run([(ring, dead) for ring in rings]).readings:
+            drained = drain.run([(ring, dead) for ring in rings if ring not in broken])
+            for ring, reading in drained.readings:
                 ring.settle(reading)
+            broken |= {ring for ring, _ in drained.broken}
+            assert drained.found <= len(rings) * layouts.layout(RING_BYTES).records
         assert rings[0].recorded == 1, "a ring's neighbour lost its event"
+        for ring in rings[1:]:
+            ring.drops()
+            assert ring.had_no_place() in (False, True) and ring.read_owes() >= 0
     finally:
         for ring in rings:
             ring.close()
+
+
+def take_ring(content: bytes) -> None:
+    take_rings([content])
 
 
 def take_directory(content: bytes) -> None:
@@ -268,47 +383,88 @@ def _directories() -> list[bytes]:
     ]
 
 
-_SPOOL: list[bytes] = []
 _MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk syncs for longer than all else takes
 SALVAGE_TRIES = 100  # ranges of rows that are halved: each of the usual 20,000 does the same again
+_HELD = {
+    BatchId(STREAM, bucket, number): bytes([bucket, number]) * size
+    for bucket, number, size in ((1, 1, 9), (1, 2, 3000), (3, 1, 40), (3, 2, 200))
+}
 
 
-def _spool_file() -> bytes:
-    if not _SPOOL:
-        directory = tempfile.mkdtemp()
-        try:
-            path = os.path.join(directory, "fuzz.spool")
-            spool = Spool(path)
-            spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            spool.close()
-            with open(path, "rb") as file:
-                _SPOOL.append(file.read())
-        finally:
-            shutil.rmtree(directory)
-    return _SPOOL[0]
+@functools.cache
+def _spool_files() -> tuple[bytes, bytes]:
+    """A spool with rows in each of its tables, some that lie on pages of their own; and its manifest."""
+    with tempfile.TemporaryDirectory(dir=_MEMORY) as directory:
+        path = os.path.join(directory, "fuzz.spool")
+        spool = Spool(path)
+        spool.add(
+            [EncodedBatch(id, Moment(1.0, 1, None), 2, content, b"key" * (id.bucket == 3)) for id, content in _HELD.items()],
+            (bytes(16), b"table"),
+        )
+        spool.keep_aside(BatchId(STREAM, 4, 1), "refused", b"aside")
+        spool._database.execute("INSERT INTO lost VALUES (NULL, 'salvage', ?, 9, 1, 5)", (STREAM,))
+        spool._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        spool.close()
+        return Path(path).read_bytes(), Path(path + ".list").read_bytes()
+
+
+WRITTEN_SPOOL = Written(lambda: _spool_files()[0], head=2)
+_CUT, _HAS_NO_MANIFEST, _TWICE = 1, 2, 4  # what the first byte of an input says; the second: at which 256th it is cut off
 
 
 def take_spool(content: bytes) -> None:
-    """… and the first byte says, where it is odd, that the file is cut off there."""
-    whole = bytearray(_spool_file())
-    for offset, patch in _patch(content[1:], min(len(whole), 65_536)):
-        whole[offset : offset + len(patch)] = patch
-    if content[:1] and content[0] & 1:
-        del whole[len(whole) * content[0] // 256 :]
-    directory, tries = tempfile.mkdtemp(dir=_MEMORY), salvage.MAX_TRIES
-    salvage.MAX_TRIES = SALVAGE_TRIES
+    """Whatever its bytes are, it opens, also once more, and nothing is read of it that is something else than what was written."""
+    what, where = content[:2].ljust(2, b"\0")
+    whole = _patched(WRITTEN_SPOOL.good, patches_of(content[2:], len(WRITTEN_SPOOL.good)))
+    if what & _CUT:
+        del whole[len(whole) * where // 256 :]
+    tries, salvage.MAX_TRIES = salvage.MAX_TRIES, SALVAGE_TRIES
     try:
-        path = os.path.join(directory, "fuzz.spool")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            file.write(whole)
-        try:
-            Spool(path).close()
-        except OtherVersion:
-            return
-        Spool(path).close()  # what was mended opens
+        with tempfile.TemporaryDirectory(dir=_MEMORY) as directory:
+            path = os.path.join(directory, "fuzz.spool")
+            with open(path, "wb", opener=private) as file:
+                file.write(whole)
+            if not what & _HAS_NO_MANIFEST:
+                with open(path + ".list", "wb", opener=private) as file:
+                    file.write(_spool_files()[1])
+            try:
+                spool = Spool(path)
+            except OtherVersion:
+                return
+            try:
+                _read_through(spool)
+                is_mended = spool.problem is not None
+            finally:
+                spool.close()
+            if is_mended or what & _TWICE:
+                again = Spool(path)
+                assert again.problem is None, "what was mended is damaged"
+                again.close()
     finally:
         salvage.MAX_TRIES = tries
-        shutil.rmtree(directory)
+
+
+def _read_through(spool: Spool) -> None:
+    """As an Agent does that sends it all, and has it mended where it cannot be read."""
+    try:
+        _read_all(spool)
+    except sqlite3.Error as error:
+        assert is_damage(error), f"an Agent would take this for its disk's fault: {error}"
+        spool.heal(f"{error}")
+        _read_all(spool)
+
+
+def _read_all(spool: Spool) -> None:
+    lane = spool.next_lane(None)
+    while lane is not None:
+        for stored in spool.rows(*lane, 0, 100):
+            read = spool.read(stored.id)
+            assert read is None or read == _HELD.get(stored.id, read)
+            if read is None:
+                spool.torn(stored.id)
+        lane = spool.next_lane(lane)
+    spool.posted()
+    spool.journal(None)
 
 
 # --- what is asked ---
@@ -394,16 +550,7 @@ class _Bytes:
         self.write(offset, bytes(length))
 
 
-_OUTBOX: list[bytes] = []
-
-
-def _outbox() -> bytearray:
-    if not _OUTBOX:
-        _OUTBOX.append(bytes(_written_outbox()))
-    return bytearray(_OUTBOX[0])
-
-
-def _written_outbox() -> bytearray:
+def _written_outbox() -> bytes:
     memory = _Bytes(bytearray(MIN_OUTBOX_BYTES // 16))
     Outbox.format(memory, bytes(16))
     outbox = Outbox(memory)
@@ -412,14 +559,15 @@ def _written_outbox() -> bytearray:
         id = BatchId(STREAM, 5, number)
         table = Table((Covered(bytes(16), 0, number, 0),), recorded=number, opened=((STREAM, b"\x20", b""),))
         outbox.append(table, [EncodedBatch(id, moment, 1, batch.encode_batch(*id, []))])
-    return memory.content
+    return bytes(memory.content)
+
+
+WRITTEN_OUTBOX = Written(_written_outbox)
 
 
 def take_outbox(content: bytes) -> None:
     """Whatever another process of this user has done to it."""
-    whole = _outbox()
-    for offset, patch in _patch(content, len(whole)):
-        whole[offset : offset + len(patch)] = patch
+    whole = _patched(WRITTEN_OUTBOX.good, patches_of(content, len(WRITTEN_OUTBOX.good)))
     try:
         outbox = Outbox(_Bytes(whole))
         for group in outbox.groups():
@@ -544,11 +692,11 @@ TARGETS = {
     "dump": Target(take_dump, _dumps, 5),
     "letter": Target(take_letter, _letters),
     "answer": Target(take_answer, _answers),
-    "outbox": Target(take_outbox, _patches, 20),
+    "outbox": Target(take_outbox, WRITTEN_OUTBOX.seeds, 4, WRITTEN_OUTBOX.mutate),
     "question": Target(take_question, _questions),
     "statsd": Target(take_lines, _lines),
     "tokens": Target(take_tokens, _tokens),
     "directory": Target(take_directory, _directories),
-    "ring": Target(take_ring, _patches, 20),
-    "spool": Target(take_spool, lambda: [b"\0" + patch for patch in _patches()], 200),
+    "ring": Target(take_ring, WRITTEN_RING.seeds, 20, WRITTEN_RING.mutate, (take_rings, RINGS_AT_ONCE)),
+    "spool": Target(take_spool, WRITTEN_SPOOL.seeds, 200, WRITTEN_SPOOL.mutate),
 }

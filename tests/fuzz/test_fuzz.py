@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import decode_batch
-from tests.fuzz.__main__ import corpus_of
+from tests.fuzz import driven
+from tests.fuzz.__main__ import corpus_of, told
 from tests.fuzz.driver import CORPUS_BYTES, CORPUS_FILES, Found, fuzz, mutate, smaller
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, Written, patches_of
 
 SHORT = 3000  # inputs of a target that costs as little as most do
 
@@ -49,6 +54,29 @@ class Driver(SynchronousTestCase):
         steps = fuzz(take, [b""], random.Random(1))
         self.assertTrue(any(next(steps) is not None for _ in range(2000)))
 
+    def test_one_of_some_that_are_taken_at_once_is_found(self) -> None:
+        def take(content: bytes) -> None:
+            if content.startswith(b"ab"):
+                raise KeyError(content)
+
+        def together(contents: Sequence[bytes]) -> None:
+            for content in contents:
+                take(content)
+
+        taken = count()
+        with self.assertRaises(Found) as raised:
+            for _ in fuzz(take, [b"a"], random.Random(1), lambda *_: b"abc" if next(taken) == 1000 else b"a", (together, 8)):
+                pass
+        self.assertEqual(raised.exception.content, b"abc")
+
+    def test_what_is_written_over_lies_where_something_is(self) -> None:
+        written = Written(lambda: bytes(100) + b"here" + bytes(60_000), [7], head=1)
+        chance, content, places = random.Random(1), b"", set()
+        for _ in range(200):
+            content = written.mutate(content, b"", chance)
+            places |= {place for place, _ in patches_of(content[1:], 65_536)}
+        self.assertEqual(places, {7, 100, 101, 102, 103})
+
     def test_all_follows_from_the_seed(self) -> None:
         def made(seed: int) -> list[bytes]:
             chance = random.Random(seed)
@@ -62,6 +90,22 @@ class Driver(SynchronousTestCase):
 class Short(SynchronousTestCase):
     def test_some_thousand_inputs_of_each_target_are_borne(self) -> None:
         for name, target in TARGETS.items():
-            steps = fuzz(target.take, corpus_of(name), random.Random(1))
-            for _ in range(SHORT // target.slowness):
+            steps = fuzz(target.take, corpus_of(name), random.Random(1), target.mutate, target.together)
+            for _ in range(len(corpus_of(name)) + SHORT // target.slowness):
                 next(steps)
+
+    def test_atheris_drives_a_target(self) -> None:
+        if not driven.is_there():
+            self.skipTest("needs atheris, which has no wheel for every Python and machine: pip install atheris")
+        with tempfile.TemporaryDirectory() as directory:
+            taken, bad, said = driven.drive("value", 3, directory)
+            self.assertIsNone(bad, said)
+            self.assertGreater(taken, 100)
+            self.assertTrue(any(Path(directory).iterdir()))
+
+
+class Counting(SynchronousTestCase):
+    def test_inputs_add_up_over_runs(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "inputs.json"
+            self.assertEqual([told(path, "a", 5), told(path, "b", 1), told(path, "a", 2), told(path, "a", 0)], [0, 0, 5, 7])
