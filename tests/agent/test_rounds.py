@@ -101,3 +101,28 @@ class Rounds(WorldCase):
         self.assertEqual((world.pump._columns, world.pump._pause), (1, pump.DRAIN_SECONDS))
         world.pump._columns = 10**9
         self.assertEqual(world.pump._pause, pump.FULL_DRAIN_SECONDS)
+
+    def test_a_round_of_more_columns_is_followed_later_only_where_they_have_several_events_each(self) -> None:
+        self.patch(pump, "DRAIN_COLUMNS", 2)  # a second: two seconds of these four columns are not too long
+        world = self.made(4, 60)
+        for events, pause in ((1, 1.0), (2, 1.0), (3, 1.5), (20, 2.0)):
+            self.record(world, events, events, events, events)
+            world.pump._is_filling(world.now, 4)
+            while world.pump.drain(world.now, at(world.now)):
+                pass
+            self.assertEqual((world.pump._columns >= 4, world.pump._pause), (True, pause), events)
+
+    def test_while_servers_lag_wide_rounds_are_further_apart_and_narrow_ones_as_far_as_ever(self) -> None:
+        for columns, expected in ((4, 2.5), (100, 1.5)):
+            self.patch(pump, "DRAIN_COLUMNS", 2 if columns == 4 else 100)
+            world = self.made(4, 600)
+            self.record(world, 20, 20, 20, 20)
+            world.tick()
+            began = world.now
+            self.assertTrue(world.keeper.is_busy)  # nobody took any
+            self.record(world, 1, 1, 1, 1)
+            recorded = world.keeper.books.recorded
+            while world.keeper.books.recorded == recorded:
+                self.assertLess(world.now, began + 5.0)
+                world.now += world.pump.tick(world.now, at(world.now))
+            self.assertLess(abs(world.now - began - expected), 2.5 * pump.TICK_SECONDS, columns)
