@@ -6,6 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)  # what a damaged file raises; the latter two of what is in the damage
 _TROUBLE = ("unable to open", "is full", "is locked", "I/O error", "readonly")
@@ -65,7 +66,11 @@ def open_full(path: str, error: Exception, holds_any: Callable[[sqlite3.Connecti
 
 
 class Transaction:
-    """BEGIN IMMEDIATE … COMMIT; ROLLBACK when something is raised, by the commit itself too: a full disk leaves it open."""
+    """BEGIN IMMEDIATE … COMMIT; ROLLBACK when something is raised, by the commit itself too: a full disk leaves it open.
+
+    What a commit wrote, and the disk then did not sync, lies in the log, whole: who opens the file after a kill would have it all the same.
+    So something else is written over it before anybody hears that it failed, and does what is only right where it did.
+    """
 
     def __init__(self, database: sqlite3.Connection):
         self._database = database
@@ -74,9 +79,27 @@ class Transaction:
         self._database.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        is_ended = kind is not None
         try:
             if kind is None:
                 self._database.execute("COMMIT")
+                is_ended = True
         finally:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            self._roll_back()
+            if not is_ended:
+                self._write_over()
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
+
+    def _write_over(self) -> None:
+        # what it says is what the file says already; that this is not synced either does not matter: until the host dies it is there
+        with suppress(sqlite3.Error):
+            [(version,)] = self._database.execute("PRAGMA user_version")
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.execute(f"PRAGMA user_version={version}")
+                self._database.execute("COMMIT")
+            finally:
+                self._roll_back()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,6 +21,41 @@ from taba.agent.outbox import EncodedBatch, OtherVersion
 from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, VERSION, Spool, SpoolFull, is_damage
 from taba.batch import KEY_BYTES, BatchId
 from tests.agent.moments import at
+from tests.needs import needs_program
+from tests.patience import PATIENCE_SECONDS
+
+ROOT = Path(__file__).parents[2]
+UNSYNCED = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* the disk syncs nothing while this file is there */
+static int fails(void) { return access(getenv("TABA_TEST_UNSYNCED"), F_OK) == 0 ? (errno = EIO) : 0; }
+int fsync(int fd) { return fails() ? -1 : (int)syscall(SYS_fsync, fd); }
+int fdatasync(int fd) { return fails() ? -1 : (int)syscall(SYS_fdatasync, fd); }
+"""
+# where the disk does not sync what is added, a kill comes at once: what is there then
+KILLED = """
+import os, sys
+from pathlib import Path
+from taba.agent.spool import Spool, SpoolFull
+from tests.agent.test_spool import spooled
+spool = Spool(sys.argv[1])
+spool.add([spooled(1)])
+broken = Path(os.environ["TABA_TEST_UNSYNCED"])
+broken.touch()
+try:
+    spool.add([spooled(2, b"x" * 9000), spooled(3)], (b"outbox", b"table"))
+except SpoolFull as error:
+    print(error)
+if "again" in sys.argv:
+    broken.unlink()
+    spool.add([spooled(2)])
+os._exit(9)
+"""
 
 S, T = b"s" * 16, b"t" * 16
 
@@ -49,6 +87,23 @@ class SpoolTests(SynchronousTestCase):
         spool = Spool(self.path, bound)
         self.addCleanup(spool.close)
         return spool
+
+    @pytest.mark.real
+    def test_what_the_disk_did_not_sync_was_not_added_whoever_is_killed_right_after(self) -> None:
+        needs_program("cc")
+        directory = Path(self.path).parent
+        (directory / "unsynced.c").write_text(UNSYNCED)
+        library = directory / "unsynced.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, directory / "unsynced.c"], check=True)
+        environ = {**os.environ, "LD_PRELOAD": str(library), "TABA_TEST_UNSYNCED": str(directory / "broken"), "PYTHONPATH": str(ROOT)}
+        for more, there in ((), [1]), (("again",), [1, 2]):
+            (directory / "broken").unlink(missing_ok=True)
+            self.path = str(directory / f"spool{len(more)}")
+            command = [sys.executable, "-c", KILLED, self.path, *more]
+            done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (9, "the disk: disk I/O error\n", ""))
+            spool = self.open()
+            self.assertEqual(([row.id.number for row in spool.rows(S, 3, 0, 10)], spool.journal(None), spool.problem), (there, None, None))
 
     def test_where_the_disk_takes_no_new_file_all_is_as_it_was_and_another_try_brings_it_over(self) -> None:
         spool = self.open()
