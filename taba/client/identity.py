@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from taba import ring
-from taba.client.segment import Memory
+from taba.client.segment import Memory, begin_making, end_making
 from taba.names import check_client
 
 DEFAULT_CLIENT = "{host}:{program}/{slot}"
@@ -118,6 +118,10 @@ class Slot:
     def _path(self, number: int) -> str:
         return os.path.join(ring.SHM_DIRECTORY, f"{self._prefix}{number}")
 
+    def own(self) -> None:
+        """Somebody has it who leaves it to the parent where a child is forked."""
+        self._memory.own()
+
     def let_go(self) -> None:
         """Free the number; and remove the files of all numbers of this program that nobody holds."""
         _remove(self._path(self.number))  # while it is locked: who finds the name gone or changed after locking tries again
@@ -154,6 +158,7 @@ def _lock(path: str, make: bool = True) -> Memory | None:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a link or a socket: a stranger's
                 return None
             raise
+        begin_making(descriptor)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
@@ -178,4 +183,4 @@ def _lock(path: str, make: bool = True) -> Memory | None:
                 os.truncate(descriptor, 1)  # something to map
             return Memory(descriptor, 1, writable=False)
         finally:
-            os.close(descriptor)
+            end_making(descriptor)

@@ -527,6 +527,7 @@ class Producer:
 
     def _record_into(self, segment: Segment) -> None:
         self._segment = segment
+        segment.memory.own()  # from here on `forget_parent` finds it
         self._directory_count = self._directory_used = 0
         self._port.open(segment.memory.mapping, segment.counts)
         if segment.where.records:
@@ -541,6 +542,7 @@ class Producer:
     def _take_slot(self) -> int:
         if self._slot is None:
             self._slot = identity.Slot()
+            self._slot.own()
         return self._slot.number
 
     def _enter(self, tab: Any) -> None:

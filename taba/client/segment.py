@@ -30,7 +30,8 @@ LEAST_COUNTING_BYTES = 1 << 16  # of these there may be so much whatever bounds 
 NAME_TRIES = 10  # names that are taken, or whose lock an Agent is just probing
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
-_being_made: set[int] = set()  # descriptors that a child forked at this moment must close, or it would hold the lock
+_being_made: set[int] = set()  # descriptors that a child forked at this moment must close, or it would hold the lock, …
+_unowned: set[Memory] = set()  # … and what it must unmap, likewise: whoever makes it has it still
 _UNKNOWN = -1  # a duplicate that could not be found
 _given_up: list[Any] = []  # mappings that cannot be unmapped without closing somebody else's descriptor
 
@@ -47,6 +48,15 @@ class Memory:
     def __init__(self, descriptor: int, size: int, make: Callable[[int, int], Mapping] | None = None, writable: bool = True):
         self._kept: int | None = None
         self._file = _identity(os.fstat(descriptor))
+        self.views: list[memoryview] = []  # that are released where a child unmaps it
+        _unowned.add(self)
+        try:
+            self._map(descriptor, size, make, writable)
+        except BaseException:
+            _unowned.discard(self)
+            raise
+
+    def _map(self, descriptor: int, size: int, make: Callable[[int, int], Mapping] | None, writable: bool) -> None:
         if make is not None:
             self.mapping: Mapping = make(descriptor, size)
             return
@@ -57,14 +67,27 @@ class Memory:
             self.mapping = mmap.mmap(descriptor, size, prot=access)
             self._kept = self._duplicate_of(descriptor)
 
+    def own(self) -> None:
+        """Somebody has it who unmaps it where a child is forked."""
+        _unowned.discard(self)
+
     def let_go(self) -> None:
         """Forget the mapping; it is unmapped, and its lock free, when the last view of it is gone."""
+        _unowned.discard(self)
+        self.views.clear()
+        if not hasattr(self, "mapping"):  # a child, which was forked within a signal handler
+            return
         if not self._may_close():
             _given_up.append(self.mapping)
         del self.mapping
 
     def unmap_in_child(self) -> None:
-        """Unmap at once what was inherited by fork; the caller released all views, and is the only thread."""
+        """Unmap at once what was inherited by fork; the caller released all other views, and is the only thread."""
+        _unowned.discard(self)
+        for view in self.views:
+            view.release()
+        if not hasattr(self, "mapping"):  # it was just to be mapped
+            return
         if self._may_close():
             self.mapping.close()
         elif self._kept == _UNKNOWN:
@@ -115,7 +138,9 @@ class Segment:
         self.ring_id = ring_id
         self.memory = memory
         self.content = memoryview(memory.mapping)  # type: ignore[arg-type]
+        memory.views.append(self.content)
         self.words = self.content.cast("Q")
+        memory.views.insert(0, self.words)
         self._path = path
         self._identity = identity
         self._pid = os.getpid()
@@ -140,8 +165,6 @@ class Segment:
 
     def unmap_in_child(self) -> None:
         """In a forked child: drop the parent's ring at once, and never touch its lock."""
-        self.words.release()
-        self.content.release()
         self.memory.unmap_in_child()
 
 
@@ -207,7 +230,7 @@ def _join(agent: str, make: Callable[[int, int], Mapping] | None) -> Segment | N
             if is_foreign(error):
                 raise
         finally:
-            _close(descriptor)
+            end_making(descriptor)
     return None
 
 
@@ -233,7 +256,7 @@ def _say_full(agent: str) -> None:
                 os.pwrite(descriptor, (1).to_bytes(8, "little"), ring.NO_PLACE_OFFSET)
                 return
             finally:
-                _close(descriptor)
+                end_making(descriptor)
 
 
 def _counting(agent: str) -> list[tuple[str, str]]:
@@ -252,18 +275,18 @@ def _counting(agent: str) -> list[tuple[str, str]]:
 
 
 def _open_own(path: str) -> int | None:
-    """A descriptor of this user's own segment; None where it is gone, or somebody else's. Closed by `_close`."""
+    """A descriptor of this user's own segment; None where it is gone, or somebody else's. Closed by `end_making`."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         return None
-    _being_made.add(descriptor)
+    begin_making(descriptor)
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_size == ring.COUNTING_BYTES:
         return descriptor
-    _close(descriptor)
+    end_making(descriptor)
     return None
 
 
@@ -318,10 +341,16 @@ def _make(
             os.unlink(path)
         raise
     finally:
-        _close(descriptor)
+        end_making(descriptor)
 
 
-def _close(descriptor: int) -> None:
+def begin_making(descriptor: int) -> None:
+    """Until `end_making` closes it, a child that is forked closes this descriptor."""
+    _being_made.add(descriptor)
+
+
+def end_making(descriptor: int) -> None:
+    """Close it, unless this is such a child."""
     if descriptor in _being_made:  # else close_what_was_being_made() has closed it
         _being_made.discard(descriptor)
         os.close(descriptor)
@@ -335,13 +364,13 @@ def _locked_file(agent: str) -> tuple[str, str, int]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
             continue
-        _being_made.add(descriptor)
+        begin_making(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return name, path, descriptor
         except BaseException as error:
             os.unlink(path)
-            _close(descriptor)
+            end_making(descriptor)
             if not isinstance(error, BlockingIOError):  # an Agent is just probing the lock: another name
                 raise
     raise OSError(errno.EAGAIN, "no free name for a ring")
@@ -367,9 +396,11 @@ def _bytes_of_rings(agent: str, group: int | None) -> tuple[int, int]:
 
 
 def close_what_was_being_made() -> None:
-    """In a forked child: close the descriptors of a segment that another thread of the parent was making."""
+    """In a forked child: leave to the parent the segments and slots that a thread was making: close their descriptors, and unmap them."""
     while _being_made:
         os.close(_being_made.pop())
+    while _unowned:
+        _unowned.pop().unmap_in_child()
 
 
 def _file_of(descriptor: int) -> tuple[int, int] | None:

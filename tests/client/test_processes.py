@@ -62,6 +62,50 @@ class ProcessTests(ClientCase):
         found = sorted([event.value for event in events if event.tab == "c"] for _, events, _ in self.headers().values())
         self.assertEqual(found, [[1.0, 3.0], [2.0]])
 
+    def test_a_child_forked_while_a_thread_makes_a_ring_or_takes_a_slot_holds_neither(self) -> None:
+        self.run_python(
+            """
+            import os, threading
+            from taba import client
+            from taba.client import identity, segment
+            client.start("w/{slot}")
+            is_made, may_go_on = threading.Event(), threading.Event()
+            def stop_after(memory):
+                is_made.set()
+                assert may_go_on.wait(300)
+                return memory
+            def held():
+                with open("/proc/self/maps") as maps:
+                    mapped = [line.split()[-1] for line in maps if "/dev/shm/taba" in line]
+                return mapped + [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                                 if os.path.exists(f"/proc/self/fd/{fd}") and "/dev/shm/taba" in os.readlink(f"/proc/self/fd/{fd}")]
+            make, lock = segment.Segment, identity._lock
+            for is_slot in (True, False):
+                if is_slot:
+                    identity._lock = lambda path, make=True: stop_after(lock(path, make))
+                else:
+                    segment.Segment = lambda *given: stop_after(make(*given))
+                recording = threading.Thread(target=client.counter("c").inc)
+                recording.start()
+                assert is_made.wait(300)
+                if (child := os.fork()) == 0:
+                    try:
+                        left, identity._lock, segment.Segment = held(), lock, make
+                        client.counter("c").inc(2)
+                        os._exit(1 if left or client.stats()["recorded"] != 1 else 0)
+                    except BaseException:
+                        os._exit(2)
+                may_go_on.set()
+                recording.join()
+                assert os.waitpid(child, 0)[1] == 0
+                assert client.stats()["recorded"] == 2 - is_slot and held(), client.stats()
+                client.stop()
+                identity._lock, segment.Segment = lock, make
+                is_made.clear(), may_go_on.clear()
+                client.start("w/{slot}")
+            """
+        )
+
     def test_workers_forked_from_a_preloading_parent_that_recorded_lose_nothing(self) -> None:
         self.run_python(
             """
