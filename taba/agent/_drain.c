@@ -9,6 +9,7 @@
 #include "../_part.h"
 #include "_columns.h"
 #include "_encoding.h"
+#include "_gathering.h"
 #include "_heap.h"
 #include "_joining.h"
 #include "_looking.h"
@@ -16,13 +17,15 @@
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 13 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 14 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
     FAST("leading", leading, leading_doc),
     FAST("count", count, count_doc),
     FAST("place", place, place_doc),
+    FAST("gather", gather, gather_doc),
+    FAST("deal", deal, deal_doc),
     FAST("measure", measure, measure_doc),
     FAST("sum_up", sum_up, sum_up_doc),
     {"encode", encode, METH_VARARGS, encode_doc},

@@ -7,7 +7,7 @@ A drain changes nothing: the caller publishes what it gives, and only then has t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from taba.agent.native import NATIVE
 from taba.agent.numbering import HEALS, HELD_BACK, NO_TAB, SUMMED, UNKNOWN, Numbers, Places
 from taba.agent.reader import Reading, Ring
 from taba.agent.scratch import FINDS, TURN_VALUES, Scratch
+from taba.agent.sparse import MOST_TOGETHER, Read, few, read_together
 from taba.agent.tallies import Sorted, Tally
 from taba.batch import MAX_DUMP_BYTES, Section, field_of, pack_bin, pack_values
 from taba.bounds import MAX_BATCH_BYTES, MiB
@@ -34,6 +35,8 @@ MAX_DRAIN_VALUE_BYTES = 8 * MiB  # of values that are no float, in one drain
 MAX_DRAIN_VALUES = 4 * TURN_VALUES  # likewise
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
+SPARSE_RINGS = 4  # that are read at once stand for one: they take a fourth or less
+FEWEST_TOGETHER = 3  # of fewer it takes as long as one by one
 TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
 TURN_TABS = 2 * MAX_FRESH_TABS  # names of them that are read in one turn, likewise
 MIN_SHARE = 8192  # events of one ring in a drain that cannot take all: most rings whole, as each part of one costs by its Tabs
@@ -159,8 +162,13 @@ class Drain:
             in_turn = in_turn[: self._rest]
         if first:
             in_turn = tuple(pair for pair in rings if pair[0] in first)
-        done = 0
-        for ring, dead in in_turn:
+        done = tried = 0
+        together: set[Ring] = set()  # of these rings, those that were read with an earlier one
+        for place, (ring, dead) in enumerate(in_turn):
+            if ring in together:
+                self._turn += not first
+                done += 1
+                continue
             if total >= events or len(readings) >= MAX_DRAIN_RINGS or value_bytes <= 0 or values + scratch.values <= 0 or columns <= 0:
                 break
             is_spent = scratch.values <= 0
@@ -171,6 +179,27 @@ class Drain:
             if is_spent or turn_rings >= TURN_RINGS or total - turn_events >= TURN_EVENTS:
                 turn_rings, turn_events, turn_tabs, is_long = 0, total, scratch.fresh_tabs, True
                 yield
+            if is_fresh and place >= tried:
+                most = min(SPARSE_RINGS * (TURN_RINGS - turn_rings), MAX_DRAIN_RINGS - len(readings))
+                here = in_turn[place : place + most]
+                read, looked = self._read_together(gathered, here, min(share, events - total), columns, value_bytes, spent)
+                tried = place + looked
+                if read is not None:
+                    readings += read.readings
+                    together.update(other for other, _ in read.readings)
+                    columns -= len(read.of)
+                    for other, one in read.readings:
+                        length = one.ranges[0].byte_end - other.byte_tail if one.ranges[0].byte_end else 0
+                        value_bytes -= length
+                        taken[other.client] += EVENT_BYTES * len(one.tabs) + length + TAB_BYTES * min(len(one.tabs), len(other.directory))
+                    total += read.events
+                    tellings += self._tellings_of(read)
+                    turn_rings += len(read.readings) // SPARSE_RINGS
+                    if ring in together:
+                        turn_rings += 1
+                        self._turn += not first
+                        done += 1
+                        continue
             turn_rings += 1
             self._turn += not first
             done += 1
@@ -236,6 +265,35 @@ class Drain:
         if is_long:
             yield
         return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
+
+    def _read_together(
+        self, gathered: Gathered, pairs: Sequence[tuple[Ring, bool]], events: int, columns: int, value_bytes: int, spent: frozenset[str]
+    ) -> tuple[Read | None, int]:
+        """Read at once, and take, those of these rings that have few records, of so many events, columns and bytes of values in all; and
+        at how many of them was looked for that."""
+        scratch = self._scratch
+        if not isinstance(gathered, Counted) or scratch.values <= 0:
+            return None, len(pairs)
+        rings, looked, left = [], 0, min(events - 1, columns, MOST_TOGETHER, LOT_EVENTS - gathered.events)
+        for looked, (ring, dead) in enumerate(pairs, start=1):
+            if dead or ring.client in spent:
+                continue
+            self.places(ring)
+            if here := few(ring):
+                if here > left:
+                    looked = max(1, looked - 1)
+                    break
+                left -= here
+                rings.append(ring)
+        if len(rings) < FEWEST_TOGETHER:
+            return None, looked
+        scratch.begin = gathered.begin
+        read = read_together(rings, scratch, self._numbers.section_of, len(gathered.rings), value_bytes)
+        if read is None or not read.events:
+            return None, looked
+        scratch.values -= read.boxes
+        gathered.take(read)
+        return read, looked
 
     def _gather(self) -> Gathered:
         return Gathered(self._rows) if self._scratch.native is None else Counted(self._rows, self._scratch)
@@ -311,9 +369,20 @@ class Drain:
             places.add(found)
         return places
 
+    def _tellings_of(self, read: Read) -> Iterator[Telling]:
+        """The same of rings that were read together."""
+        start = 0
+        for (ring, _), columns in zip(read.readings, read.columns, strict=True):
+            if ring.names.untold:
+                yield from self._tellings_at(ring, read.places[start : start + columns].tolist())
+            start += columns
+
     def _tellings(self, ring: Ring, reading: Reading) -> Iterable[Telling]:
         """The Tabs of this reading that are not known to have been told of, as they stand in the directory."""
-        for index in np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ():
+        return self._tellings_at(ring, np.flatnonzero(np.bincount(reading.tabs)).tolist() if len(reading.tabs) else ())
+
+    def _tellings_at(self, ring: Ring, places: Iterable[int]) -> Iterator[Telling]:
+        for index in places:
             tab = ring.directory[index]
             if index in ring.names.untold and tab is not None:
                 yield Telling(ring, index, self.bucket(tab.name), ring.names.untold[index])

@@ -17,6 +17,7 @@ from taba.agent.fairness import EVENT_BYTES
 from taba.agent.numbering import HELD_BACK, Places
 from taba.agent.reader import Reading, Ring
 from taba.agent.scratch import Scratch
+from taba.agent.sparse import Read
 from taba.agent.tallies import Sorted, Tally
 from taba.ring import RECORD_BYTES, MalformedRing
 
@@ -247,7 +248,8 @@ class Counted(Gathered):
     def __init__(self, rows: Rows, scratch: Scratch) -> None:
         super().__init__(rows)
         self._scratch = scratch
-        self._readings: list[tuple[int, int]] = []  # where in `scratch` the records of each begin, and how many they are
+        # where in `scratch` the records of each begin, how many they are, and whether they have their columns: else their Tabs tell
+        self._readings: list[tuple[int, int, bool]] = []
 
     def follow(self, reading: Reading) -> None:
         if reading.counted is not None:
@@ -273,9 +275,23 @@ class Counted(Gathered):
         if reading.boxed is not None and reading.is_boxed is not None:
             keys[np.searchsorted(present, tabs[reading.is_boxed])] |= 1
             self._boxed.append((len(self._readings), reading.boxed, reading.is_boxed))
-        self._readings.append((self.begin, len(tabs)))
+        self._readings.append((self.begin, len(tabs), False))
         self._note(ring, present, numbers, keys, counts)
         self.events = self.begin = self.begin + len(tabs)
+
+    def take(self, read: Read) -> None:
+        """Take what was read of several rings at once."""
+        if read.boxed is not None:
+            self._boxed.append((len(self._readings), read.boxed, read.is_boxed))
+        self._readings.append((self.begin, read.events, True))
+        self.rings += [ring for ring, _ in read.readings]
+        self._of.append(read.of)
+        self._places.append(read.places)
+        self._numbers.append(read.numbers)
+        self._keys.append(read.keys)
+        self._counts.append(read.counts)
+        self._columns += len(read.of)
+        self.events = self.begin = self.begin + read.events
 
     def _in_order(self, by_section: Any, starts: Any) -> tuple[Any, Any, Any, Any]:
         begins = np.empty(self._columns, np.int64)
@@ -283,14 +299,18 @@ class Counted(Gathered):
         times, values = self._rows.in_order(self.events)
         boxed, is_boxed = (np.empty(self.events, np.object_), np.zeros(self.events, np.bool_)) if self._boxed else (None, None)
         others = {reading: (found, flags) for reading, found, flags in self._boxed}
-        cursors = np.empty(max(int(present[-1]) for present in self._places) + 1, np.int64)
-        records, column = self._scratch.records, 0
-        for number, ((begin, length), present) in enumerate(zip(self._readings, self._places, strict=True)):
+        of_tabs = (int(present[-1]) for (*_, is_numbered), present in zip(self._readings, self._places, strict=True) if not is_numbered)
+        cursors = np.empty(max(of_tabs, default=-1) + 1, np.int64)
+        records, column, native = self._scratch.records, 0, self._scratch.native
+        for number, ((begin, length, is_numbered), present) in enumerate(zip(self._readings, self._places, strict=True)):
             here = records[begin * RECORD_BYTES : (begin + length) * RECORD_BYTES]
             mine = begins[column : column + len(present)]
             column += len(present)
             where = np.empty(length, np.int64) if number in others else None
-            self._scratch.native.place(here, present, mine, cursors, times, values, where)
+            if is_numbered:
+                native.deal(here, mine, times, values, where)
+            else:
+                native.place(here, present, mine, cursors, times, values, where)
             if where is not None and boxed is not None and is_boxed is not None:
                 boxed[where], is_boxed[where] = others[number]
         return times, values, boxed, is_boxed

@@ -109,7 +109,8 @@ class Opened:
 
     # --- what is in it ---
 
-    def _read_bytes(self, position: int, length: int) -> bytes:
+    def read_bytes(self, position: int, length: int) -> bytes:
+        """So many bytes of the byte ring from this position on."""
         size = self.where.byte_ring_bytes
         offset = position % size
         first = min(length, size - offset)

@@ -154,6 +154,12 @@ class Ring(Searched):
         byte_end = max(found.byte_end for found in reading.ranges)
         return reading._replace(ranges=[Covered(self.key, self.tail, reading.ranges[-1].end, byte_end)])
 
+    @property
+    def place_to_read(self) -> tuple[int, ...]:
+        """What the C part needs to read what `seen_plainly` tells of: as `gather` of `_drain.c` has it."""
+        where = self.where
+        return (self.fd, where.record_offset, where.records, self.tail, self._looked, len(self.directory), self.byte_tail, *self._of_bytes)
+
     def settle(self, reading: Reading) -> None:
         """What was read is safe: never read it again, and move the tail over what has no hole."""
         self.recorded += len(reading.tabs)
@@ -186,7 +192,7 @@ class Ring(Searched):
         first, last = min([begin for _, begin, _ in each]), max([begin + length for _, begin, length in each])
         if last - first > byte_limit:
             return None
-        content = self._read_bytes(self.byte_tail + first, last - first)
+        content = self.read_bytes(self.byte_tail + first, last - first)
         boxed, is_boxed = np.empty(total, np.object_), np.zeros(total, np.bool_)
         try:
             for row, begin, length in each:
@@ -239,7 +245,7 @@ class Ring(Searched):
         keep &= ~bad
         if len(good):
             first, last = int(ahead[good].min()), int(ends[good].max())
-            content = self._read_bytes(self.byte_tail + first, last - first)
+            content = self.read_bytes(self.byte_tail + first, last - first)
             starts = (ahead[good] - np.uint64(first)).tolist()
             for index, start, length in zip(good.tolist(), starts, lengths[good].tolist(), strict=True):
                 try:

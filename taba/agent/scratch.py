@@ -56,6 +56,13 @@ class Scratch:
         """So many records behind the first `begin`."""
         return self.records[self.begin * RECORD_BYTES : (self.begin + records) * RECORD_BYTES]
 
+    def slots(self, known: int) -> Any:
+        """A zero (uint32) for each of so many Tabs, or more: zeros again when whoever uses them is done."""
+        if known > len(self._numbers[0]):
+            room = max(known, 2 * len(self._numbers[0]))
+            self._numbers = [np.zeros(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.int64)]
+        return self._numbers[0]
+
     def count(
         self, records: int, pieces: tuple[tuple[int, int | None], ...], known: int, where: tuple[int, int, int] | None = None
     ) -> tuple[Any, Any, Any] | None:
@@ -66,8 +73,7 @@ class Scratch:
         bytes the ring has; where that is not said, one that lies there is not plain. The rows hold until the next call.
         """
         if known > len(self._numbers[0]):
-            room = max(known, 2 * len(self._numbers[0]))
-            self._numbers = [np.zeros(room, np.uint32), np.empty(room, np.uint32), np.empty(room, np.int64)]
+            self.slots(known)
         counts, tabs, many = self._numbers
         boxes = None
         if where is not None:

@@ -102,6 +102,11 @@ class Searched(Opened):
         room, byte_room = self.tail + self.where.records - frontier, self.byte_tail + self.where.byte_ring_bytes - byte_frontier
         return Fill(self._head - frontier, room, self._byte_head - byte_frontier, byte_room, self._head, self._byte_head, is_cut)
 
+    @property
+    def seen_plainly(self) -> int:
+        """How many records the last look found from the tail on, committed one after the other; 0 where there are holes, or may be more."""
+        return 0 if self.covered or not self._is_looked_through else max(0, self._looked - self.tail)
+
     def look(self, scratch: Scratch) -> Fill:
         """How full the ring is: looks at the records that were committed since the last look, each once."""
         if self._still is not None:  # nearly always, of a ring that is idle: a commit word that is stored is another one

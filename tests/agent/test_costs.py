@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -149,6 +150,20 @@ class Costs(Case):
         assert reading is not None
         self.assertEqual((len(reading.tabs), reading.ranges[0].start), (5, hole + 1))  # behind a hole a search goes on
 
+    def test_rings_that_have_few_records_are_read_in_one_call_and_take_few_of_python_each(self) -> None:
+        if NATIVE is None:
+            raise SkipTest("needs the Agent's C part: without it each ring is read by itself")
+        costs = []
+        for rings in (10, 40):
+            found, drain, looks = self.rings(rings, 100, 20), Drain(8), Looks(Scratch())
+            looks.look(found)
+            for ring in found:
+                drain.places(ring)
+            sizes, pairs, drained = self.noted("preadv"), [(ring, False) for ring in found], list[Drained]()
+            costs.append(self.counted(partial(_run, drain, pairs, drained)))
+            self.assertEqual((drained[0].found, sizes), (rings * 20, []))
+        self.assertLess(costs[1] - costs[0], 30 * 12)
+
     def test_of_one_producer_records_are_read_once_and_a_look_finds_the_last_by_halves(self) -> None:
         for events in (600, 20_000):
             [ring] = self.rings(1, 10, events, ACCELERATED)
@@ -208,6 +223,10 @@ class Costs(Case):
         drain()
         drain()
         self.assertEqual(set(looked), {busy[3]})  # for the table, which tells what of it was published
+
+
+def _run(drain: Drain, pairs: list[tuple[Ring, bool]], drained: list[Drained]) -> None:
+    drained.append(drain.run(pairs, is_fresh=True))
 
 
 class Looked(dict[int, Any]):

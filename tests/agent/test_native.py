@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections import Counter
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,8 @@ from twisted.trial.unittest import SkipTest
 from taba import ring as layouts
 from taba.agent.drain import Drain
 from taba.agent.edge import Edge
-from taba.agent.encoding import WritingRoom, encode
+from taba.agent.encoding import WritingRoom, encode, unpack
+from taba.agent.looks import Looks
 from taba.agent.native import NATIVE
 from taba.agent.outbox import EncodedBatch, Outbox, StoredBatch, Table
 from taba.agent.scratch import Scratch
@@ -84,7 +86,59 @@ class RingsTests(Native):
     def test_whatever_is_in_rings_gives_equal_bytes(
         self, seed: int, shapes: list[tuple[int, str]], is_folding: bool, dead: bool, limits: list[int]
     ) -> None:
-        chance = Random(seed)
+        paths = self.twice(Random(seed), shapes)
+        with_c = self.given(paths[0], NATIVE, is_folding, dead, limits)
+        self.assertEqual(repr(with_c), repr(self.given(paths[1], None, is_folding, dead, limits)))  # NaN is not equal to itself
+
+    @given(
+        st.integers(0, 2**32),
+        st.lists(st.tuples(st.integers(0, 90), st.sampled_from(("plain", "holes", "values", "flags", "strange", "noise"))), max_size=8),
+        st.sampled_from((7, 200, 1 << 20)),
+    )
+    @examples(40)
+    def test_rings_that_are_read_together_give_what_each_gives_by_itself(
+        self, seed: int, shapes: list[tuple[int, str]], limit: int
+    ) -> None:
+        paths = self.twice(Random(seed), [(5, "plain")] * 3 + shapes)
+        together, apart = Calls(NATIVE), Calls(NATIVE)
+        found = self.all_of(paths[0], together, limit, is_fresh=True)
+        self.assertEqual(repr(found), repr(self.all_of(paths[1], apart, limit, is_fresh=False)))
+        self.assertEqual((together.of["gather"] > 0, apart.of["gather"]), (limit > 7, 0))
+
+    def all_of(self, paths: list[str], native: Calls, limit: int, is_fresh: bool) -> Any:
+        """All events of these rings, by column, and what else drains tell of them."""
+        from taba.agent.reader import Ring
+
+        rings = [Ring(os.open(path, os.O_RDWR), os.path.basename(path)) for path in paths]
+        self.opened += rings
+        drain, looks = Drain(4, native=native), Looks(Scratch())
+        columns: dict[tuple[str, str, str], list[Any]] = {}
+        told: Counter[Any] = Counter()
+        for ring in rings:
+            ring.names.read(5)
+        for _ in range(1000):
+            looks.look(rings)
+            drained = drain.run([(ring, False) for ring in rings], limit, is_fresh=is_fresh)
+            for column in (column for sections in drained.packed.values() for column in unpack(sections)):
+                its = column.values
+                assert isinstance(its, (bytes, list))
+                floats = np.frombuffer(its).tolist() if isinstance(its, bytes) else its
+                key = column.client, column.tab, column.type
+                columns.setdefault(key, []).extend(zip(np.frombuffer(column.times).tolist(), floats, strict=True))
+            told.update({"found": drained.found, "malformed": drained.malformed, "refused": drained.refused})
+            told.update({(client, reason): count for client, lost in drained.lost.items() for reason, count in lost.items()})
+            told.update(drained.taken)
+            for ring, reading in drained.readings:
+                ring.settle(reading)
+            for ring, reason in drained.broken:
+                told[ring.name, reason] += 1
+                rings.remove(ring)
+            if not drained.is_cut:
+                break
+        return sorted(columns.items()), sorted(told.items(), key=repr), [(ring.tail, ring.byte_tail, ring.covered) for ring in rings]
+
+    def twice(self, chance: Random, shapes: list[tuple[int, str]]) -> list[list[str]]:
+        """The paths of rings of these events and kinds, and of others that have the same in them."""
         paths: list[list[str]] = [[], []]
         for number, (events, kind) in enumerate(shapes):
             producer = self.producer(f"web/{number}", flags=chance.choice((0, layouts.ACCELERATED)))
@@ -116,8 +170,19 @@ class RingsTests(Native):
                 with open(producer.path, "rb") as made, open(path, "wb") as copy:
                     copy.write(made.read())
                 paths[place].append(path)
-        with_c = self.given(paths[0], NATIVE, is_folding, dead, limits)
-        self.assertEqual(repr(with_c), repr(self.given(paths[1], None, is_folding, dead, limits)))  # NaN is not equal to itself
+        return paths
+
+
+class Calls:
+    """The C part, and how often what of it is called."""
+
+    def __init__(self, native: Any):
+        self._native = native
+        self.of: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.of[name] += 1
+        return getattr(self._native, name)
 
 
 class ArgumentsTests(Native):
@@ -239,6 +304,55 @@ class ArgumentsTests(Native):
             crcs = [zlib.crc32(batch.content) for batch in expected]
             self.assertTrue(all(batch.crc in (None, crc) for batch, crc in zip(found, crcs, strict=True)))
             self.assertEqual([batch._replace(content=bytes(batch.content), crc=None) for batch in found], expected)
+
+    def test_of_rings_that_are_read_together_only_what_is_plain_is_there(self) -> None:
+        producer = self.producer()
+        tabs = [producer.tab(f"t{place}") for place in range(3)]
+        for place in (2, 0, 2):
+            producer.record(tabs[place], 1.5, 7.0)
+        producer.record(tabs[0], "abc")
+        ring, where = self.open(producer), producer.where
+        plain = [ring.fd, where.record_offset, where.records, 0, 4, 3, 0, 10, where.byte_ring_bytes]
+        numbers, sections, slots = np.array([1, 1, 2], U32), np.array([0, 4, 5], np.int32), np.zeros(3, U32)
+
+        def given(*rows: list[int], room: int = 20, boxes: int = 5, columns: int = 20) -> list[Any]:
+            outs: list[Any] = [np.zeros(columns, of) for of in (I64, U32, U32, np.int32, I64)]
+            rooms = bytearray(24 * room), slots, *outs, np.zeros((boxes, 4), I64), np.zeros(len(rows), I64)
+            return [np.array(rows, I64), [numbers] * len(rows), sections, 9, *rooms]
+
+        good = given(plain, [*plain[:4], 2, *plain[5:]])
+        self.assertEqual(NATIVE.gather(*good), (4, 1))
+        of, places, its, keys, counts, boxes, found = good[6:]
+        self.assertEqual((found.tolist(), of[:4].tolist(), places[:4].tolist()), ([2, 2], [9, 9, 10, 10], [0, 2, 0, 2]))
+        self.assertEqual((its[:4].tolist(), keys[:4].tolist(), counts[:4].tolist()), ([1, 2, 1, 2], [9, 10, 8, 10], [2, 2, 1, 1]))
+        self.assertEqual((boxes[0].tolist(), slots.tolist()), ([9, 3, 0, 4], [0, 0, 0]))
+        times, values, where_to = np.zeros(6), np.zeros(6), np.zeros(6, I64)
+        NATIVE.deal(good[4][: 24 * 6], np.array([0, 2, 4, 5]), times, values, where_to)
+        self.assertEqual((where_to.tolist(), values[[0, 2, 3, 4, 5]].tolist(), times[2]), ([2, 0, 3, 1, 5, 4], [1.5] * 5, 7.0))
+        for records, cursors in ((5, [0, 1, 2, 3]), (6, [0, 2, 4]), (6, [0, 2, 4, 6]), (6, [0, 2, 4, -1])):
+            self.assertRaises(ValueError, NATIVE.deal, good[4][: 24 * 6], np.array(cursors), times[:records], values, None)
+        odd: list[tuple[int, int]] = [(0, -1), (0, 2**40), (2, 3), (2, 0), (3, -1), (3, 5), (4, 5), (4, 2**62), (5, 2), (7, 3), (8, 3)]
+        for place, wrong in (*odd, (1, 2**40), (1, 2**62), (6, 8)):
+            its_row = [*plain[:place], wrong, *plain[place + 1 :]]
+            asked = given(its_row, plain)
+            self.assertEqual((NATIVE.gather(*asked), asked[-1].tolist(), asked[6][:2].tolist()), ((2, 1), [-1, 2], [9, 9]), its_row)
+            self.assertEqual(slots.tolist(), [0, 0, 0])
+        few: list[tuple[dict[str, int], list[int]]] = [({"room": 3}, [-1]), ({"boxes": 0}, [-1]), ({"columns": 3}, [-1]), ({}, [2])]
+        for room, told in few:
+            asked = given(plain, **room)
+            NATIVE.gather(*asked)
+            self.assertEqual((asked[-1].tolist(), slots.tolist()), (told, [0, 0, 0]))
+        beyond: list[tuple[int, Any, type[Exception]]] = [
+            (0, good[0][:1], ValueError), (1, [numbers], ValueError), (1, (numbers,), TypeError), (1, [1, 1], TypeError),
+            (1, [numbers[:2]] * 2, ValueError), (3, "1", TypeError), (4, bytes(24), BufferError), (4, bytearray(25), ValueError),
+            (5, slots[:2], ValueError), (7, places[:3], ValueError), (10, counts[:3], ValueError), (12, found[:1], ValueError),
+        ]  # fmt: skip
+        for place, wrong_one, error in beyond:
+            asked = list(good)
+            asked[place] = wrong_one
+            self.assertRaises(error, NATIVE.gather, *asked)
+        self.assertRaises(TypeError, NATIVE.gather, *good[:-1])
+        self.assertRaises(TypeError, NATIVE.deal, good[4])
 
     def test_what_is_no_section_of_a_bucket_makes_no_batch(self) -> None:
         common: tuple[Any, ...] = ([1], 0, {1: []}, 5, b"s" * 16, {}, at(1.0), (9, 9_000, 9, 9, 9))
