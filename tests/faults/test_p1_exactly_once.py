@@ -25,17 +25,19 @@ from .job import Job, ShortJob
 SOAK_SECONDS = 1800.0  # it only ends a hang
 WAVES, CHILDREN = 10, 20
 COPIED = 9_000  # of 16,000 events, that recorders record before they wait: half, and what parents do before they fork
-# goes up, and is told to record more than an outbox holds
+# goes up, and once it is told to records for as long as it lives, no faster than a small ring is read
 HOLD = """
-import sys
+import sys, time
 from taba import client
 client.start("host/1")
 busy, texts = client.updown("busy"), client.tab("texts", type="Noop")
 for _ in range(3):
     busy.inc()
 for line in sys.stdin:
-    for number in range(4000):
-        texts.record("x" * 2000)
+    while True:
+        for number in range(50):
+            texts.record("x" * 2000)
+        time.sleep(0.02)
 """
 # forks wave after wave of processes that live for one event, each with a child that does the same
 STORM = """
@@ -230,8 +232,7 @@ class ExactlyOnceForLong(Job):
         self.services.start_server()
         self.services.start_agent("--outbox-bytes", str(MIN_OUTBOX_BYTES))
         command = [sys.executable, "-c", HOLD]
-        environ = {**self.services.environ, "TABA_RING_BYTES": str(16 << 20)}
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, env=self.services.environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         assert process.stdin is not None

@@ -18,6 +18,7 @@ from taba.server.keys import ABSENT, Framed
 from taba.server.work import sandbox as module
 from taba.server.work.rows import Folded, ForeignWork, Work
 from taba.server.work.sandbox import MAX_DEATHS, HandlerSlow, Sandbox
+from tests.patience import PATIENCE_SECONDS
 
 from ..running import asynchronous, reactor
 from ..samples import lookup_of
@@ -88,6 +89,8 @@ class ApartCase(TestCase):
     timeout = 600
 
     def setUp(self) -> None:
+        self.patch(module, "ASK_SECONDS", PATIENCE_SECONDS)
+        self.patch(module, "SUSPENDED_SECONDS", PATIENCE_SECONDS)
         directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, directory)
         plugins = directory / "twisted" / "plugins"

@@ -64,6 +64,7 @@ class SlowCase(TestCase):
     timeout = 300
 
     def setUp(self) -> None:
+        self.patch(module, "ASK_SECONDS", SECONDS)
         self.directory = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.directory)
         plugins = self.directory / "twisted" / "plugins"
