@@ -42,8 +42,9 @@ BENCHMARKS = {
     "reshard": "Moving buckets between shards",
     "reshard_load": "Moving buckets under load",
     "cluster": "The cluster of 2012",
+    "where": "Where the time of Agent and Server goes",
 }
-LONG = ("scale", "cluster")  # which take ten minutes and more: run where they are named
+LONG = ("scale", "cluster", "where")  # which take minutes: run where they are named
 
 SHOWN = ("cpu", "cores", "memory_gib", "kernel", "python", "store")  # of the machine, above the tables
 TABLE_WIDTH = 160  # where there is no terminal to ask

@@ -88,6 +88,7 @@ CHARTS = (
     Chart("served", "What 20 events add to a request of an application, in %", False, _served),
     Chart("aggregators", "Lines of StatsD a second of one core", False, _aggregators),
     Chart("cluster", "The cluster of 2012 on this machine: seconds to visible, cores", False, _freshness),
+    Chart("where", "Where the time of Agent and Server goes, in cores", False, _freshness),
 )
 
 

@@ -94,6 +94,12 @@ class Cluster:
 
     def hold(self, minute: float, seconds: float, patience: float) -> Held:
         """Record at this rate, and wait until all is visible, or for so many seconds of `patience`."""
+        counted, held = self.record(minute, seconds)
+        visible, missing = self.wait(patience)
+        return held._replace(lag=max(0.0, visible - counted["ended"]), missing=missing)
+
+    def record(self, minute: float, seconds: float) -> tuple[dict[str, Any], Held]:
+        """Record at this rate: what the Clients tell, and what came of it until they stopped."""
         used, clients = self._used()
         began = time.monotonic()
         self._worker.tell("pace", minute / 60, seconds)
@@ -106,10 +112,8 @@ class Cluster:
         for type, count in counted["counts"].items():
             self._of_type[type] += count
         self._dropped += counted["dropped"]
-        visible, missing = self._wait(patience)
-        lag = visible - counted["ended"]
         cores = {name: (now[name] - used[name]) / passed for name in now} | {"clients": (theirs - clients) / passed}
-        return Held(counted["recorded"], counted["dropped"], minute / 60 * seconds, latency, max(0.0, lag), missing, cores, resident)
+        return counted, Held(counted["recorded"], counted["dropped"], minute / 60 * seconds, latency, 0.0, 0, cores, resident)
 
     def check(self) -> Row:
         """Whether each event of the Types that count is in a State: a row that says so, or that nothing was compared, as of events that
@@ -127,7 +131,7 @@ class Cluster:
                 raise WorkerFailed(f"the {kind.type} Tabs have {found:,} events, their Clients counted {self._of_type[kind.type]:,}")
         return Row("events recorded, and found in States, exactly", recorded, "events")
 
-    def _wait(self, patience: float) -> tuple[float, int]:
+    def wait(self, patience: float) -> tuple[float, int]:
         """When all was visible, in Unix seconds; or when nobody waited any more, and how many events were not."""
         deadline = time.monotonic() + patience
         while (found := self._services.query.status())["folded"] != self.recorded:

@@ -23,15 +23,17 @@ from xml.etree import ElementTree
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import cluster, cluster_worker, machine
+from benchmarks import cluster, cluster_worker, machine, sampling, where
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.budgets import Budget
 from benchmarks.charts import draw
 from benchmarks.cold import JOURNAL_LEAST, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
+from benchmarks.sampling import Place, Samples, read
 from benchmarks.sending import Streams
 from benchmarks.services import Effort
 from benchmarks.worker import WorkerFailed
+from taba import names
 from taba.batch import decode_batch
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.patience import PATIENCE_SECONDS
@@ -235,6 +237,40 @@ class ClusterTest(SynchronousTestCase):
     def test_a_cluster_that_does_not_even_begin_fails(self) -> None:
         with self.assertRaisesRegex(WorkerFailed, "1 of 10 events are not visible 1 s after the last"):
             self.rows(1)
+
+
+class WhereTest(SynchronousTestCase):
+    def test_what_a_process_did_is_seen_by_the_function_of_tabas_that_did_it(self) -> None:
+        path = self.mktemp()
+        for number in (signal.SIGPROF, sampling.SIGNAL):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        Samples(path).listen()
+        signal.raise_signal(sampling.SIGNAL)
+        until = time.process_time() + 20 * sampling.PERIOD
+        while time.process_time() < until:
+            names.canonical_name("requests", {f"label{number}": "value" for number in range(16)})
+        signal.raise_signal(sampling.SIGNAL)
+        seen = read(Path(path))
+        self.assertIn("names.py", {place.module for place in seen})
+        self.assertEqual(signal.getitimer(signal.ITIMER_PROF), (0.0, 0.0))
+
+    def test_each_part_of_the_code_is_of_one_stage_and_each_stage_names_what_there_is(self) -> None:
+        files = [str(path.relative_to(ROOT / "taba")) for path in (ROOT / "taba").rglob("*.py")]
+        for part, stages in where.STAGES.items():
+            for stage, modules in stages:
+                for module in modules:
+                    self.assertTrue(any(file.startswith(module) for file in files), (part, stage, module))
+        self.assertEqual(where.stage_of("agent", Place("agent/drain.py", "steps", "numpy")), "events sorted into columns, folded, encoded")
+        self.assertEqual(where.stage_of("server", Place("shard/joint.py", "run", "txredisapi")), "the store's protocol")
+        self.assertEqual(where.stage_of("server", Place("", "", "attr")), where.ELSE)
+
+    def test_the_stages_shares_are_of_what_the_part_took_the_largest_first(self) -> None:
+        seen = Counter({Place("web.py", "_send", ""): 1, Place("shard/joint.py", "run", ""): 2, Place("shard/joint.py", "ask", ""): 1})
+        rows = where.rows("server", "server", seen, 0.4)
+        self.assertEqual(
+            [(row.name, row.figure.median) for row in rows], [("server: transactions", 0.4 * 3 / 4), ("server: requests", 0.1)]
+        )
+        self.assertEqual(rows[0].note, "75%: joint.run 50.0%, joint.ask 25.0%")
 
 
 class RunTest(SynchronousTestCase):
