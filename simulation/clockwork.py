@@ -42,6 +42,7 @@ class Process:
         self.sleep: tuple[str, float] | None = None  # before this step of a move it is stopped for so many seconds
         self.wakes = 0.0  # until then it is stopped: what it is to do waits, and its clock goes on
         self.descriptors: dict[int, None] = {}
+        self.takes_power = False  # it ends since its host has no power
         self.drift = 1.0
         self.skew = 0.0
         self.pace = self.turn = 0.0

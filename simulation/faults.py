@@ -35,7 +35,7 @@ SHIELD_SECONDS = 0.5  # after an outbox was removed nobody kills its Agent: what
 # that is as it was twenty seconds ago takes back more than is retained, and what it had of that nobody can tell. And one that is as it was
 # before its buckets left has them again: a person repairs that, and some is lost by it
 APART = (
-    (BACK, frozenset(("disk full", "disk tears", "spool spoilt", "file spoilt", "outbox removed", "host boots"))),
+    (BACK, frozenset(("disk full", "disk tears", "spool spoilt", "file spoilt", "outbox removed", "host boots", "power fails"))),
     (PASTS, MOVES | frozenset(("memory full",))),
 )
 
@@ -477,6 +477,31 @@ def _boot(world: World, fault: Fault) -> None:
     world.boots_anew()
 
 
+def _power(world: World, fault: Fault) -> None:
+    """Their host loses power, now or within what its Agent does: what was not synced is not on its disk."""
+    world.fired["the power failed"] += 1
+    process, steps = next((agent.process for agent in world.agents if agent.process is not None), None), fault.detail["steps"]
+    if process is None or steps is None:
+        world.lose_power()
+        world.have_power_back()
+        return
+    process.takes_power = True
+    process.fuse = steps
+
+
+def _burn_in_move(world: World, fault: Fault) -> None:
+    """Whoever next moves what the outbox holds to the spool is killed within that."""
+    world.steps_of_move = fault.detail["steps"]
+
+
+def _few_steps(random: Random) -> dict[str, Any]:
+    return {"steps": random.randrange(12)}
+
+
+def _any_steps(random: Random) -> dict[str, Any]:
+    return {"steps": random.choice((None, None, 0, 1, 2, 3, 5, 8, 13, 30, 100))}
+
+
 def _burnt(part: str) -> tuple[str, ...]:
     return tuple(f"killed {when} a write: {part}" for when in ("before", "within", "after"))
 
@@ -549,4 +574,7 @@ KINDS: dict[str, Kind] = {
     "server cut from store": Kind(0.7, _which_for(0.5, 20.0), _cut_from_store, ("no store reached",)),
     "one store goes back": Kind(0.5, _which_for(0.2, 20.0), _one_goes_back, ("one store went back in time",)),
     "all restart": Kind(0.3, _seconds(0.0, 8.0), _kill_all, ("killed all at once",)),
+    "move's fuse": Kind(0.7, _few_steps, _burn_in_move, ("lit a fuse in a move to the spool",)),
+    "store has no memory": Kind(0.5, _seconds(0.5, 8.0), _store_for("is_full", True, False), ("store has no memory",)),
+    "power fails": Kind(0.3, _any_steps, _power, ("the power failed",)),
 }

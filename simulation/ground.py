@@ -119,9 +119,22 @@ class Ground(Clockwork):
 
     def _bury(self, process: Process) -> None:
         part = self.parts.pop(process, None)
-        if part is not None:
-            self.machine.bury(process)
-            part.died()
+        if part is None:
+            return
+        if process.takes_power:
+            self.lose_power()
+        self.machine.bury(process)
+        part.died()
+        if process.takes_power:
+            self.have_power_back()
+
+    def lose_power(self) -> None:
+        """The power of Agent and applications fails."""
+        raise NotImplementedError
+
+    def have_power_back(self) -> None:
+        """It is back, after all their processes ended."""
+        raise NotImplementedError
 
     def agrees(self, now: float) -> bool:
         """Whether a clock of the store and that of an Agent say about this."""

@@ -26,6 +26,7 @@ from twisted.internet.task import deferLater
 
 from simulation.clockwork import Clockwork, Killed, Process
 from simulation.names import part_of
+from simulation.power import Left, Synced
 from taba import ring
 from taba.batch import BATCH_VERSION, reading_batch
 from taba.errors import UnknownVersion
@@ -191,7 +192,16 @@ class FileSystem:
 
     unlink, remove, rename, replace, link = map(_whole, ("unlink", "remove", "rename", "replace", "link"))
     mkdir, rmdir, chmod, fchmod, fchown = map(_whole, ("mkdir", "rmdir", "chmod", "fchmod", "fchown"))
-    truncate, ftruncate, fsync, fdatasync = map(_whole, ("truncate", "ftruncate", "fsync", "fdatasync"))
+    truncate, ftruncate = map(_whole, ("truncate", "ftruncate"))
+
+    def fsync(self, descriptor: int) -> None:
+        when = self._world.running.write("fsync")
+        if when in ("", "after") and self._machine.synced is not None:
+            self._machine.synced.sync(descriptor)
+        if when:
+            raise Killed
+
+    fdatasync = fsync
 
     def dup(self, descriptor: int) -> int:
         """A process's own, and no step: nobody else can tell."""
@@ -377,6 +387,7 @@ class Machine:
         self.disk = os.path.join(self.root, "disk")
         os.mkdir(self.shm)  # the folder on the disk is the first Agent's to make
         self.is_memory_full = self.is_disk_full = False
+        self.synced: Synced | None = None  # what is there when its power fails, where that may be
         self.disk_left: int | None = None  # bytes that the disk takes yet, where that is few: the write that needs more is torn
         self.changed = 0  # ticks of the kernel's clock until the last change of a folder
         self.reads_other_version: Callable[[Process], bool] = lambda process: False
@@ -501,11 +512,22 @@ class Machine:
     def notes_change(self) -> None:
         """A file was made, or removed."""
         self.changed = int(self.world.now / KERNEL_TICK_SECONDS) + 1
+        if self.synced is not None:
+            self.synced.change()
 
     def put(self, where: Any, name: str, instead: Any) -> None:
         """Exchange a name until the world ends."""
         self._undo.append((where, name, getattr(where, name, _NOTHING)))
         setattr(where, name, instead)
+
+    def may_lose_power(self) -> None:
+        """From now on it is noted what is synced."""
+        self.synced = Synced(self.disk)
+
+    def lose_power(self) -> Left:
+        """What its disk will have when the power is back; before processes end, for who closes a database tidies up."""
+        assert self.synced is not None
+        return self.synced.fail(self.world.random, [one for databases in self.databases.values() for one in databases])
 
     def bury(self, process: Process) -> None:
         """A process is dead: its transactions are undone, its locks free, its descriptors closed."""

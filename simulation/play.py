@@ -103,6 +103,10 @@ class Run(World):
         self.narrow()
         self.watch_what_is_retained()
         kinds = {fault.kind for fault in self.faults}
+        if "move's fuse" in kinds:
+            self.watch_moves_to_the_spool()
+        if "power fails" in kinds:
+            self.machine.may_lose_power()
         for store in self.stores:
             if kinds & PASTS:
                 store.remember()
@@ -199,15 +203,16 @@ class Run(World):
         self.network.without_store.clear()
         self.machine.is_disk_full = self.machine.is_memory_full = False
         self.machine.disk_left = None
+        self.steps_of_move = None
         for store in self.stores:
-            store.is_reading_only = False
+            store.is_reading_only = store.is_full = False
             store.cut_before = store.cut_after = store.late = 0.0
             store.lag = REPLICA_SECONDS
             store.clock.skew = 0.0
             store.is_up = True
         self.hosts.clear()
         for process in self.parts:
-            process.skew = 0.0
+            process.skew, process.takes_power = 0.0, False
         for server in self.servers:
             server.is_future = False
             if self.may_bury and server.is_older and server.process is not None:

@@ -43,6 +43,12 @@ _ANSWERED_ALWAYS = frozenset(
     b" SCAN HSCAN SSCAN ZSCAN GETRANGE MEMORY WAIT TYPE ZRANGE".split()
 )
 
+# by a server that has reached its `maxmemory`, and evicts nothing: what may need more; what removes, expires or renames it carries out
+_REFUSED_FULL = frozenset(
+    b"SET SETEX PSETEX SETNX GETSET MSET APPEND SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY HSET HSETNX HMSET HINCRBY HINCRBYFLOAT LPUSH"
+    b" RPUSH LPUSHX RPUSHX LSET LINSERT SADD SMOVE ZADD ZINCRBY COPY RESTORE".split()
+)
+
 
 class _Clock:
     """The clock of the store's host, which may be set; for what expires, and for TIME."""
@@ -84,6 +90,7 @@ class Store:
         self.server = Server(self.clock, Random(world.random.getrandbits(64)))
         self.is_up = True
         self.is_reading_only = False  # answers MISCONF to whoever writes
+        self.is_full = False  # answers OOM to whoever writes what may need more memory
         self.lives = 0  # of its process: connections end with it
         self.cut_before = self.cut_after = self.late = 0.0  # shares of what is sent to it
         self.pasts: deque[tuple[float, Any]] | None = None
@@ -279,6 +286,10 @@ class StoreConnection(Transactions):
             self._store.world.fired["store takes no writes"] += 1
             self._session._is_spoilt = self._session._queue is not None
             return ErrorReply("MISCONF Errors writing to the AOF file: No space left on device")
+        if self._store.is_full and command[0].upper() in _REFUSED_FULL:
+            self._store.world.fired["store has no memory"] += 1
+            self._session._is_spoilt = self._session._queue is not None
+            return ErrorReply("OOM command not allowed when used memory > 'maxmemory'.")
         return self._session._one(command)
 
     def _answer(self, replies: list[Reply], done: Deferred[list[Reply]]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable
 from random import Random
@@ -16,6 +18,8 @@ from simulation.census import CENSUSES, RECORDED, Ledger, count, numbers
 from simulation.client import Client
 from simulation.ground import Ground
 from simulation.mover import Mover
+from simulation.names import AGENT
+from simulation.power import Left
 from simulation.server import Server
 from simulation.store import Store
 from taba.agent import drain, keeper, lanes
@@ -23,6 +27,7 @@ from taba.agent.loop import Loop
 from taba.server import keys
 from taba.server.aging import read_record
 from taba.server.fold.deadletters import decode_dead_letter
+from taba.server.fold.marks import decode_mark
 from taba.shard.buckets import MAP_KEY, STORE_KEY, decode_map, decode_owner, decode_record, lease_key, owner_key
 from taba.shard.servers.url import parse_store
 
@@ -35,7 +40,7 @@ MOVES = frozenset(
 )
 PASTS = frozenset(("store goes back", "one store goes back"))
 BACK = PASTS | {"store fails over", "replica lags"}
-LOST_OUTBOX = frozenset(("host boots", "outbox removed"))
+LOST_OUTBOX = frozenset(("host boots", "power fails", "outbox removed"))
 FILLING = frozenset(("memory full", "disk full", "disk tears", "spool spoilt"))
 # keys that the world looks at whenever they change: (bucket, whether it is its owner key)
 WATCHED = {key: (bucket, key == owner_key(bucket)) for bucket in range(BUCKETS) for key in (owner_key(bucket), keys.counts(bucket))}
@@ -99,10 +104,12 @@ class World(Ground):
         self._booked = dict.fromkeys(range(BUCKETS), 0)  # bucket → how many events its counts name
         self._next_census = CENSUS_SECONDS
         self.unsure = 0  # events that went with a host that booted anew
+        self._on_disk: Left | None = None  # of its disk, while it has no power
         self.servers = [Server(self, f"server-{number}", url, BUCKETS) for number, url in enumerate(self.urls, 1)]
         self.agents = [Agent(self, "agent", self.urls[:1]), Agent(self, "other-agent", self.urls[:1])]
         self.agents[1].may_start = False  # until somebody starts it
         self.shielded_until = 0.0
+        self.steps_of_move: int | None = None  # whoever moves something to the spool has so many steps left then
         rate = rate if rate is not None else shape.choice(RATES)
         tabs = [(f"{type.lower()}{number}", type) for number, type in enumerate(types)]
         if "Census" in types and Random(f"odd {seed}").random() < ODD_SHARE:
@@ -153,7 +160,8 @@ class World(Ground):
         return next(server.lookup.edges for server in self.servers if server.url == url)
 
     def boots_anew(self) -> None:
-        """The host of Agent and applications loses power: its processes end, its shared memory is gone, its disk is as it was."""
+        """The host of Agent and applications begins anew: its processes end, its shared memory is gone, its disk is as it was."""
+        self.unsure = max(0, self._all_recorded() - sum(self._booked.values()) - self._waiting_on_disk())
         for part in (*self.agents, *self.clients):
             if part.process is not None:
                 self.kill(part.process)
@@ -162,8 +170,33 @@ class World(Ground):
         self.machine.notes_change()
         self.boot += 1
         self._boot_base = -self.now
-        self.unsure = max(0, self._all_recorded() - sum(self._booked.values()))
         self.may_lose = True
+
+    def lose_power(self) -> None:
+        self._on_disk = self.machine.lose_power()
+
+    def have_power_back(self) -> None:
+        self.boots_anew()
+        assert self.machine.synced is not None and self._on_disk is not None
+        self.machine.synced.come_back(self._on_disk)
+        self.machine.notes_change()
+
+    def _waiting_on_disk(self) -> int:
+        """Events in the spool that the store does not have: what is there no boot takes, whatever of it comes to nothing is counted."""
+        path = os.path.join(self.machine.disk, f"{AGENT}.spool")
+        if not os.path.exists(path):
+            return 0
+        with contextlib.closing(sqlite3.connect(path, timeout=0.1)) as database:
+            try:
+                rows = database.execute("SELECT stream, bucket, number, events FROM batches").fetchall()
+            except (sqlite3.Error, OverflowError):
+                return 0  # spoilt, or begun and nothing in it yet
+        waiting = 0
+        for stream, bucket, number, events in rows:
+            marks = [store.server._values.get(keys.marks(bucket)) or {} for store in self.stores]
+            known = [decode_mark(found[stream]) for found in marks if stream in found]
+            waiting += events if number > max((mark.number for mark in known if mark is not None), default=0) else 0
+        return waiting
 
     # --- what is true at every step ---
 
@@ -219,6 +252,18 @@ class World(Ground):
                 self._bounded(name, of_what_is_retained(held))
 
         self.machine.put(keeper.Keeper, "tick", watched)
+
+    def watch_moves_to_the_spool(self) -> None:
+        """Light the fuse of who moves what the outbox holds, where one is to burn then."""
+        move = keeper.Keeper._move_some
+
+        def watched(held: keeper.Keeper, *arguments: Any) -> bool:
+            if self.steps_of_move is not None and held.holds_any and not self.is_shielded:
+                self.running.fuse, self.steps_of_move = self.steps_of_move, None
+                self.fired["lit a fuse in a move to the spool"] += 1
+            return move(held, *arguments)
+
+        self.machine.put(keeper.Keeper, "_move_some", watched)
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:
         for bound, amount, most in held:
@@ -320,7 +365,9 @@ class World(Ground):
     def _look_at_buckets(self) -> None:
         """A bucket that is open nowhere is open soon, while nothing else is wrong."""
         self.later(LOOK_SECONDS, None, self._look_at_buckets)
-        stores_are_well = all(store.is_up and not (store.is_reading_only or store.late or store.cut_before) for store in self.stores)
+        stores_are_well = all(
+            store.is_up and not (store.is_reading_only or store.is_full or store.late or store.cut_before) for store in self.stores
+        )
         weather = self.network.weather
         if not stores_are_well or weather.lost or weather.late or all(server.url in self.network.cut for server in self.servers):
             return

@@ -68,6 +68,7 @@ WORLDS = (
     ("--seed", "5", "--seeds", "3", "--kinds", "disk tears,file spoilt,memory full,server cut off,kill agent"),
     ("--seed", "1", "--seeds", "2", "--kinds", "one store goes back,server cut from store,all restart"),
     ("--seed", "1", "--kinds", "host boots,messages repeated,kill agent"),
+    ("--seed", "1", "--seeds", "3", "--kinds", "power fails,memory full,move's fuse,store has no memory"),
 )
 _LEFT_OUT = range(7, 14), range(28, 35), range(42, 49), range(69, 72), range(84, 91), range(98, 112), range(119, 127)
 WITHOUT_MOST = ",".join(str(number) for some in _LEFT_OUT for number in some)
@@ -126,7 +127,10 @@ print(f"digest {play(int(sys.argv[1])).digest:08x}")
 
 def _state(world: World) -> list[Any]:
     """What faults that last change."""
-    stores = [(store.is_up, store.is_reading_only, store.cut_before, store.cut_after, store.late, store.lag) for store in world.stores]
+    stores = [
+        (store.is_up, store.is_reading_only, store.is_full, store.cut_before, store.cut_after, store.late, store.lag)
+        for store in world.stores
+    ]
     servers = [(server.is_future, server.is_older) for server in world.servers]
     stopped = [part.process is not None and part.process.wakes > world.now for part in (*world.servers, *world.agents, *world.clients)]
     machine, second = world.machine, world.agents[1]
