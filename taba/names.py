@@ -45,6 +45,7 @@ _PLAIN_LABEL = rf'{_PLAIN_KEY}="[^"\\\n\0\ud800-\udfff]{{0,200}}"'
 _PLAIN = re.compile(rf"(?!taba\.|_)[A-Za-z0-9_./:@+~%-]{{1,200}}(?:\{{({_PLAIN_LABEL}(?:,{_PLAIN_LABEL}){{0,15}})\}})?")
 _PLAIN_KEYS = re.compile('([A-Za-z0-9_]+)="[^"]*"')
 _TAKEN_KEYS = ("le", "quantile")  # Prometheus gives these a meaning of its own, as it does all keys that begin with __
+_TO_ESCAPE = re.compile(r'[\\"\n]')
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 _UNESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
@@ -113,7 +114,7 @@ def canonical_name(base: str, labels: Mapping[str, str] | None = None) -> str:
     MAX_LABEL_VALUE characters is cut, see `cut_value`. Raises ValueError for a base, key or value that breaks the rules.
     """
     check_base(base)
-    if labels is not None and not isinstance(labels, Mapping):
+    if labels is not None and type(labels) is not dict and not isinstance(labels, Mapping):
         raise ValueError(f"Tab name {base!r:.210}: labels {labels!r:.100}: takes a mapping of texts, such as {{'exchange': 'adx'}}")
     if not labels:
         return base
@@ -196,7 +197,7 @@ def _escape(base: str, key: str, value: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"Tab name {base!r:.210}: label {key}: {error.reason}") from None
-    return re.sub(r'[\\"\n]', lambda match: _ESCAPES[match[0]], value)
+    return _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], value) if _TO_ESCAPE.search(value) else value
 
 
 HOST_AND_PORT = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?")

@@ -43,6 +43,7 @@ class Origins:
         self._make = producer
         self._producers: dict[str, Any] = {}
         self._known: dict[str, Origin] = {}
+        self._over: list[Any] = []  # readers and producers that ended, and know something yet
 
     def place(self, name: str, now: float) -> Destination:
         """Where what comes from the origin `name` goes."""
@@ -57,10 +58,20 @@ class Origins:
     def renew(self) -> None:
         """All rings are left, and all Tabs forgotten: once what was read is recorded, where they are full."""
         self._known.clear()
-        self.readers.drop_all()
-        for producer in self._producers.values():
+        self._over += self.readers.drop_all()
+        for origin in list(self._producers):
+            self._end(origin)
+
+    def let_go(self, most: int) -> None:
+        """Free so much of what those knew that ended: 100,000 Tabs at once would take long."""
+        if self._over and self._over[-1].forget(most):
+            self._over.pop()
+
+    def _end(self, origin: str) -> None:
+        producer = self._producers.pop(origin, None)
+        if producer is not None:
             producer.stop()
-        self._producers.clear()
+            self._over.append(producer)
 
     def _tab(self, origin: str, name: str, type: str, unit: str) -> RecordEvent:
         producer = self._producers.get(origin)
@@ -75,10 +86,9 @@ class Origins:
         if now - silent.heard < SILENT_SECONDS:
             return False
         del self._known[silent.name]
-        self.readers.drop(silent.name)
-        producer = self._producers.pop(silent.name, None)
-        if producer is not None:
-            producer.stop()
+        if (reader := self.readers.drop(silent.name)) is not None:
+            self._over.append(reader)
+        self._end(silent.name)
         return True
 
 

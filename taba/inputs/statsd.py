@@ -112,19 +112,19 @@ class Readers:
         """Whether there are as many Tabs as there may be, or as long ones: once what was read is recorded, all is to begin anew."""
         return self.tabs >= self._max_tabs or self.characters >= MAX_NAMES
 
-    def drop(self, origin: str) -> None:
-        """Nothing more comes from there, or from a new one of that name."""
+    def drop(self, origin: str) -> Reader | None:
+        """Nothing more comes from there, or from a new one of that name. Who read it, if anybody, and may `forget`."""
         reader = self._readers.pop(origin, None)
         if reader is not None:
             self.remembered -= len(reader.known)
             self.tabs -= len(reader.tabs)
             self.characters -= sum(len(name) for name, _ in reader.tabs)
             self.counts[PLACE["parts_forgotten"]] += sum(1 for tab in reader.tabs.values() if tab.carried)
+        return reader
 
-    def drop_all(self) -> None:
-        """Begin anew."""
-        for origin in list(self._readers):
-            self.drop(origin)
+    def drop_all(self) -> list[Reader]:
+        """Begin anew. Those who read, and may `forget`."""
+        return [reader for origin in list(self._readers) if (reader := self.drop(origin)) is not None]
 
     def tab(self, reader: Reader, name: str, type: str, unit: str) -> Tab:
         """The Tab of this reader's: the same each time."""
@@ -154,6 +154,13 @@ class Reader:
         self.origin, self._all = origin, all_readers
         self.known: dict[tuple[bytes, bytes], Known] = {}
         self.tabs: dict[tuple[str, str], Tab] = {}
+
+    def forget(self, most: int) -> bool:
+        """Once dropped: free so much of what is known. Whether that was all."""
+        for known in (self.known, self.tabs):
+            for _ in range(min(most, len(known))):
+                known.popitem()
+        return not self.known and not self.tabs
 
     def read(self, content: bytes) -> list[Event]:
         """The Events of a packet's lines, in order: whose record() takes which value and time. Never raises."""
@@ -193,7 +200,7 @@ class Reader:
         if len(line) > MAX_LINE_BYTES:
             self._refuse("long_line", line)
             return 0
-        if line.startswith((b"_e{", b"_sc|")):
+        if line[:1] == b"_" and line.startswith((b"_e{", b"_sc|")):
             return self._noted(line, found)
         meant = self._meant(line, name, fields)
         if isinstance(meant, str):
@@ -201,6 +208,9 @@ class Reader:
             return 0
         if meant.time is None and len(name) + len(fields) <= MAX_REMEMBERED_BYTES:
             self._all.remember(self, (name, fields), meant)
+        if meant.rate == 1.0 and meant.kind != b"g" and text.isdigit() and len(text) <= _SHORT:
+            found.append((meant.tab.record, float(text) / meant.divisor, meant.time))
+            return 0
         return self._values(meant, line, text, found)
 
     def _noted(self, line: bytes, found: list[Event]) -> int:
@@ -238,13 +248,14 @@ class Reader:
                 except UnicodeDecodeError:
                     return "not_utf8"
         try:
-            named = tab_name(name.decode(), [tag for tag in tags.split(",") if tag], "statsd")
+            named = tab_name(name.decode(), [tag for tag in tags.split(",") if tag] if tags else (), "statsd")
         except UnicodeDecodeError:
             return "not_utf8"
         except ValueError:
             return "bad_name"
-        self._count("tags_left_out", named.left_out)
-        self._count("names_changed", named.is_changed)
+        if named.left_out or named.is_changed:
+            self._count("tags_left_out", named.left_out)
+            self._count("names_changed", named.is_changed)
         tab = self._all.tab(self, named.name, _TYPES[kind], "s" if kind == b"ms" else "")
         if kind == b"c":
             return Meant(tab, kind, rate, 1.0, time)

@@ -11,13 +11,20 @@ class NotedProducer:
     def __init__(self, origin: str, events: list[tuple[str, str, Any]]):
         self.origin, self.events = origin, events
         self.is_stopped = False
+        self.tabs: list[NotedTab] = []
 
     def tab(self, name: str, type: str, unit: str, may_conflict: bool) -> NotedTab:
         assert may_conflict
-        return NotedTab(self, name)
+        self.tabs.append(NotedTab(self, name))
+        return self.tabs[-1]
 
     def stop(self) -> None:
         self.is_stopped = True
+
+    def forget(self, most: int) -> bool:
+        assert self.is_stopped
+        del self.tabs[:most]
+        return not self.tabs
 
 
 class NotedTab:

@@ -51,3 +51,18 @@ class Places(SynchronousTestCase):
     def test_every_origin_makes_a_client_id(self) -> None:
         for origin in ("127.0.0.1", "fe80::1%eth0", OTHERS, "x" * 300):
             check_client(client_of("host", "statsd", origin))
+
+    def test_what_ended_is_let_go_of_a_bit_at_a_time_and_in_the_end_all_of_it(self) -> None:
+        for number in range(20):
+            self.origins.place("10.0.0.1", 0.0).origin.reader.read(b"a%d:1|c" % number)
+        producer = self.producers["10.0.0.1"]
+        reader = self.origins.place("10.0.0.1", 0.0).origin.reader
+        self.origins.renew()
+        left = []
+        while producer.tabs or reader.tabs:
+            self.origins.let_go(8)
+            left.append((len(producer.tabs), len(reader.tabs), len(reader.known)))
+        self.assertEqual(left, [(12, 20, 20), (4, 20, 20), (0, 20, 20), (0, 12, 12), (0, 4, 4), (0, 0, 0)])
+        self.take("10.0.0.1")
+        self.origins.let_go(8)
+        self.assertEqual(len(self.producers["10.0.0.1"].tabs), 1)

@@ -205,18 +205,80 @@ class AtASocket(SynchronousTestCase):
         good.close()
         self.assertEqual(self.end(one)["events"], 1)
 
-    def test_between_two_looks_at_all_else_it_takes_up_one_datagram_or_as_many_as_a_turn_has_room_for(self) -> None:
+    def test_between_two_looks_at_all_else_it_records_as_much_as_a_turn_has_room_for_and_takes_up_nothing_before_all_of_it_is(self) -> None:
         one, where = self.input("udp")
         sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sender.connect(where)
-        for lines in (4000, 4000, 500, 500, 500, 1):
-            sender.send(b"a:1|c\n" * lines)
-        taken = []
-        while (sheet := one._take_sheet())[0]:
-            taken.append(sheet)
-        # the first two are larger than a turn, of the smaller ones three fill it
-        self.assertEqual(taken, [(1, True), (1, True), (3, True), (1, False)])
-        self.assertEqual(len(self.events), 9_501)
+        sizes, number = (4000, 500, 500, 500, 1), 0
+        for lines in sizes:
+            sender.send(b"\r\n".join(b"a:%05d|c" % number for number in range(number, number + lines)))
+            number += lines
+        turns, before = [], 0
+        while True:
+            taken, may_be_more = one._take_sheet()
+            turns.append((taken, len(self.events) - before))
+            before = len(self.events)
+            if not may_be_more:
+                break
+        # the first one takes four turns and a rest that is less than half of one more; of the smaller ones two are more than one
+        self.assertEqual(turns[0][0], 1)
+        self.assertEqual([taken for taken, _ in turns[1:4]], [0, 0, 0])
+        self.assertEqual(sum(taken for taken, _ in turns), len(sizes))
+        self.assertLessEqual(max(10 * events for _, events in turns), process.TURN_BYTES * 3 // 2)
+        self.assertEqual([value for _, _, value in self.events], [float(place) for place in range(number)])
+        self.assertEqual(self.end(one), {"packets": len(sizes), "lines": number, "events": number})
+
+    def test_a_line_that_is_longer_than_a_turn_is_refused_whole_and_those_around_it_are_recorded(self) -> None:
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        sender.send(b"a:1|c\n" + b"x" * 3 * process.TURN_BYTES + b":1|c\nb:2|c\n" + b"y" * 2 * process.TURN_BYTES)
+        counts = self.end(one)
+        self.assertEqual([event[1:] for event in self.events], [("a", 1.0), ("b", 2.0)])
+        self.assertEqual(counts, {"packets": 1, "lines": 4, "events": 2, "long_line": 2})
+
+    def test_while_a_datagram_is_in_hand_it_looks_at_all_else_and_for_its_end_and_what_is_left_is_recorded(self) -> None:
+        self.patch(process, "LOOK_SECONDS", 0.0)
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        sender.send(b"a:1|c\n" * 10_000)
+        sender.send(b"b:1|c")
+        done: list[str] = []
+        look, go_on = one._look, one._go_on
+
+        def looked() -> None:
+            done.append("look")
+            look()
+
+        def gone_on() -> None:
+            done.append("piece")
+            if done.count("piece") == 3:  # its Agent ends meanwhile
+                os.close(self.agent)
+                self.is_agent_alive = False
+            go_on()
+
+        self.patch(one, "_look", looked)
+        self.patch(one, "_go_on", gone_on)
+        one.run(self.life)
+        self.assertEqual(done[:6], ["look", "piece"] * 3)
+        self.assertEqual(len(self.events), 10_001)
+        self.assertEqual(self.desk().counts(3), [2, 10_001, 10_001])
+
+    def test_wherever_it_is_killed_within_a_large_datagram_each_event_is_recorded_once_or_unsure(self) -> None:
+        self.patch(process, "TURN_BYTES", 32)
+        content = b"\n".join(b"a:%d|c" % number for number in range(30))
+        for first in (1, 7, 8, 20, 33, 59, 60):
+            self.events.clear()
+            one, where = self.input("udp", desk=f"desk{first}", producer=Killing(self.events, first))
+            self.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(content, where)
+            self.assertRaises(Killed, one._take_packets, 1000)
+            one, _ = self.input("udp", desk=f"desk{first}")
+            one.take_up()
+            recorded = [value for _, _, value in self.events]
+            unsure = self.desk(f"desk{first}").counts(len(COUNTS))[PLACE["unsure"]]
+            self.assertEqual(recorded, sorted(set(recorded)))
+            self.assertIn(30 - len(recorded), (0, unsure))
 
     def test_between_what_two_connections_have_sent_it_looks_at_all_else_and_for_its_end(self) -> None:
         self.patch(process, "LOOK_SECONDS", 0.0)
