@@ -205,25 +205,41 @@ class InterruptedTests(MapCase):
 class DrainedTests(MapCase):
     """A shard that was drained while whoever was to move a bucket to it stood still."""
 
-    def arrive(self, router: MemoryRouter) -> list[Any]:
+    def step(self, router: MemoryRouter, shard: int) -> Any:
+        """Have the bucket begin to go to s2: by the step there, or by that at the shard where it is. What came of it."""
+        at = encode_owner(Owner("open", 1, "s1")) if shard == 0 else None
+        self.servers[shard].run((b"DEL", owner_key(0)))
+        if at is not None:
+            self.servers[shard].run((b"SET", owner_key(0), at))
         mover = Mover(self.pools(router), self.clock)
-        done = ensureDeferred(mover.perform(0, Step("arrive", "s2", None, [(b"SET", owner_key(0), b"arriving:2:s2.a-1")])))
+        step = Step("arrive" if shard else "begin", f"s{shard + 1}", at, [(b"SET", owner_key(0), b"begun")], goes_to="s2")
+        done = ensureDeferred(mover.perform(0, step))
         self.clock.pump([0.5] * 4)
         found: list[Any] = []
         done.addBoth(found.append)
-        return [*found, self.servers[1].run((b"GET", owner_key(0)))]
+        is_begun = self.servers[shard].run((b"GET", owner_key(0))) == b"begun"
+        self.assertEqual(is_begun, found == [Done([b"OK"])])
+        return found[0] if is_begun else f"{found[0].value}"
 
-    def test_nothing_arrives_at_it_whatever_the_mover_knew_before(self) -> None:
+    def test_nothing_goes_to_it_whatever_the_mover_knew_and_whichever_shard_alone_says_so(self) -> None:
         router = self.router()
         drained = with_draining(router.map, "s2", True)
         empty = attrs.evolve(drained, owners=(0,) * BUCKETS)
         for map in (drained, without_shard(empty, "s2")):
-            self.put(map, 0, 1, 2)
-            failure, owner = self.arrive(router)
-            self.assertIsNone(owner)
-            self.assertRegex(f"{failure.value}", "^bucket 0: shard s2 is drained by another, or was$")
+            for shard in (0, 1):
+                for those in ((0, 1, 2), (0,), (1,), (2,)):
+                    self.put(router.map, 0, 1, 2)
+                    self.put(map, *those)
+                    self.assertEqual(self.step(router, shard), "bucket 0: shard s2 is drained by another, or was")
         self.put(router.map, 0, 1, 2)
-        self.assertEqual(self.arrive(router), [Done([b"OK"]), b"arriving:2:s2.a-1"])
+        self.assertEqual([self.step(router, shard) for shard in (0, 1)], [Done([b"OK"])] * 2)
+
+    def test_a_shard_that_was_away_when_it_was_added_gives_buckets_to_it(self) -> None:
+        router = self.router()
+        self.put(router.map, 0, 1, 2)
+        older = attrs.evolve(without_shard(attrs.evolve(router.map, owners=(0,) * BUCKETS), "s2"), epoch=router.map.epoch - 1)
+        self.put(older, 0)
+        self.assertEqual(self.step(router, 0), Done([b"OK"]))
 
     def test_where_it_took_no_word_of_that_it_is_not_drained(self) -> None:
         router = self.router()

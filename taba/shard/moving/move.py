@@ -348,7 +348,8 @@ def _step(
     """The step that changes an owner key: `before` stood there, `after` does then."""
     change(name, before, after)
     own: Command = (b"DEL", owner_key(bucket)) if after is None else (b"SET", owner_key(bucket), encode_owner(after))
-    return Step(name, shard, None if before is None else encode_owner(before), [*commands, own], confirms=confirms)
+    goes_to = target_of(after.token) if name in ("arrive", "begin") and after is not None else ""
+    return Step(name, shard, None if before is None else encode_owner(before), [*commands, own], confirms=confirms, goes_to=goes_to)
 
 
 def _change(bucket: int, name: str, shard: str, before: Owner | None, after: Owner | None, *commands: Command) -> Steps:

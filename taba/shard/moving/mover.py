@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred
@@ -18,7 +19,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from taba.errors import StoreUnavailable
-from taba.shard.buckets import MAP_KEY, BucketMap, MalformedMap, decode_map, decode_owner, owner_key, with_owner
+from taba.shard.buckets import MAP_KEY, BucketMap, MalformedMap, decode_map, decode_owner, owner_key, rank, with_owner
 from taba.shard.maps import change_map, newest_map
 from taba.shard.moving.move import Moved, Moving
 from taba.shard.moving.steps import Changed, Done, Everywhere, Look, LookEverywhere, Overtaken, Publish, Scan, Seen, Step
@@ -42,7 +43,6 @@ STEP_SECONDS = 10.0
 MOST_CONFLICTS = 100  # of one step; only others that touch the owner key cause them
 MOST_RESTARTS = 5  # of one bucket, because servers changed under it; then its next turn comes with the next round
 
-ARRIVE = "arrive"  # the step by which a bucket begins to come to a shard
 SIGNS_KEY = b"taba:movers"  # a hash on every shard: mover → a number that it raises while it lives
 
 Watcher = Callable[[int, Any], Any]
@@ -204,8 +204,10 @@ class Mover:
     async def _step(self, bucket: int, step: Step) -> Done:
         pool = self._pool(step.shard)
         owner = owner_key(bucket)
-        # whoever drains a shard has its map say so, and then looks for what is on its way there: one of both sees the other
-        watched = [owner, MAP_KEY] if step.name == ARRIVE else [owner]
+        # whoever drains a shard has all maps say so, and then looks for what is on its way there: one of both sees the other, here or,
+        # where a failover took that from one of the two shards, at the other
+        watched = [owner, MAP_KEY] if step.goes_to else [owner]
+        newest = [await newest_map(list(self.pools.values()))] if step.goes_to else []  # of one that was away the map is an old one
         reads: list[Command] = [*IDENTITY_READS, *((b"GET", key) for key in watched)]
         async with pool.connection() as connection:
             if step.is_read:
@@ -220,8 +222,8 @@ class Mover:
                 content, *maps = told[len(IDENTITY_READS) :]
                 if content != step.expects:
                     return Done(None)
-                if not all(_takes_buckets(step.shard, map) for map in maps):
-                    raise Overtaken(f"bucket {bucket}: shard {step.shard} is drained by another, or was")
+                if step.goes_to and not _takes_buckets(step.goes_to, [*newest, *_readable(maps)]):
+                    raise Overtaken(f"bucket {bucket}: shard {step.goes_to} is drained by another, or was")
                 commands = list(step.commands)
                 if step.confirms:
                     commands.append(self._signal())  # a write, so that there is something to confirm
@@ -483,12 +485,19 @@ def _told(replies: list[Reply], pool: Pool) -> list[Any]:
     return replies
 
 
-def _takes_buckets(shard: str, map: Any) -> bool:
-    """Whether buckets may go to the shard, by the map that it has; one that a failover took, or that cannot be read, says nothing."""
-    try:
-        return map is None or shard in decode_map(map).holders
-    except MalformedMap:
-        return True  # `taba check` reports it
+def _takes_buckets(shard: str, maps: Sequence[BucketMap]) -> bool:
+    """Whether buckets may go to the shard, by the newest of these maps."""
+    return shard in max(maps, key=rank).holders
+
+
+def _readable(contents: Sequence[Any]) -> list[BucketMap]:
+    """The maps among these; `taba check` reports what is none."""
+    maps = []
+    for content in contents:
+        if isinstance(content, bytes):
+            with suppress(MalformedMap):
+                maps.append(decode_map(content))
+    return maps
 
 
 def _with_owner(map: BucketMap, bucket: int, request: Publish) -> BucketMap:

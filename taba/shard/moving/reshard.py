@@ -118,7 +118,7 @@ class Reshard:
             return list(plan(map))
         await self._refuse_bare()
         # in the map, so that whoever else moves buckets at this time moves none to it
-        await change_map(self._mover.pools, lambda map: with_draining(map, name, True))
+        await self._change_map(lambda map: with_draining(map, name, True))
         # in its own above all: from then on nothing arrives there, and what does already is found (see Mover)
         if name not in (await newest_map([self._mover.pools[name]])).draining:
             raise StoreUnavailable(f"shard {name} does not say that it is drained: it was away, or somebody ended that; come again")

@@ -49,9 +49,9 @@ class Step(NamedTuple):
 
     One that writes is one transaction, which WATCHes the owner key. One that `is_read` reads the owner key after the rest,
     and errors are values among its replies. One that `confirms` then waits until all that the shard took so far is as
-    durable as the shard can make it. `size`: bytes of values on their way; one that
-    `is_paced` waits for the rate. One that has a bucket arrive is Overtaken where the map that the shard has, which it WATCHes as well,
-    does not name it as one that buckets may go to. Each is carried out only by the very server, with the very history, that this move met
+    durable as the shard can make it. `size`: bytes of values on their way; one that `is_paced` waits for the rate. One that begins to
+    have the bucket go to the shard `goes_to` is Overtaken where the newest map, of which it WATCHes what its own shard has, does not
+    name that as one that buckets may go to. Each is carried out only by the very server, with the very history, that this move met
     first on that shard: else it begins anew.
     """
 
@@ -63,6 +63,7 @@ class Step(NamedTuple):
     confirms: bool = False
     size: int = 0
     is_paced: bool = False
+    goes_to: str = ""
 
 
 class Done(NamedTuple):

@@ -171,6 +171,6 @@ def nothing_of_a_move_is_awaited(put: Any) -> None:
 
 
 # of a mover that stands still between its look at the map and its first step, while another drains the shard
-@beside("tests.shard.test_maps.DrainedTests.test_nothing_arrives_at_it_whatever_the_mover_knew_before")
+@beside("tests.shard.test_maps.DrainedTests.test_nothing_goes_to_it_whatever_the_mover_knew_and_whichever_shard_alone_says_so")
 def a_bucket_arrives_where_it_is_drained(put: Any) -> None:
-    put(mover, "_takes_buckets", lambda shard, map: True)
+    put(mover, "_takes_buckets", lambda shard, maps: True)
