@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from configparser import ConfigParser
 from contextlib import redirect_stdout
 from importlib.metadata import distribution
 from io import StringIO
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.installing import DISTRIBUTION
@@ -24,6 +26,8 @@ from tests.supply import __main__ as supply
 from tests.supply.audit import Audit, audit, sentences
 from tests.supply.lock import locked
 from tests.supply.sbom import bill, canonical, needed
+
+ROOT = Path(__file__).parents[2]
 
 
 class Bill(SynchronousTestCase):
@@ -38,7 +42,7 @@ class Bill(SynchronousTestCase):
         version = distribution("twisted").version
         self.assertEqual((by_name["twisted"]["version"], by_name["twisted"]["purl"]), (version, f"pkg:pypi/twisted@{version}"))
         self.assertIn(canonical(DISTRIBUTION), by_name)
-        page = Path(__file__).parent.parent.parent / "taba" / "server" / "page" / "static" / "uPlot.js"
+        page = ROOT / "taba" / "server" / "page" / "static" / "uPlot.js"
         self.assertEqual(by_name["uplot"]["hashes"][0]["content"], hashlib.sha256(page.read_bytes()).hexdigest())
         self.assertIn(f"(v{by_name['uplot']['version']})", page.read_text())
         json.dumps(made)
@@ -56,11 +60,78 @@ class Lock(SynchronousTestCase):
         self.assertRaises(ValueError, locked, {"install": [one]})
 
     def test_what_is_locked_here_has_a_hash_in_each_line(self) -> None:
-        paths = list((Path(__file__).parent.parent.parent / ".ci").glob("locked-*.txt"))
+        paths = list((ROOT / ".ci").glob("locked-*.txt"))
         self.assertTrue(paths)
         for path in paths:
             for line in path.read_text("utf-8").splitlines():
                 self.assertRegex(line, r"^(#.*|[a-z0-9_.-]+==[^ ]+ --hash=sha256:[0-9a-f]{64})$")
+
+    def test_all_that_the_tests_ask_for_is_locked_in_a_version_that_they_take(self) -> None:
+        written = ConfigParser()
+        written.read(ROOT / "setup.cfg")
+        asked, waiting, seen = [], ["test"], set()
+        while waiting:
+            seen.add(extra := waiting.pop())
+            for requirement in map(Requirement, written["options.extras_require"][extra].split("\n")[1:]):
+                if canonical(requirement.name) == canonical(DISTRIBUTION):
+                    waiting += requirement.extras - seen
+                else:
+                    asked.append(requirement)
+        self.assertGreater(len(asked), 20)
+        for path in (ROOT / ".ci").glob("locked-*.txt"):
+            lines = [line.split()[0] for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+            versions = {canonical(name): version for name, _, version in (line.partition("==") for line in lines)}
+            for requirement in asked:
+                version = versions.get(canonical(requirement.name))
+                self.assertTrue(version and requirement.specifier.contains(version), f"{path.name}: {requirement}: {version}; ./run lock")
+
+
+class Run(SynchronousTestCase):
+    """`./run check` and `.ci/run` in a folder of their own, where whatever they start notes that it was started, and how."""
+
+    def setUp(self) -> None:
+        self.there = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.there)
+        (self.there / ".ci").mkdir()
+        for name in ("setup.cfg", "setup.py", "pyproject.toml", "taba/__init__.py"):
+            (self.there / name).parent.mkdir(exist_ok=True)
+            (self.there / name).touch()
+        # … and this one fails with `FAILS` in what it is told
+        notes = '#!/bin/sh\necho "${TABA_LOCKED:-}$(basename "$0") $*" >>"$NOTES"\ncase "$*" in *"$FAILS"*) exit 1 ;; esac\n'
+        version = 'case "$*" in *print*) echo 3.11 ;; esac\n'
+        for name, content in {
+            "python": f"#!/bin/sh\n{version}",
+            "id": "#!/bin/sh\necho 1000\n",  # root would install what is missing
+            **{f".venv-3.11/bin/{name}": notes for name in ("python", "ruff", "mypy")},
+        }.items():
+            (self.there / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.there / name).write_text(content)
+            (self.there / name).chmod(0o755)
+        self.notes = notes
+
+    def noted(self, fails: str, *command: str) -> tuple[int, list[str]]:
+        """The exit code, and what was started."""
+        notes = self.there / "notes"
+        notes.write_text("")
+        environ = {"PATH": f"{self.there}:{os.environ['PATH']}", "TABA_PYTHON": "python", "NOTES": os.fspath(notes), "FAILS": fails}
+        done = subprocess.run(command, cwd=self.there, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS)
+        return done.returncode, notes.read_text().splitlines()
+
+    def test_a_check_ends_with_what_is_wrong_with_others_code_which_judges_nothing(self) -> None:
+        shutil.copy(ROOT / "run", self.there)
+        for fails, code, last in (("supply audit", 0, "python -m tests.supply audit"), ("pytest", 1, "pytest")):
+            returned, noted = self.noted(fails, "./run", "check")
+            self.assertEqual(bool(returned), bool(code), noted)
+            self.assertIn(last, noted[-1])
+            self.assertEqual(["supply audit" in line for line in noted].count(True), 1 - code)
+            self.assertTrue(any(line.startswith("python -m pytest -m real or hypothesis") for line in noted), noted)
+
+    def test_what_a_change_must_pass_are_tests_and_check_with_what_is_locked(self) -> None:
+        shutil.copy(ROOT / ".ci/run", self.there / ".ci")
+        (self.there / "run").write_text(self.notes)
+        (self.there / "run").chmod(0o755)
+        for fails, code, wanted in (("none", 0, ["1run test", "1run check"]), ("test", 1, ["1run test"])):
+            self.assertEqual(self.noted(fails, "bash", ".ci/run"), (code, wanted))
 
 
 @pytest.mark.real
@@ -85,7 +156,7 @@ class Locked(SynchronousTestCase):
         (there / ".ci").mkdir()
         hash = hash or hashlib.sha256(wheel.read_bytes()).hexdigest()
         (there / ".ci" / f"locked-{python}-{platform.machine()}.txt").write_text(f"one=={version} --hash=sha256:{hash}\n")
-        shutil.copy(Path(__file__).parent.parent.parent / "run", there)
+        shutil.copy(ROOT / "run", there)
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.fspath(there), "PIP_TARGET": os.fspath(there / "installed")}
         environ = {**os.environ, **pip, "TABA_LOCKED": "1", "TABA_PYTHON": sys.executable}
         ran = subprocess.run(
