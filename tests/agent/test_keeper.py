@@ -46,6 +46,24 @@ ROOMS = (PLENTY, 24 * PAGE, 18 * PAGE)  # 17 are had by an empty outbox
 
 
 class KeeperTests(WorldCase):
+    def test_whatever_fails_right_after_a_publish_nothing_is_read_once_more(self) -> None:
+        def fails(*given: Any, **more: Any) -> None:
+            raise MemoryError
+
+        of_pump = ("pump._tell_clients", "pump.sums.spares", "pump.meanings.published", "pump.edge.published", "pump.tallies.add")
+        for what in ("keeper._published", *of_pump):
+            world = self.world()
+            world.tick()
+            world.record(40)
+            owner, _, name = what.rpartition(".")
+            room = {"keeper": world.keeper, "pump": world.pump}.get(owner) or getattr(world.pump, owner.removeprefix("pump."))
+            with mock.patch.object(room, name, fails):
+                self.assertRaises(MemoryError, world.tick)
+            for _ in range(4):
+                world.tick()
+                world.send()
+            self.assertEqual((world.store.folded, world.keeper.books.recorded, dict(world.keeper.books.totals())), (40, 40, {}), what)
+
     def test_bursts_that_nearly_fill_a_byte_ring_are_each_read_before_the_next_look_is_over(self) -> None:
         world = self.world(outbox_bytes=8 << 20)
         producer = Producer(AGENT, "web/9", 1 << 20, world.shm)

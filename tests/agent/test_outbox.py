@@ -35,7 +35,7 @@ from tests.examples import examples
 SIZE = 512 * 1024
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """The process died before this step."""
 
 
