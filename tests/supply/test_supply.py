@@ -3,13 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from configparser import ConfigParser
 from contextlib import redirect_stdout
 from importlib.metadata import distribution
 from io import StringIO
@@ -24,7 +22,7 @@ from taba.installing import DISTRIBUTION
 from tests.patience import PATIENCE_SECONDS
 from tests.supply import __main__ as supply
 from tests.supply.audit import Audit, audit, sentences
-from tests.supply.lock import locked
+from tests.supply.lock import FILES, PLACES, asked_for, missing, parts_of
 from tests.supply.sbom import bill, canonical, needed
 
 ROOT = Path(__file__).parents[2]
@@ -52,38 +50,48 @@ class Bill(SynchronousTestCase):
 
 
 class Lock(SynchronousTestCase):
-    def test_each_part_is_locked_by_the_hash_of_its_file_and_taba_itself_is_left_out(self) -> None:
-        one = {"metadata": {"name": "One", "version": "1.0"}, "download_info": {"archive_info": {"hashes": {"sha256": "ab"}}}}
-        own = {"metadata": {"name": DISTRIBUTION, "version": "1"}, "download_info": {"dir_info": {}}}
-        self.assertEqual(locked({"install": [own, one]}).splitlines()[1:], ["one==1.0 --hash=sha256:ab"])
-        one["download_info"] = {"archive_info": {}}
-        self.assertRaises(ValueError, locked, {"install": [one]})
+    def test_what_setup_cfg_asks_for_is_locked_for_each_python_and_machine(self) -> None:
+        for extra, path in FILES.items():
+            locked = parts_of((ROOT / path).read_text("utf-8"))
+            for place in PLACES:
+                for asked in asked_for((ROOT / "setup.cfg").read_text("utf-8"), extra):
+                    self.assertEqual(missing(asked, locked, place), "", (path, place))
 
-    def test_what_is_locked_here_has_a_hash_in_each_line(self) -> None:
-        paths = list((ROOT / ".ci").glob("locked-*.txt"))
-        self.assertTrue(paths)
-        for path in paths:
-            for line in path.read_text("utf-8").splitlines():
-                self.assertRegex(line, r"^(#.*|[a-z0-9_.-]+==[^ ]+ --hash=sha256:[0-9a-f]{64})$")
+    def test_what_these_need_in_turn_is_locked_here(self) -> None:
+        locked = parts_of((ROOT / FILES["all"]).read_text("utf-8"))
+        here = {canonical(part.requirement.name) for part in locked if part.is_for({})}
+        self.assertLessEqual(set(needed("all")) - {canonical(DISTRIBUTION)}, here)
 
-    def test_all_that_the_tests_ask_for_is_locked_in_a_version_that_they_take(self) -> None:
-        written = ConfigParser()
-        written.read(ROOT / "setup.cfg")
-        asked, waiting, seen = [], ["test"], set()
-        while waiting:
-            seen.add(extra := waiting.pop())
-            for requirement in map(Requirement, written["options.extras_require"][extra].split("\n")[1:]):
-                if canonical(requirement.name) == canonical(DISTRIBUTION):
-                    waiting += requirement.extras - seen
-                else:
-                    asked.append(requirement)
-        self.assertGreater(len(asked), 20)
-        for path in (ROOT / ".ci").glob("locked-*.txt"):
-            lines = [line.split()[0] for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-            versions = {canonical(name): version for name, _, version in (line.partition("==") for line in lines)}
-            for requirement in asked:
-                version = versions.get(canonical(requirement.name))
-                self.assertTrue(version and requirement.specifier.contains(version), f"{path.name}: {requirement}: {version}; ./run lock")
+    def test_each_part_is_locked_once_by_the_hashes_of_its_files(self) -> None:
+        for path in FILES.values():
+            locked = parts_of((ROOT / path).read_text("utf-8"))
+            self.assertTrue(all(part.hashes and part.version for part in locked))
+            for place in PLACES:
+                names = [canonical(part.requirement.name) for part in locked if part.is_for(place)]
+                self.assertEqual(len(names), len(set(names)), place)
+
+    def test_what_is_locked_for_images_is_what_is_tried(self) -> None:
+        tried, shipped = (
+            {(f"{part.requirement.name}", part.version): part.hashes for part in parts_of((ROOT / path).read_text())}
+            for path in FILES.values()
+        )
+        self.assertEqual({key: tried.get(key) for key in shipped}, shipped)
+
+    def test_what_is_not_locked_is_named(self) -> None:
+        text = (
+            "one==1.0 ; python_full_version < '3.12' \\\n    --hash=sha256:ab \\\n    --hash=sha256:cd\n"
+            "one==2.0 ; python_full_version >= '3.12' --hash=sha256:ef\n"
+        )
+        locked = parts_of(text)
+        self.assertEqual([part.hashes for part in locked], [("sha256:ab", "sha256:cd"), ("sha256:ef",)])
+        old, new = {"python_full_version": "3.11.0"}, {"python_full_version": "3.12.0"}
+        self.assertEqual([missing(Requirement("one>=1.5"), locked, place) for place in (old, new)], ["one>=1.5: one 1.0 is locked", ""])
+        self.assertEqual(missing(Requirement("two"), locked, new), "two: is not locked")
+        self.assertEqual(missing(Requirement("two; python_version < '3'"), locked, new), "")
+        self.assertEqual(
+            [str(asked) for asked in asked_for("[options.extras_require]\na =\n    x>=1\nb =\n    taba-metrics[a]\n    y\n", "b")],
+            ["x>=1", "y"],
+        )
 
 
 class Run(SynchronousTestCase):
@@ -155,7 +163,7 @@ class Locked(SynchronousTestCase):
         (binaries / "python").chmod(0o755)
         (there / ".ci").mkdir()
         hash = hash or hashlib.sha256(wheel.read_bytes()).hexdigest()
-        (there / ".ci" / f"locked-{python}-{platform.machine()}.txt").write_text(f"one=={version} --hash=sha256:{hash}\n")
+        (there / ".ci" / "locked.txt").write_text(f"one=={version} --hash=sha256:{hash}\n")
         shutil.copy(ROOT / "run", there)
         pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": os.fspath(there), "PIP_TARGET": os.fspath(there / "installed")}
         environ = {**os.environ, **pip, "TABA_LOCKED": "1", "TABA_PYTHON": sys.executable}
