@@ -556,6 +556,9 @@ class RingPump:
             if names >= RETIRED_NAMES:
                 self._is_ending = True  # the others with the next turns
                 break
+            if ring.key in self.keeper.books.retired:  # its counts are published, and what failed came between that and its removal
+                self._remove(ring)
+                continue
             names += len(ring.directory)
             packed: SectionsByBucket = defaultdict(list)
             try:
@@ -587,8 +590,11 @@ class RingPump:
             covered = [*self._orphans, *(found for other in others for found in other.covered), *self.sums.covered(others)]
             try:
                 self.keeper.publish(batches, now, covered, drops.total() + ending.told, drops)
-            except (TableFull, SpoolFull):
-                self.keeper.books.retired.discard(ring.key)
+            except Exception as error:
+                if ring.key not in self.keeper.outbox.table.retired:  # else it would be removed, and its counts with it
+                    self.keeper.books.retired.discard(ring.key)
+                if not isinstance(error, (TableFull, SpoolFull)):
+                    raise
                 continue
             self.sums.ended(ending)
             self.sums.spares(drops.total())

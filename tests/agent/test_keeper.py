@@ -64,6 +64,22 @@ class KeeperTests(WorldCase):
                 world.send()
             self.assertEqual((world.store.folded, world.keeper.books.recorded, dict(world.keeper.books.totals())), (40, 40, {}), what)
 
+    def test_whatever_fails_beside_the_last_publish_of_a_ring_its_drops_are_counted_once(self) -> None:
+        def fails(*given: Any, **more: Any) -> None:
+            raise MemoryError
+
+        for room, name in (("keeper", "publish"), ("keeper", "_publish_in_outbox"), ("sums", "ended"), ("sums", "spares")):
+            world = self.world()
+            world.tick()
+            world.producers[0].drop("ring_full", 5)
+            world.producers[0].die()
+            with mock.patch.object(world.keeper if room == "keeper" else world.pump.sums, name, fails):
+                self.assertRaises(MemoryError, world.tick)
+            for _ in range(3):
+                world.tick()
+            self.assertEqual((dict(world.keeper.books.totals()), world.keeper.books.recorded), ({"ring_full": 5}, 5), name)
+            self.assertEqual(list(world.rings.open), [world.producers[1].name])
+
     def test_bursts_that_nearly_fill_a_byte_ring_are_each_read_before_the_next_look_is_over(self) -> None:
         world = self.world(outbox_bytes=8 << 20)
         producer = Producer(AGENT, "web/9", 1 << 20, world.shm)
