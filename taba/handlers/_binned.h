@@ -1,12 +1,13 @@
 /* Of Types whose values go into bins: the functions `fold` and `edge` of a part, and how it begins. The part says by KIND how one State is
-   folded. */
+   folded, and by MERGING how two become one. */
 
 #ifndef TABA_HANDLERS_BINNED_H
 #define TABA_HANDLERS_BINNED_H
 
 #include "_folds.h"
 
-static const Kind KIND; /* whoever includes this defines it */
+static const Kind KIND; /* whoever includes this defines them */
+static const Merging MERGING;
 
 PyDoc_STRVAR(fold_doc,
 "fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
@@ -22,6 +23,16 @@ static PyObject *fold(PyObject *module, PyObject *arguments) {
 static PyObject *edge(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     (void)module;
     return edge_all(args, nargs, &KIND);
+}
+
+static PyObject *counted_in(PyObject *module, PyObject *dumps) {
+    (void)module;
+    return counted_all(dumps, &MERGING);
+}
+
+static PyObject *merge(PyObject *module, PyObject *arguments) {
+    (void)module;
+    return merge_all(arguments, &MERGING);
 }
 
 static int begin(void) {

@@ -184,6 +184,96 @@ done:
     return result;
 }
 
+/* How a State that was folded at the edge is added to another one, in one room for both. */
+typedef struct {
+    void *(*make)(void);                                                  /* the room, or NULL */
+    int (*read)(void *room, const uint8_t *dump, Py_ssize_t length, int64_t *count);  /* that of the edge, and how many events it holds */
+    int (*add)(void *room, const uint8_t *dump, Py_ssize_t length, double now);       /* it to this one; both false as a Kind's `add` */
+    PyObject *(*write)(void *room, const Frame *frame);
+    int (*slots)(const void *room);
+} Merging;
+
+#define COUNTED_DOC                                                                                                                  \
+"counted(dumps) -> counts | None\n\n"                                                                                                 \
+"How many events each of these States that were folded at the edge holds (int64). None, where one is out of the ordinary, or was not."
+
+static inline int read_edge_of(const Merging *merging, void *room, PyObject *content, int64_t *count) {
+    return PyBytes_Check(content) && merging->read(room, (const uint8_t *)PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content), count);
+}
+
+/* As COUNTED_DOC says. */
+static inline PyObject *counted_all(PyObject *dumps, const Merging *merging) {
+    if (!PyList_Check(dumps)) {
+        PyErr_SetString(PyExc_TypeError, "counted(list)");
+        return NULL;
+    }
+    Py_ssize_t total = PyList_GET_SIZE(dumps);
+    PyObject *counts = PyBytes_FromStringAndSize(NULL, total * (Py_ssize_t)sizeof(int64_t));
+    void *room = merging->make();
+    if (counts == NULL || room == NULL) {
+        Py_CLEAR(counts);
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t at = 0; at < total; at++) {
+        int64_t count;
+        if (!read_edge_of(merging, room, PyList_GET_ITEM(dumps, at), &count)) {
+            Py_SETREF(counts, Py_NewRef(Py_None));
+            break;
+        }
+        memcpy(PyBytes_AS_STRING(counts) + at * (Py_ssize_t)sizeof count, &count, sizeof count);
+    }
+done:
+    PyMem_Free(room);
+    return counts;
+}
+
+#define MERGE_DOC                                                                                                                    \
+"merge(dumps, edges, now, version, frame) -> (dumps, slots) | None\n\n"                                                               \
+"As `fold`, but to each of `dumps` one State is added that was folded at the edge, of as many `edges`."
+
+/* As MERGE_DOC says. */
+static inline PyObject *merge_all(PyObject *arguments, const Merging *merging) {
+    PyObject *dumps, *edges, *made = NULL, *slots = NULL, *result = NULL;
+    Py_buffer frame;
+    double now;
+    int version;
+    void *room = NULL;
+    if (!PyArg_ParseTuple(arguments, "O!O!diy*:merge", &PyList_Type, &dumps, &PyList_Type, &edges, &now, &version, &frame)) return NULL;
+    const Frame before = {.bytes = frame.buf, .length = frame.len};
+    Py_ssize_t total = PyList_GET_SIZE(dumps);
+    if (PyList_GET_SIZE(edges) != total || !is_a_time(now)) goto none;
+    room = merging->make();
+    if (room == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    made = PyList_New(total);
+    slots = PyBytes_FromStringAndSize(NULL, total * (Py_ssize_t)sizeof(int32_t));
+    if (made == NULL || slots == NULL) goto done;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        Py_ssize_t length;
+        int64_t count;
+        const uint8_t *dump = unframed(PyList_GET_ITEM(dumps, at), version, &length);
+        if (dump == NULL || !read_edge_of(merging, room, PyList_GET_ITEM(edges, at), &count) || !merging->add(room, dump, length, now)) goto none;
+        PyObject *one = merging->write(room, &before);
+        if (one == NULL) goto done;
+        PyList_SET_ITEM(made, at, one);
+        int32_t its = merging->slots(room);
+        memcpy(PyBytes_AS_STRING(slots) + at * (Py_ssize_t)sizeof its, &its, sizeof its);
+    }
+    result = PyTuple_Pack(2, made, slots);
+    goto done;
+none:
+    result = Py_NewRef(Py_None);
+done:
+    Py_XDECREF(made);
+    Py_XDECREF(slots);
+    PyMem_Free(room);
+    PyBuffer_Release(&frame);
+    return result;
+}
+
 /* The frame of `content` of so many bytes, and the dump behind it; NULL where there is none. */
 static inline const uint8_t *cut_frame(PyObject *content, Py_ssize_t bytes, Frame *frame, Py_ssize_t *length) {
     if (!PyBytes_Check(content) || PyBytes_GET_SIZE(content) < bytes) return NULL;

@@ -10,7 +10,7 @@
 #include "../_part.h"
 #include "_binned.h"
 
-#define FORM 3                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 4                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */
@@ -334,6 +334,19 @@ static double since_of(double now) {
     return floor((now - DAY) / (double)WIDTHS[LEVELS]) * (double)WIDTHS[LEVELS];
 }
 
+/* Leave out what no window covers any more. False where a slot lies so far ahead that it is held. */
+static int forget(State *state, double now) {
+    double since = since_of(steady_of(state, now));
+    if ((double)state->slot[state->slots - 1].start > now + MAX_AHEAD) return 0;
+    int gone = 0;
+    while (gone < state->slots && (double)state->slot[gone].start < since) gone++;
+    if (gone) {
+        memmove(state->slot, state->slot + gone, (size_t)(state->slots - gone) * sizeof(Slot));
+        state->slots -= gone;
+    }
+    return state->slots <= MOST_SLOTS;
+}
+
 /* False where these events are out of the ordinary. */
 static int add_events(State *state, const int64_t *codes, const double *times, const double *values, Py_ssize_t count, double now) {
     Slot runs[MOST_RUNS];
@@ -372,15 +385,7 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     if (high > state->high) state->high = high;
     if (!add_codes(state, codes, count)) return 0;
     merge_slots(state, runs, join_slots(runs, found));
-    double since = since_of(steady_of(state, now));
-    if ((double)state->slot[state->slots - 1].start > now + MAX_AHEAD) return 0;
-    int gone = 0;
-    while (gone < state->slots && (double)state->slot[gone].start < since) gone++;
-    if (gone) {
-        memmove(state->slot, state->slot + gone, (size_t)(state->slots - gone) * sizeof(Slot));
-        state->slots -= gone;
-    }
-    return state->slots <= MOST_SLOTS;
+    return forget(state, now);
 }
 
 static void *make_room(Py_ssize_t events) {
@@ -401,6 +406,69 @@ static int slots_of_room(const void *room) {
 }
 
 static const Kind KIND = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
+
+/* A State of the edge, and the one to which it is added. */
+typedef struct {
+    State state, edge;
+} Both;
+
+static void *make_both(void) {
+    return PyMem_Malloc(sizeof(Both));
+}
+
+static int read_edge(void *both, const uint8_t *dump, Py_ssize_t length, int64_t *count) {
+    State *edge = &((Both *)both)->edge;
+    if (!read_state(dump, length, edge) || edge->refused || edge->held || edge->slots > MOST_RUNS || !edge->bins) return 0;
+    if (!isfinite(edge->total) || !isfinite(edge->low) || !isfinite(edge->high)) return 0;
+    const int32_t first = edge->codes[0], last = edge->codes[edge->bins - 1];
+    int64_t of_slots = 0;
+    *count = 0;
+    for (int place = 0; place < edge->bins; place++) {
+        int32_t code = edge->codes[place];
+        if ((code > 0 && code < last - (MAX_BINS - 1)) || (code < 0 && code > first + (MAX_BINS - 1))) return 0;  /* wider than any writes */
+        if (edge->weights[place] > UINT32_MAX) return 0;
+        *count += edge->weights[place];
+    }
+    for (int place = 0; place < edge->slots; place++) {
+        if (edge->slot[place].count > UINT32_MAX || !isfinite(edge->slot[place].total)) return 0;
+        of_slots += edge->slot[place].count;
+    }
+    return of_slots == *count;
+}
+
+static int add_edge(void *its, const uint8_t *dump, Py_ssize_t length, double now) {
+    State *state = &((Both *)its)->state;
+    const State *edge = &((Both *)its)->edge;
+    const int64_t last = (int64_t)floor((now > 0.0 ? now : 0.0) / (double)WIDTHS[0]) * WIDTHS[0];
+    Slot slots[MOST_RUNS];
+    int is_new = 0;
+    if (!read_state(dump, length, state)) return 0;
+    for (int place = 0; place < edge->slots; place++) {
+        slots[place] = edge->slot[place];
+        if (slots[place].start > last) {
+            slots[place].start = last;
+            state->held += (uint64_t)slots[place].count;
+        }
+    }
+    state->total += edge->total;
+    if (edge->low < state->low) state->low = edge->low;
+    if (edge->high > state->high) state->high = edge->high;
+    for (int place = 0; place < edge->bins; place++)
+        if (!add_bin(state, edge->codes[place], edge->weights[place], &is_new)) return 0;
+    if (is_new) collapse(state);
+    merge_slots(state, slots, join_slots(slots, edge->slots));
+    return forget(state, now);
+}
+
+static PyObject *write_both(void *both, const Frame *frame) {
+    return write_state(&((Both *)both)->state, frame);
+}
+
+static int slots_of_both(const void *both) {
+    return ((const Both *)both)->state.slots;
+}
+
+static const Merging MERGING = {make_both, read_edge, add_edge, write_both, slots_of_both};
 
 /* The slots of each level of an archive; False for what is none of the ordinary. */
 static int read_archive(const uint8_t *dump, Py_ssize_t length, Slot (*levels)[MOST_SLOTS], int *counts) {
@@ -528,6 +596,8 @@ done:
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
     FAST("edge", edge, EDGE_DOC),
+    {"counted", counted_in, METH_O, COUNTED_DOC},
+    {"merge", merge, METH_VARARGS, MERGE_DOC},
     {"spill", spill, METH_VARARGS, spill_doc},
     {NULL, NULL, 0, NULL},
 };

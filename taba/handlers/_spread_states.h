@@ -152,15 +152,8 @@ static int slot_of(State *state, int64_t start) {
     return place;
 }
 
-/* False where these are out of the ordinary. */
-static int add_run(State *state, int64_t start, const double *values, const int64_t *codes, Py_ssize_t count) {
-    double total = summed(values, count), low = values[0], high = values[0];
-    for (Py_ssize_t at = 1; at < count; at++) {
-        if (values[at] < low) low = values[at];
-        if (values[at] > high) high = values[at];
-    }
-    int place = slot_of(state, start);
-    Slot *slot = &state->slot[place];
+/* Add these figures to those of a slot, of which bins are there unless it was just made. False where they are out of the ordinary. */
+static int add_to_slot(Slot *slot, double total, double low, double high) {
     if (slot->bins) {
         if (is_zero_with_sign(slot->low) || is_zero_with_sign(slot->high)) return 0;
         slot->total += total;
@@ -171,7 +164,28 @@ static int add_run(State *state, int64_t start, const double *values, const int6
         slot->low = low;
         slot->high = high;
     }
-    return add_codes(state, place, codes, count);
+    return 1;
+}
+
+/* False where these are out of the ordinary. */
+static int add_run(State *state, int64_t start, const double *values, const int64_t *codes, Py_ssize_t count) {
+    double total = summed(values, count), low = values[0], high = values[0];
+    for (Py_ssize_t at = 1; at < count; at++) {
+        if (values[at] < low) low = values[at];
+        if (values[at] > high) high = values[at];
+    }
+    int place = slot_of(state, start);
+    return add_to_slot(&state->slot[place], total, low, high) && add_codes(state, place, codes, count);
+}
+
+/* Add a slot of another State to the one with this start. False where it is out of the ordinary. */
+static int add_slot(State *state, int64_t start, const State *other, const Slot *slot) {
+    int place = slot_of(state, start), is_new = 0;
+    if (!add_to_slot(&state->slot[place], slot->total, slot->low, slot->high)) return 0;
+    for (int bin = slot->first; bin < slot->first + slot->bins; bin++)
+        if (!add_bin(state, place, other->codes[bin], other->weights[bin], &is_new)) return 0;
+    if (is_new) collapse(state, place);
+    return 1;
 }
 
 /* The runs of these events, one of each slot and in their order; with `sorted`, values and codes are put there in that order, where they

@@ -10,7 +10,7 @@
 #include "_binned.h"
 #include "_spread_spills.h"
 
-#define FORM 4                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 5                               /* of what Python gives it and gets: see taba/parts.py */
 
 /* One State, and its events in the order of slots. */
 typedef struct {
@@ -40,6 +40,68 @@ static int slots_of_room(const void *room) {
 }
 
 static const Kind KIND = {"O!y*y*y*diy*y*:fold", 1, make_room, add_to_state, write_room, slots_of_room};
+
+/* A State of the edge, and the one to which it is added. */
+typedef struct {
+    State state, edge;
+} Both;
+
+static void *make_both(void) {
+    return PyMem_Malloc(sizeof(Both));
+}
+
+static int64_t events_of(const State *state, const Slot *slot) {
+    int64_t sum = 0;
+    for (int bin = slot->first; bin < slot->first + slot->bins; bin++) sum += state->weights[bin];
+    return sum;
+}
+
+static int read_edge(void *both, const uint8_t *dump, Py_ssize_t length, int64_t *count) {
+    State *edge = &((Both *)both)->edge;
+    if (!read_state(dump, length, edge) || edge->refused || edge->held || edge->old || edge->slots > MOST_RUNS || !edge->bins) return 0;
+    if (!isfinite(edge->total)) return 0;
+    for (int bin = 0; bin < edge->bins; bin++)
+        if (edge->weights[bin] > UINT32_MAX) return 0;
+    *count = 0;
+    for (int place = 0; place < edge->slots; place++) {
+        const Slot *slot = &edge->slot[place];
+        if (!isfinite(slot->total) || !isfinite(slot->low) || !isfinite(slot->high)) return 0;
+        if (is_zero_with_sign(slot->low) || is_zero_with_sign(slot->high)) return 0;
+        *count += events_of(edge, slot);
+    }
+    return *count == edge->count;
+}
+
+static int add_edge(void *its, const uint8_t *dump, Py_ssize_t length, double now) {
+    State *state = &((Both *)its)->state;
+    const State *edge = &((Both *)its)->edge;
+    const int64_t last = (int64_t)floor((now > 0.0 ? now : 0.0) / (double)WIDTHS[0]) * WIDTHS[0];
+    const double oldest = since_of(now);
+    int64_t before = -1;
+    if (!read_state(dump, length, state)) return 0;
+    state->count += edge->count;
+    state->total += edge->total;
+    for (int place = 0; place < edge->slots; place++) {
+        const Slot *slot = &edge->slot[place];
+        int64_t start = slot->start < last ? slot->start : last, events = events_of(edge, slot);
+        if (slot->start > last) state->held += (uint64_t)events;
+        if (start <= before) return 0;  /* two become one: in which order is the arrays' to know */
+        before = start;
+        if ((double)start < oldest) state->old += (uint64_t)events;
+        if (!add_slot(state, start, edge, slot)) return 0;
+    }
+    return (double)state->slot[state->slots - 1].start <= now + MAX_AHEAD;
+}
+
+static PyObject *write_both(void *both, const Frame *frame) {
+    return write_state(&((Both *)both)->state, frame);
+}
+
+static int slots_of_both(const void *both) {
+    return ((const Both *)both)->state.slots;
+}
+
+static const Merging MERGING = {make_both, read_edge, add_edge, write_both, slots_of_both};
 
 PyDoc_STRVAR(spill_doc,
 "spill(dumps, archives, sketches, now, framed) -> (dumps, archives, sketches) | None\n\n"
@@ -98,6 +160,8 @@ done:
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
     FAST("edge", edge, EDGE_DOC),
+    {"counted", counted_in, METH_O, COUNTED_DOC},
+    {"merge", merge, METH_VARARGS, MERGE_DOC},
     {"spill", spill, METH_VARARGS, spill_doc},
     {NULL, NULL, 0, NULL},
 };

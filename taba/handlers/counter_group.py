@@ -186,7 +186,13 @@ class CounterGroup(ArrayHandler):
         return super().edge_columns(starts, times, values) if dumps is None else dumps
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
-        return self._edge(dumps)[1]
+        counts = None if _rows is None else _rows.counted(list(dumps))
+        return self._edge(dumps)[1] if counts is None else np.frombuffer(counts, np.int64)
+
+    def merge_dumps(self, dumps: list[bytes], edges: list[bytes], now: float, version: int = 0) -> FoldedDumps | None:
+        """What `load_array` and `merge_array` would make, to each of `dumps` one of `edges` added; else as `fold_dumps`."""
+        found = None if _rows is None else _rows.merge(dumps, edges, now, version, b"")
+        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now)
 
     def merge_array(self, states: CounterStates, rows: Ints, dumps: Sequence[bytes], now: float) -> CounterStates:
         edge, _ = self._edge(dumps)

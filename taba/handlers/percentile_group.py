@@ -169,7 +169,13 @@ class PercentileGroup(ArrayHandler):
         return super().edge_columns(starts, times, values) if dumps is None else dumps
 
     def count_array(self, dumps: Sequence[bytes]) -> Ints:
-        return self._edge(dumps)[0].count
+        counts = None if _spreads is None else _spreads.counted(list(dumps))
+        return self._edge(dumps)[0].count if counts is None else np.frombuffer(counts, np.int64)
+
+    def merge_dumps(self, dumps: list[bytes], edges: list[bytes], now: float, version: int = 0) -> FoldedDumps | None:
+        """As CounterGroup's."""
+        found = None if _spreads is None else _spreads.merge(dumps, edges, now, version, b"")
+        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now)
 
     def merge_array(self, states: PercentileStates, rows: Ints, dumps: Sequence[bytes], now: float) -> PercentileStates:
         edge, counts = self._edge(dumps)

@@ -29,6 +29,7 @@ ABSENT = Framed(0, 0, b"")
 VALUES = st.one_of(st.integers(-80, 80).map(lambda eighths: eighths / 8), st.sampled_from([1e-30, 1e30, -1e30, 2.0**40, 0.0]))
 AGES = st.one_of(st.integers(0, 90), st.integers(-20_000, 200_000), st.sampled_from([0, 4, 5, 60, 600, 3600, 86_400, 90_000]))
 EVENTS = st.lists(st.tuples(AGES, VALUES), min_size=1, max_size=40)
+EDGE = st.lists(st.tuples(st.integers(-40, 240), VALUES), min_size=1, max_size=60)  # in quarters of a second
 ROUNDS = st.lists(st.tuples(st.integers(0, 4000), st.lists(EVENTS, min_size=3, max_size=3)), min_size=1, max_size=6)
 
 
@@ -212,6 +213,84 @@ class FreshTests(SynchronousTestCase):
             self.assertIsNone(edge(np.arange(2), one, one[:0]))
             self.assertIsNone(edge(bytes(9), one, one))
             self.assertRaises(TypeError, edge, np.arange(2), one)
+
+
+class MergedTests(SynchronousTestCase):
+    """What was folded at the edge, added to States."""
+
+    def setUp(self) -> None:
+        if counter_group._rows is None or percentile_group._spreads is None:
+            raise SkipTest("not built: needs a compiler")
+
+    def merged(self, handler: Any, states: Sequence[Framed], edges: Sequence[bytes], now: float) -> Folded:
+        """What C makes, which is what arrays make, or nothing."""
+        work = Work(states, (), merges=list(enumerate(edges)))
+        steps = [fold_type(handler, True, work, now)]
+        with mock.patch.object(counter_group, "_rows", None), mock.patch.object(percentile_group, "_spreads", None):
+            steps.append(fold_type(handler, True, work, now))
+            theirs = self.finished(steps[1])
+        ours = self.finished(steps[0])
+        self.assertEqual(ours, theirs)
+        return ours
+
+    def finished(self, steps: Any) -> Folded:
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send({row: [ABSENT] * self.further for row in wanted})
+        except StopIteration as stop:
+            result: Folded = stop.value
+            return result
+
+    @settings(deadline=None, max_examples=40)
+    @given(st.lists(st.tuples(st.integers(-20, 4000), st.lists(EDGE, min_size=2, max_size=2)), min_size=1, max_size=4))
+    def test_a_merge_gives_the_bytes_that_arrays_give(self, rounds: list[tuple[int, list[list[tuple[int, float]]]]]) -> None:
+        for handler in (COUNTERS, PERCENTILES):
+            self.further = handler.further_parts
+            states, now = [ABSENT] * 2, NOW
+            for later, columns in rounds:
+                now += later
+                times = [np.array([now - quarters / 4 for quarters, _ in column]) for column in columns]
+                values = [np.array([value if abs(value) < 1e20 else 2.0**60 for _, value in column]) for column in columns]
+                edges = [handler.edge_array(np.zeros(len(its), np.int64), its, of, 1)[0] for its, of in zip(times, values, strict=True)]
+                self.assertEqual(handler.count_array(edges).tolist(), list(map(len, columns)))
+                merged = self.merged(handler, states, edges, now)
+                states = [Framed(handler.version, 0, merged.states[row]) for row in range(2)]
+
+    def test_what_is_ordinary_is_left_to_no_array(self) -> None:
+        for handler in (COUNTERS, PERCENTILES):
+            [edge] = handler.edge_array(np.zeros(40, np.int64), NOW - np.arange(40) / 4, np.arange(0.5, 40.0), 1)
+            [late] = handler.edge_array(np.zeros(4, np.int64), NOW - np.arange(4) / 4, np.arange(0.5, 4.0), 1)
+            behind = NOW - 6  # of a clock that is: what comes is held
+            for content, added, now in ((b"", edge, NOW), (edge, edge, NOW + 7), (edge, late, behind)):
+                self.assertIsNotNone(handler.merge_dumps([content], [added], now))
+            found = handler.merge_dumps([frame(1, 5) + edge], [edge], NOW, 1)
+            assert found is not None
+            self.assertEqual(handler.count_array(found.dumps).tolist(), [80])
+            self.assertIsNone(handler.merge_dumps([frame(2, 5) + edge], [edge], NOW, 1))
+            self.assertIsNone(handler.merge_dumps([b"", b""], [edge], NOW))
+            self.assertIsNone(handler.merge_dumps([b""], [b""], NOW))
+
+    def test_whatever_bytes_come_from_an_edge_they_do_what_they_do_with_arrays(self) -> None:
+        chance = np.random.default_rng(11)
+        for handler in (COUNTERS, PERCENTILES):
+            self.further = handler.further_parts
+            [good] = handler.edge_array(np.zeros(60, np.int64), NOW - np.arange(60) / 2, np.arange(60) / 8 - 3, 1)
+            for _ in range(40):
+                bad = bytearray(good)
+                for _ in range(int(chance.integers(1, 4))):
+                    bad[int(chance.integers(len(bad) if chance.random() < 0.5 else 48))] = int(chance.choice([0, 1, 7, 127, 128, 255]))
+                content = bytes(bad[: int(chance.choice([len(bad), len(bad), len(bad) - 8, 40, 48]))])
+                with mock.patch.object(counter_group, "_rows", None), mock.patch.object(percentile_group, "_spreads", None):
+                    theirs = self.counted(handler, content)
+                self.assertEqual(self.counted(handler, content), theirs)
+                self.merged(handler, [Framed(handler.version, 0, good)] * 2, [content, good], NOW)
+
+    def counted(self, handler: Any, content: bytes) -> Any:
+        try:
+            return handler.count_array([content]).tolist()
+        except ValueError as error:
+            return str(error)
 
 
 class SpreadsTests(SynchronousTestCase):

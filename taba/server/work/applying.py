@@ -167,7 +167,7 @@ def _fold_lot(handler: Any, dumps: list[bytes], work: Work, now: float, rows: li
     runs, merges = work.runs, work.merges
     if len(rows) == len(dumps) and rows == list(range(len(dumps))):
         of_runs, of_merges = runs.rows, [row for row, _ in merges]
-        quick = None if of_merges else fold_dumps_at_once(handler, dumps, runs, now, 0)
+        quick = merge_dumps_at_once(handler, dumps, work, now, 0) if of_merges else fold_dumps_at_once(handler, dumps, runs, now, 0)
         if quick is not None:
             return _Lot(quick, rows, handler.spilling(quick).tolist())
         states = handler.load_array(dumps)
@@ -197,6 +197,14 @@ def fold_dumps_at_once(handler: Any, dumps: list[bytes], runs: Runs, now: float,
     if fold_dumps is None or not _BYTES.issuperset(map(type, runs.values)):
         return None
     return fold_dumps(dumps, _rows_of(runs), _floats(runs.times), _floats(runs.values), now, version)  # type: ignore[arg-type]
+
+
+def merge_dumps_at_once(handler: Any, dumps: list[bytes], work: Work, now: float, version: int) -> Any:
+    """The same where to each State one is added that was folded at the edge, and no Events are; else None."""
+    merge_dumps = getattr(handler, "merge_dumps", None)
+    if merge_dumps is None or work.runs.rows or [row for row, _ in work.merges] != list(range(len(dumps))):
+        return None
+    return merge_dumps(dumps, [dump for _, dump in work.merges], now, version)
 
 
 def _rows_of(runs: Runs) -> Any:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any
 
 from taba.server.keys import Kept
-from taba.server.work.applying import dumps_of, fold_arrays, fold_dumps_at_once, fold_plainly
+from taba.server.work.applying import dumps_of, fold_arrays, fold_dumps_at_once, fold_plainly, merge_dumps_at_once
 from taba.server.work.culprits import Search, Turn
 from taba.server.work.pace import MOST_AT_ONCE, PAUSE, Pause, amount_of
 from taba.server.work.rows import HANDLER_ERROR, NEWER_STATE, Failed, Folded, Folding, FoldingHere, Parts, Work, nothing_folded
@@ -121,9 +121,13 @@ def _wants(steps: Generator[list[int], Parts, None], sent: Parts | None) -> bool
 
 def _fold_kept(handler: Any, work: Work, now: float, folded: Folded) -> Generator[list[int], Parts, bool]:
     """Fold what is kept as it is, with no step for each State, where the Handler has such a way; False where it does not come to that."""
-    if not isinstance(work.states, Kept) or work.merges or getattr(handler, "fold_dumps", None) is None:
+    if not isinstance(work.states, Kept) or getattr(handler, "fold_dumps", None) is None:
         return False
-    states = fold_dumps_at_once(handler, work.states.contents, work.runs, now, handler.version)
+    contents, version = work.states.contents, handler.version
+    if work.merges:
+        states = merge_dumps_at_once(handler, contents, work, now, version)
+    else:
+        states = fold_dumps_at_once(handler, contents, work.runs, now, version)
     if states is None:
         return False
     spilling = handler.spilling(states)
