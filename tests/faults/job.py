@@ -38,6 +38,23 @@ def expected(type: str, count: int, total: int) -> list[float]:
     return [0] if type == "UpDown" else [count, total]
 
 
+# as fast as the Agent reads, however fast the machine is, and however small a ring is had: three quarters of its byte ring wait at the most
+TEXTS = """
+import json, sys, time
+from taba import client, ring
+client.start(sys.argv[1])
+texts = client.tab("texts", type="Noop")
+for number in range(int(sys.argv[2])):
+    texts.record("x" * 2000)
+    if number == 0:
+        most = ring.layout(client.stats()["ring_bytes"]).byte_ring_bytes * 3 // 4 // 2003
+    while number + 1 - client._process.producer._segment.words[ring.TAIL_OFFSET // 8] > most:
+        time.sleep(0.001)
+stats = client.stats()
+print(json.dumps([stats["recorded"], stats["dropped"]]))
+"""
+
+
 class Job(TestCase):
     """Records with many processes, and compares what is answered with what each of them says that it recorded."""
 
@@ -79,6 +96,12 @@ class Job(TestCase):
             self.addCleanup(process.kill)
             recorders.append(process)
         return recorders
+
+    def record_texts(self, client: str, events: int) -> None:
+        """One process that records so many texts of 2,000 bytes, none of which is dropped."""
+        done = self.services.run("-c", TEXTS, client, str(events), timeout=PATIENCE_SECONDS)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(json.loads(done.stdout), [events, 0])
 
     def recorded(self) -> dict[str, dict[str, list[int]]]:
         """{client: {tab: [count, total]}} as the recording processes say; a slot that is free again is the same Client."""

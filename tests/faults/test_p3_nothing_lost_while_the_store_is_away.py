@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -13,21 +12,6 @@ from tests.patience import PATIENCE_SECONDS
 
 from .gate import Gate
 from .job import Job, ShortJob
-
-RECORD = """
-import json, sys, time
-from taba import client, ring
-client.start(sys.argv[1])
-text = client.tab("text", type="Noop")
-for number in range(int(sys.argv[2])):
-    text.record("x" * 2000)
-    # as fast as the Agent reads, however fast the machine is: three quarters of the byte ring wait at the most
-    while number + 1 - client._process.producer._segment.words[ring.TAIL_OFFSET // 8] > 400:
-        time.sleep(0.001)
-stats = client.stats()
-print(json.dumps([stats["recorded"], stats["dropped"]]))
-"""
-
 
 FRESH = """
 from taba import client
@@ -60,18 +44,13 @@ class NothingLostForLong(Job):
         status = self.services.agent_query.status()
         return status["recorded"], sum(status["dropped_by_reason"].values())
 
-    def record(self, events: int) -> None:
-        done = self.services.run("-c", RECORD, "web/1", str(events), timeout=PATIENCE_SECONDS, TABA_RING_BYTES=str(8 << 20))
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertEqual(json.loads(done.stdout), [events, 0])
-
     def test_what_the_outbox_cannot_hold_is_on_disk_and_survives_the_agent_and_its_memory(self) -> None:
         self.services.start_server()
         self.services.start_agent()
-        self.record(1)
+        self.record_texts("web/1", 1)
         self.wait_for(1)
         self.services.kill_server()
-        self.record(60_000)  # 120 MB, twice what the outbox holds
+        self.record_texts("web/1", 60_000)  # 120 MB, twice what the outbox holds
         spool = next((self.services.directory / "spool").glob("*.spool"))
         self.until(lambda: self.spooled(spool) > 1 << 20, "nothing is on disk")
         self.services.kill_agent()
@@ -82,10 +61,10 @@ class NothingLostForLong(Job):
     def test_beyond_the_bound_the_newest_are_dropped_and_counted(self) -> None:
         self.services.start_server()
         self.services.start_agent("--spool-bytes", str(16 << 20))
-        self.record(1)
+        self.record_texts("web/1", 1)
         self.wait_for(1)
         self.services.kill_server()
-        self.record(80_000)
+        self.record_texts("web/1", 80_000)
         self.until(lambda: self.agent_accounts()[1] > 0, "nothing was dropped")
         self.services.start_server()
         self.until(lambda: self.agent_accounts()[0] == 80_001, "not all is drained")
@@ -99,10 +78,10 @@ class NothingLostForLong(Job):
         self.addCleanup(gate.close)
         self.services.server_url = gate.url
         self.services.start_agent("--outbox-bytes", str(MIN_OUTBOX_BYTES))
-        self.record(1)
+        self.record_texts("web/1", 1)
         self.wait_for(1)
         gate.shut()
-        self.record(9_000)  # 18 MB: most of it goes to the disk
+        self.record_texts("web/1", 9_000)  # 18 MB: most of it goes to the disk
         self.until(lambda: self.agent_accounts()[0] == 9_001 and self.spool_batches() > 10, "it is not on disk")
         backlog = self.spool_batches()
         done = self.services.run("-c", FRESH, timeout=PATIENCE_SECONDS)

@@ -68,17 +68,6 @@ for number in itertools.count():
     for _ in range(20):
         tab.record("x" * 1000)
 """
-# more than an outbox holds; then it says how many events it recorded, and dropped
-MUCH = """
-import json, sys
-from taba import client
-client.start("much/1")
-texts = client.tab("texts", type="Noop")
-for number in range(int(sys.argv[1])):
-    texts.record("x" * 2000)
-stats = client.stats()
-print(json.dumps([stats["recorded"], stats["dropped"]]))
-"""
 # one event of a Tab that counts, and one of one that holds a value
 ONCE = """
 import sys
@@ -171,10 +160,7 @@ class Damaged(ShortJob):
     """What lies on a disk, or in a store, and is not as it was written, or is of a later version."""
 
     def much(self, events: int) -> int:
-        done = self.services.run("-c", MUCH, str(events), TABA_RING_BYTES=str(16 << 20))
-        self.assertEqual((done.returncode, done.stderr), (0, ""))
-        recorded, dropped = json.loads(done.stdout)
-        self.assertEqual((recorded, dropped), (events, 0))
+        self.record_texts("much/1", events)
         return events
 
     def spool(self) -> sqlite3.Connection:
