@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -340,9 +341,10 @@ class Lives(Processes):
     @pytest.mark.real
     def test_a_unix_socket_is_listened_on(self) -> None:
         path = self.directory / "server.sock"
-        for _ in range(2):  # the second finds the socket of the first, which was killed
-            server = self.run_server("--listen", f"unix:{path}")
+        for more, mode in (("", 0o600), (":mode=0660", 0o660)):  # the second finds the socket of the first, which was killed
+            server = self.run_server("--listen", f"unix:{path}{more}")
             eventually(lambda: self.ready_at(path))
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), mode)
             server.kill()
             server.wait()
 
