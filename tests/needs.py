@@ -28,9 +28,18 @@ def needs_localhost() -> None:
 
 def needs_mounts() -> list[str]:
     """The words before a command that may mount over this machine's directories for itself alone; skip where there are none for us."""
+    return _alone("m", "mounts")
+
+
+def needs_network() -> list[str]:
+    """The words before a command that has a network for itself alone; skip where there are none for us."""
+    return _alone("n", "a network")
+
+
+def _alone(namespace: str, what: str) -> list[str]:
     needs_program("unshare")
-    alone = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-Urm"]
+    alone = ["unshare", f"-{namespace}"] if os.getuid() == 0 else ["unshare", f"-Ur{namespace}"]
     tried = subprocess.run([*alone, "true"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     if tried.returncode:
-        raise SkipTest(f"needs mounts of its own: {tried.stderr.strip()}")
+        raise SkipTest(f"needs {what} of its own: {tried.stderr.strip()}")
     return alone

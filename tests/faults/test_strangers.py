@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from taba.batch import CONTENT_TYPE, MAX_LIST_BYTES, MAX_LIST_VALUES, Column, SentBatch, encode_batch, encode_envelope
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_VALUE_BYTES, KiB
@@ -22,6 +21,7 @@ from taba.calls import MAX_BODY_BYTES
 from taba.connections import MAX_HALL_OF_PEER
 from taba.events import MAX_POSTED_EVENTS
 from tests.faults.crowd import CROWD, STRANGER
+from tests.needs import needs_network
 from tests.patience import PATIENCE_SECONDS
 from tests.services import ROOT, Services
 
@@ -65,10 +65,7 @@ def worst() -> dict[str, tuple[tuple[str, str], bytes]]:
 @pytest.mark.real
 class Crowded(SynchronousTestCase):
     def test_a_thousand_connections_of_one_host_that_idle_drip_or_do_not_read_keep_nobody_else_waiting(self) -> None:
-        alone = ["unshare", "-n"] if not os.geteuid() else ["unshare", "-rn"]
-        if subprocess.run([*alone, "true"], capture_output=True).returncode:
-            raise SkipTest("a network of its own takes root, or a kernel that lets users have one")
-        command = [*alone, sys.executable, "-m", "tests.faults.crowd"]
+        command = [*needs_network(), sys.executable, "-m", "tests.faults.crowd"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3 * PATIENCE_SECONDS)
         self.assertEqual(done.returncode, 0, done.stderr[-2000:])
         told = json.loads(done.stdout)
