@@ -33,6 +33,7 @@ from taba.agent.outbox import (
     Covered,
     EncodedBatch,
     Outbox,
+    OutboxCorrupt,
     OutboxFull,
     StoredBatch,
     Table,
@@ -76,6 +77,7 @@ class Keeper:
         self._spooled_stream: bytes | None = None  # fresh batches of this stream went into the spool
         self.born = moment
         self._over: dict[Lane, None] = {}  # lanes of a stream that takes no more, which have nothing left: the next tick ends them
+        self._is_torn = False  # of what was published last not all is known here: the next Agent finds it, this one does nothing more
         self.is_outbox_new = not outbox.table.sequence  # the one before it is gone, with what it knew
         self.keys: list[KeyPart] = []  # of posts that an earlier Agent left; it may not have remembered the last of them
         self.begin_stream(moment)
@@ -184,6 +186,7 @@ class Keeper:
         Raises TableFull or SpoolFull, having changed nothing, when there is no room. `covered` are all ranges that no tail has
         passed when this returns; None leaves them. Batches of this keeper's own stream count its numbers.
         """
+        self._refuse_torn()
         self.before_publish()
         ranges = self.books.covered if covered is None else tuple(covered)
         if batches:
@@ -207,10 +210,17 @@ class Keeper:
                 self._journal(table)
         self.books.recorded += recorded
         self.books.dropped, self.books.covered = self.books.totals_with(dropped), ranges
+        self._is_torn = False
         self._published(table)
+
+    def _refuse_torn(self) -> None:
+        """Raise OutboxCorrupt where an earlier publish failed in its middle, for want of memory, say: its numbers would be given again."""
+        if self._is_torn:
+            raise OutboxCorrupt("a publish failed in its middle: restart this Agent, which has all that was published then")
 
     def _publish_in_outbox(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         found = self.outbox.append(table, batches)
+        self._is_torn = True  # until what follows is done
         if not batches:
             return
         group = self.groups.begin(found)
@@ -231,6 +241,7 @@ class Keeper:
         if self.groups:
             raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
         self._journal(table, batches)
+        self._is_torn = True
         self._spooled_stream = self.stream
         for stream, bucket, number in (batch.id for batch in batches):
             if stream == self.stream:
@@ -400,6 +411,7 @@ class Keeper:
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish: before anything else is sent. Raises SpoolFull where that cannot be."""
+        self._refuse_torn()
         if not self.books.is_dirty:
             return
         self.before_publish()

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from taba import ring as layouts
 from taba.agent import pump
+from taba.agent.ages import Moment
 from taba.agent.lanes import RETAIN_SECONDS
-from taba.agent.outbox import PAGE, Covered, OutboxFull
+from taba.agent.outbox import PAGE, Covered, OutboxCorrupt, OutboxFull
 from taba.agent.pump import DRAIN_SECONDS, TICK_SECONDS, WIDE_DRAIN_SECONDS
 from taba.batch import LATER, BatchId, Verdict
 from taba.client.segment import make_segment
@@ -45,6 +46,13 @@ PLENTY = 2 << 20
 ROOMS = (PLENTY, 24 * PAGE, 18 * PAGE)  # 17 are had by an empty outbox
 
 
+class Full(dict[int, int]):
+    """No memory for one more."""
+
+    def __setitem__(self, bucket: int, number: int) -> None:
+        raise MemoryError
+
+
 class KeeperTests(WorldCase):
     def test_whatever_fails_right_after_a_publish_nothing_is_read_once_more(self) -> None:
         def fails(*given: Any, **more: Any) -> None:
@@ -63,6 +71,35 @@ class KeeperTests(WorldCase):
                 world.tick()
                 world.send()
             self.assertEqual((world.store.folded, world.keeper.books.recorded, dict(world.keeper.books.totals())), (40, 40, {}), what)
+
+    def _fill_numbers(self, world: World) -> None:
+        """No stream of this Agent takes one more number."""
+        begin = world.keeper.begin_stream
+
+        def begin_full(moment: Moment) -> None:
+            begin(moment)
+            world.keeper.numbers = Full(world.keeper.numbers)
+
+        world.keeper.begin_stream = begin_full  # type: ignore[method-assign]
+        world.keeper.numbers = Full(world.keeper.numbers)
+
+    def test_an_agent_whose_publish_fails_in_its_middle_does_nothing_more_and_the_next_one_has_all_of_it(self) -> None:
+        for is_spooled in (False, True):
+            world = self.world()
+            world.record(20)
+            world.tick()
+            world.record(20)
+            world.keeper.is_homeless = is_spooled  # what is fresh goes into the spool
+            self._fill_numbers(world)
+            self.assertRaises(MemoryError, world.tick)
+            for _ in range(3):
+                self.assertRaises(OutboxCorrupt, world.tick)
+            world.die()
+            world.born()
+            for _ in range(4):
+                world.tick()
+                world.send()
+            self.assertEqual((world.store.folded, world.keeper.books.recorded, dict(world.keeper.books.totals())), (40, 40, {}))
 
     def test_whatever_fails_beside_the_last_publish_of_a_ring_its_drops_are_counted_once(self) -> None:
         def fails(*given: Any, **more: Any) -> None:
