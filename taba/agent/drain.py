@@ -429,8 +429,10 @@ class Drain:
         times, values = (memoryview(cast(Any, column.view(np.uint8))) for column in (events.times, tally.values))  # cut without a copy
 
         def listed(start: int, end: int) -> bytes:
-            of_columns = [_listed(tally.values[here], (tally.boxed[here], tally.is_boxed[here])) for here in events.each(start, end)]
-            return b"".join(map(pack_bin, of_columns))
+            here = events.rows(start, end)
+            its = _mixed(tally.values[here], tally.boxed[here], tally.is_boxed[here])
+            bounds = (events.starts[start : end + 1] - here.start).tolist()
+            return b"".join([pack_bin(pack_values(its[low:high])) for low, high in pairwise(bounds)])
 
         its_keys, native = events.keys[edges[:-1]].astype(np.int64), self._scratch.native
         if native is not None:
@@ -497,7 +499,9 @@ def fair_share(waiting: Iterable[int], events: int) -> int:
 
 def _listed(numbers: Any, boxes: tuple[Any, Any] | None) -> bytes:
     """The msgpack of values one after the other, given which of them are something else than these numbers."""
-    floats = numbers.tolist()
-    if boxes is None:
-        return pack_values(floats)
-    return pack_values([box if mark else number for box, mark, number in zip(boxes[0], boxes[1].tolist(), floats, strict=True)])
+    return pack_values(numbers.tolist() if boxes is None else _mixed(numbers, *boxes))
+
+
+def _mixed(numbers: Any, boxed: Any, is_boxed: Any) -> list[Any]:
+    """These values, which are not all numbers."""
+    return [box if mark else number for box, mark, number in zip(boxed.tolist(), is_boxed.tolist(), numbers.tolist(), strict=True)]

@@ -78,10 +78,6 @@ class InOrder(NamedTuple):
         """The rows of these columns."""
         return slice(int(self.starts[start]), int(self.starts[end]))
 
-    def each(self, start: int, end: int) -> Iterable[slice]:
-        """The rows of each of these columns."""
-        return (self.rows(column, column + 1) for column in range(start, end))
-
     def counted(self, number: int) -> Iterable[tuple[Ring, int]]:
         """How many rows of each ring are in a section."""
         begin, end = self.columns_of(number)

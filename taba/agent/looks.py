@@ -71,7 +71,9 @@ class Looks:
         before, asked = self._asked, asked.copy()
         broken, fills, places = [], [], []
         self._scratch.looks = LOOKS
-        has_moved = (self._fills[:, _IS_CUT] != 0) | (asked != before).any(axis=1)
+        has_moved = self._fills[:, _IS_CUT] != 0
+        if not is_same:
+            has_moved |= (asked != before).any(axis=1)
         self._grow(np.flatnonzero((seen[:, 0] > 0) & ~has_moved), asked, seen)
         others = np.flatnonzero(has_moved | (seen[:, 0] == _ODD))
         rows = others.tolist()
