@@ -36,7 +36,6 @@ MAX_DRAIN_VALUES = 4 * TURN_VALUES  # likewise
 MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; the next drain begins where this one ended
 TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
 SPARSE_RINGS = 4  # that are read at once stand for one: they take a fourth or less
-FEWEST_TOGETHER = 3  # of fewer it takes as long as one by one
 TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
 TURN_TABS = 2 * MAX_FRESH_TABS  # names of them that are read in one turn, likewise
 MIN_SHARE = 8192  # events of one ring in a drain that cannot take all: most rings whole, as each part of one costs by its Tabs
@@ -285,7 +284,7 @@ class Drain:
                     break
                 left -= here
                 rings.append(ring)
-        if len(rings) < FEWEST_TOGETHER:
+        if not rings:
             return None, looked
         scratch.begin = gathered.begin
         read = read_together(rings, scratch, self._numbers.section_of, len(gathered.rings), value_bytes)

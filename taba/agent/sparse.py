@@ -23,7 +23,7 @@ from taba.counting import unpack_counted
 from taba.ring import MalformedRing
 
 MOST_RECORDS = 1024  # of a ring that is read with others …
-MOST_TOGETHER = 16_384  # … and of all of them, or fewer than two rings: some 2 ms
+MOST_TOGETHER = 16_384  # … and of all of them: some 2 ms
 _NONE = np.broadcast_to(np.uint32(0), 2**30), np.zeros(0), np.zeros(0, np.uint64)  # what settling needs of a reading is how many they are
 
 
