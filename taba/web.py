@@ -29,11 +29,13 @@ from taba.calls import ASKER, GZIP_WBITS, Answer, Call, HTTPError, quality, take
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import Guard, Refused
 from taba.options import is_loopback
+from taba.places import Crowded, Places
 from taba.routes import Found, Route, Table
 from taba.tokens import ANY, EVERYTHING, Grant
 
 MAX_LISTEN_SECONDS = 3600.0  # to a broadcast; who goes on listening asks anew, with a token that is still known
-MAX_STREAMS = 32  # answers that are being sent slice by slice at once
+MAX_STREAMS = 32  # answers that are being sent slice by slice at once …
+STREAMS_OF_ASKER = MAX_STREAMS // 2  # … to one asker
 SLICE_BYTES = 64 * KiB  # of such an answer, written at a time: what a peer that does not read may cost
 LEAST_GZIP_BYTES = KiB  # a smaller answer fits in a packet as it is
 MOST_GZIP_BYTES = 256 * KiB  # of an answer that is compressed in one go, some 3 ms; larger ones are streams, or go as they are
@@ -54,7 +56,7 @@ class Api(resource.Resource):
         self.table = Table(routes)
         self.guard = guard
         self.errors: Counter[str] = Counter()  # of this program, by route and kind: the log has the first of each
-        self.streams = 0
+        self.streams = Places("large answers that are being sent", MAX_STREAMS, STREAMS_OF_ASKER)
         """Answers that are being streamed."""
 
     def render(self, request: server.Request) -> int:
@@ -125,9 +127,11 @@ class Api(resource.Resource):
             if more is None:
                 return answer._replace(content=b"".join(joined), text=None)
             joined.append(more)
-        if self.streams >= MAX_STREAMS:
-            raise HTTPError(503, "full", f"{MAX_STREAMS} large answers are being sent; try again in a moment")
-        self.streams += 1
+        asker = request.poster
+        try:
+            self.streams.take_now(asker)
+        except Crowded as error:
+            raise HTTPError(503, "full", str(error)) from None
         try:
             first = b"".join(joined)
             if not joined:
@@ -155,7 +159,7 @@ class Api(resource.Resource):
                         request.unregisterProducer()
             request.finish()
         finally:
-            self.streams -= 1
+            self.streams.give_back(asker)
         return answer._replace(content=None)
 
     async def _listen(self, request: Any, answer: Answer, broadcast: Broadcast) -> None:

@@ -381,7 +381,32 @@ class Read(SynchronousTestCase):
         self.assertEqual(set(words), {"applied", "later"})
         self.assertTrue(1 <= words.count("applied") <= 3, words)
         self.assertGreaterEqual(turns, 9 + words.count("applied"))
-        self.assertEqual(envelopes._reading, 0)
+        self.assertEqual((envelopes.reading.held, envelopes.reading.share.greatest), (0, 0))
+
+    def test_one_sender_has_half_of_what_is_read_and_another_is_read_beside_it(self) -> None:
+        envelopes, waits = self.make()
+        self.successResultOf(ensureDeferred(envelopes.decide(self.envelope(1))))
+        size = waits.seen[0]
+        envelopes.reading.most, envelopes.reading.each = 5 * size, 2 * size
+        deciding: list[defer.Deferred[Any]] = []
+        decided = waits.submit
+
+        async def submit(items: Any) -> Any:
+            deciding.append(defer.Deferred())
+            await deciding[-1]
+            return await decided(items)
+
+        self.patch(waits, "submit", submit)
+        many = ensureDeferred(envelopes.decide(self.envelope(4), sender="many"))
+        good = ensureDeferred(envelopes.decide(self.envelope(1), sender="good"))
+        self.assertEqual((envelopes.reading.held, envelopes.reading.share), (3 * size, (2 * size, 2 * size)))
+        for one in deciding:
+            one.callback(None)
+        verdicts = self.successResultOf(many)
+        self.assertEqual([verdict.word for verdict in verdicts], ["applied"] * 2 + ["later"] * 2)
+        self.assertIn("bytes of yours wait in envelopes", verdicts[-1].why)
+        self.assertEqual([verdict.word for verdict in self.successResultOf(good)], ["applied"])
+        self.assertEqual((envelopes.reading.held, envelopes.reading.share.greatest), (0, 0))
 
     def test_a_post_is_its_client_s_also_where_nothing_of_it_may_be_sent(self) -> None:
         envelopes, waits = self.make()
@@ -399,7 +424,7 @@ class Read(SynchronousTestCase):
         [verdict] = self.successResultOf(ensureDeferred(envelopes.decide(self.envelope(1))))
         self.assertEqual(verdict.word, "applied")
         self.assertGreater(waits.seen[0], 64 * 20_000)
-        self.patch(envelopes_module, "MAX_WAITING_BYTES", 2 * waits.seen[0] + 20_200)
+        envelopes.reading.most = envelopes.reading.each = 2 * waits.seen[0] + 20_200
         verdicts = self.successResultOf(ensureDeferred(envelopes.decide(self.envelope(5))))
         self.assertEqual([verdict.word for verdict in verdicts], ["applied"] * 3 + ["later"] * 2)
         again = self.successResultOf(ensureDeferred(envelopes.decide(self.envelope(2))))

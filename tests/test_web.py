@@ -230,7 +230,7 @@ class Streams(Served):
         self.assertEqual((await self.ask("GET", "/nothing"))[:2], (200, ""))
         self.assertEqual((await self.ask("HEAD", "/stream"))[:2], (200, ""))
         await self.until(lambda: self.site.connections == 0)
-        self.assertEqual(self.api.streams, 0)
+        self.assertEqual(self.api.streams.held, 0)
 
     async def test_others_have_a_turn_between_two_slices_however_quickly_they_are_taken(self) -> None:
         turn = [0]
@@ -300,7 +300,7 @@ class Streams(Served):
         self.assertLess(len(made), 200)  # what the kernel holds for both sides, and little more
         connection.close()
         await self.until(lambda: self.site.connections == 0)
-        self.assertEqual(self.api.streams, 0)
+        self.assertEqual(self.api.streams.held, 0)
 
     async def test_what_fails_before_the_first_slice_is_an_error_and_later_cuts(self) -> None:
         self.serve(Api([route("GET", "/first", counted(3, 10, [], 0)), route("GET", "/later", counted(3, 10, [], 1))]))
@@ -309,7 +309,7 @@ class Streams(Served):
         with self.assertRaises((http.client.IncompleteRead, ConnectionResetError)):
             await self.ask("GET", "/later")
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
-        self.assertEqual(self.api.streams, 0)
+        self.assertEqual(self.api.streams.held, 0)
 
     async def test_as_many_as_the_bound_and_one_past_it(self) -> None:
         self.patch(web, "MAX_STREAMS", 1)

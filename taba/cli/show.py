@@ -237,8 +237,10 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
 def _one_line(value: Any, key: str = "", unit: str | None = None) -> str:
     """`unit`: of what holds it."""
     unit = units.unit_of(key) or unit
-    if isinstance(value, Mapping) and value.keys() == {"count", "most"}:  # of what has a bound
-        return " of ".join(number(_said(key, value[name], unit)) for name in ("count", "most"))
+    if isinstance(value, Mapping) and {"count", "most"} <= value.keys() <= {"count", "most", "greatest", "each"}:  # of what has a bound
+        said = {name: number(_said(key, one, unit)) for name, one in value.items()}
+        of_asker = f" (one asker {said['greatest']} of {said['each']})" if value.get("greatest") else ""
+        return f"{said['count']} of {said['most']}{of_asker}"
     if isinstance(value, Mapping):
         return ", ".join(f"{plain(name)} {_one_line(item, str(name), unit)}" for name, item in value.items()) or "none"
     if isinstance(value, list):

@@ -6,22 +6,30 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from taba.connections import MAX_HALL, MAX_KNOWN, MAX_RECEIVING_BYTES, BoundedSite
-from taba.server.ask.live import MAX_LIVE, Live
+from taba.places import Places, Room, Share
+from taba.server.ask.live import Live
+from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES, Ingest
-from taba.server.work.patterns import MAX_PATTERNS
+from taba.server.prometheus.api import Seats
 from taba.server.work.sandbox import MAX_APART, Sandbox
-from taba.web import MAX_STREAMS, Api
+from taba.web import Api
 
 
 class Held(NamedTuple):
-    """So much there is, and so much there may be."""
+    """So much there is, and so much there may be; and of what askers share, how much who has most has of its share."""
 
     there: int
     most: int
+    share: Share | None = None
 
     def told(self) -> dict[str, int]:
         """As a status has it."""
-        return {"count": self.there, "most": self.most}
+        of_asker = {} if self.share is None else {"greatest": self.share.greatest, "each": self.share.most}
+        return {"count": self.there, "most": self.most, **of_asker}
+
+
+def _shared(places: Places | Room) -> Held:
+    return Held(places.held, places.most, places.share)
 
 
 def held_in_store(in_all: Mapping[str, int], fullest: Mapping[str, int], caps: Mapping[str, int]) -> dict[str, Held]:
@@ -33,7 +41,9 @@ def held_in_store(in_all: Mapping[str, int], fullest: Mapping[str, int], caps: M
     return found
 
 
-def held_here(site: BoundedSite, ingest: Ingest, sandbox: Sandbox, live: Live) -> dict[str, Held]:
+def held_here(
+    site: BoundedSite, ingest: Ingest, envelopes: Envelopes, sandbox: Sandbox, live: Live, promql: Seats, scrapes: Seats
+) -> dict[str, Held]:
     """Of this process."""
     waiting = ingest.waiting()
     return {
@@ -43,8 +53,11 @@ def held_here(site: BoundedSite, ingest: Ingest, sandbox: Sandbox, live: Live) -
         "connections": Held(len(site.known), site.places(MAX_KNOWN)),
         "newcomers": Held(len(site.hall), site.places(MAX_HALL)),
         "listeners": Held(len(site.listening), site.max_listeners),
-        "streams_sent": Held(cast(Api, site.resource).streams, MAX_STREAMS),
-        "live_questions": Held(len(live.questions), MAX_LIVE),
-        "patterns": Held(sandbox.patterns.held, MAX_PATTERNS),
-        "apart": Held(sandbox.waiting_apart, MAX_APART),
+        "reading_bytes": _shared(envelopes.reading),
+        "streams_sent": _shared(cast(Api, site.resource).streams),
+        "live_questions": _shared(live.places),
+        "promql": _shared(promql.places),
+        "scrapes": _shared(scrapes.places),
+        "patterns": _shared(sandbox.patterns.places),
+        "apart": Held(sandbox.waiting_apart, MAX_APART, sandbox.askers_apart.share),
     }

@@ -20,6 +20,7 @@ from taba.events import NotCovered, events_route, key_part, reading
 from taba.handlers.lookup import Lookup
 from taba.history import Past, Slot
 from taba.openapi import describe
+from taba.places import Crowded
 from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
 from taba.server.ask.answering import aggregate_as_json, aggregate_written, dumped, projection_written, written
 from taba.server.ask.answers import Aggregated, Page, Unanswered
@@ -41,7 +42,6 @@ from taba.server.latency import SLICE_SECONDS, WINDOW_SECONDS
 from taba.server.notes import NOTE_SCHEMA, Notes, read_note
 from taba.server.router import IsReader
 from taba.server.status import Presence, Status
-from taba.server.work.patterns import Crowded
 from taba.shard import Router
 from taba.tokens import ADMIN, ANY, OPEN, READ, WRITE
 from taba.turns import in_slices

@@ -266,10 +266,11 @@ class Server(_Connected):
             lambda: self.site,
             embedded,
             lambda: [*self._descriptors.problems, *self._served.problems, *self.catalogues.problems],
-            lambda: held_here(self.site, self.ingest, self.sandbox, self.live),
+            lambda: held_here(self.site, self.ingest, envelopes, self.sandbox, self.live, prometheus.seats, metrics.seats),
         )
         self.status = Status(self.router, self.lookup, self.ingest, envelopes, self.query, self.sandbox, self.age, *about)
-        prometheus = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)
+        prometheus: PrometheusApi = PrometheusApi(self.query, self.catalogues, self.sandbox.parse, self.sandbox.rewrite, now, self.notes)
+        metrics: Metrics = Metrics(self.query, self.catalogues, self.status, now)
         routes = Routes(
             self.router,
             self.lookup,
@@ -288,7 +289,7 @@ class Server(_Connected):
             self.age,
             [
                 *prometheus.routes(),
-                *Metrics(self.query, self.catalogues, self.status, now).routes(),
+                *metrics.routes(),
                 *Letters(self.router, retry, discard).routes(),
                 *Boards(self.router).routes(),
                 *Login(self._front.guard).routes(),

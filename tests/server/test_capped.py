@@ -15,7 +15,7 @@ from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES
 from taba.server.fold.posts import MAX_KEYS, MAX_POSTERS
 from taba.server.notes import MAX_NOTES
 from taba.server.page.boards import MAX_BOARDS
-from taba.server.work.patterns import MAX_PATTERNS
+from taba.server.work.patterns import MAX_PATTERNS, PLACES_OF_ASKER
 
 from .running import BUCKETS, ServerCase, asynchronous
 
@@ -91,18 +91,20 @@ class Capped(ServerCase):
         held = after["held"]
         of_store = ("tabs", "clients", "boards", "notes", "bucket_tabs", "bucket_clients", "bucket_streams", "bucket_posters")
         of_process = ("waiting_bytes", "line_bytes", "receiving_bytes", "connections", "newcomers", "listeners", "streams_sent")
-        children = ("live_questions", "patterns", "apart")
-        self.assertEqual(set(held), {*of_store, "bucket_dead_letters", *of_process, *children})
+        of_askers = {"reading_bytes", "streams_sent", "live_questions", "promql", "scrapes", "patterns", "apart"}
+        self.assertEqual(set(held), {*of_store, "bucket_dead_letters", *of_process, *of_askers})
+        self.assertEqual({what for what, one in held.items() if "each" in one}, of_askers)
         fullest = max(Counter(bucket_of(f"tab{n}", BUCKETS) for n in range(3)).values())  # an entry for each bucket's
         self.assertEqual(held["bucket_dead_letters"], {"count": fullest, "most": MAX_DEAD_LETTERS})
         self.assertEqual(held["bucket_posters"], {"count": 1, "most": MAX_POSTERS})
         self.assertEqual((held["boards"], held["notes"]), ({"count": 1, "most": MAX_BOARDS}, {"count": 1, "most": MAX_NOTES}))
         self.assertGreaterEqual(held["connections"]["count"] + held["newcomers"]["count"], 1)  # that which asks
-        self.assertEqual(held["patterns"], {"count": 0, "most": MAX_PATTERNS})
+        self.assertEqual(held["patterns"], {"count": 0, "most": MAX_PATTERNS, "greatest": 0, "each": PLACES_OF_ASKER})
         families = text_string_to_metric_families((await self.ask(server, "/metrics")).text)
         scraped = {(sample.name, sample.labels.get("what")): sample.value for family in families for sample in family.samples}
         for what, one in held.items():
             self.assertEqual(scraped["taba_held_most", what], one["most"])
+            self.assertEqual(scraped.get(("taba_held_each", what)), one.get("each"))
         self.assertEqual((scraped["taba_held", "bucket_posters"], scraped["taba_held", "notes"]), (1, 1))
 
     @asynchronous

@@ -22,13 +22,13 @@ from taba.broadcast import Broadcast, Said, event
 from taba.calls import ASKER
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
+from taba.places import Crowded, Places
 from taba.server.ask.answering import aggregate_written, dumped
 from taba.server.ask.answers import Asked
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import Filter
 from taba.server.ask.query import QUIET_SECONDS, Query
 from taba.server.ask.reachable import Reachable
-from taba.server.work.patterns import Crowded
 from taba.shard import Router
 
 EVERY_SECONDS = 1.0
@@ -40,7 +40,8 @@ MURMUR_SECONDS = 10.0  # of silence, before something that means nothing is sent
 MAX_LIVE_TABS = 200  # of one question; some 150 KiB an event
 MAX_TAB_CHARS = 256 * KiB  # of one Tab's Aggregate in an event
 MAX_EVENT_CHARS = 2 * MiB  # of all of them: each that is slow to take it holds one
-MAX_LIVE = 64  # questions
+MAX_LIVE = 64  # questions …
+LIVE_OF_ASKER = MAX_LIVE // 2  # … of one asker: who asked first for what others listen to as well
 MURMUR = Said(":\n\n")
 
 log = Logger()
@@ -62,6 +63,7 @@ class Live:
     def __init__(self, query: Query, router: Router, clock: Any, now: Callable[[], float]):
         self._query, self._router, self._clock, self._now = query, router, clock, now
         self.questions: dict[Filter, _Question] = {}
+        self.places = Places("different questions that are listened to", MAX_LIVE, LIVE_OF_ASKER)
         self._is_closed = False
 
     async def hear(self, wanted: Filter) -> Broadcast:
@@ -70,12 +72,16 @@ class Live:
             raise Stopping("this Server stops")
         question = self.questions.get(wanted)
         if question is None:
-            if len(self.questions) >= MAX_LIVE:
-                raise Crowded(f"{MAX_LIVE} different questions are listened to; try again in a moment")
+            asker = ASKER.get()
+            self.places.take_now(asker)
             question = self.questions[wanted] = _Question(wanted, self._query, self._router, self._clock, self._now)
-            question.begin(lambda: self.questions.pop(wanted, None))
+            question.begin(lambda: self._forget(wanted, asker))
         await question.ready()
         return question.broadcast
+
+    def _forget(self, wanted: Filter, asker: str) -> None:
+        if self.questions.pop(wanted, None) is not None:
+            self.places.give_back(asker)
 
     def close(self) -> None:
         """Tell all that this Server stops."""

@@ -27,6 +27,7 @@ from taba.batch import (
 )
 from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
+from taba.places import Room, Taker
 from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.deadletters import pack
 from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
@@ -40,6 +41,7 @@ STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
 VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
 SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to wait
 MAX_NOTED = 16  # such things that are told apart
+READING_OF_SENDER = MAX_WAITING_BYTES // 2  # of one token's bearer or address
 HEADER_BYTES = 64  # what a header counts as in a queue
 SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between two looks at the time
 _new_waiting = cast(Any, tuple.__new__)
@@ -62,7 +64,8 @@ class Envelopes:
         self._is_served = is_served
         self._router, self._ingest, self._posts, self._draw, self._seconds, self._heard = router, ingest, posts, draw, seconds, heard
         self._noted: dict[str, tuple[float, str]] = {}
-        self._reading = 0  # bytes of batches, and of what was made of them, whose envelopes are not decided yet
+        self.reading = Room("wait in envelopes", MAX_WAITING_BYTES, READING_OF_SENDER)
+        """Bytes of batches, and of what was made of them, whose envelopes are not decided yet."""
 
     async def decide(
         self,
@@ -86,7 +89,8 @@ class Envelopes:
             says = f"the Agent {envelope.agent} sends to the store {envelope.store[:8]}…, {other}"
             self._note("another store", says)
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
-        read, is_bound = 0, scope.is_bound
+        read, is_bound, room = 0, scope.is_bound, self.reading
+        taker, left_out = room.enter(sender), ""
         try:
             found: list[WaitingBatch | Verdict] = []
             rest, agent = SLICE_BYTES, envelope.agent
@@ -98,24 +102,28 @@ class Envelopes:
                 # the first of those that are being read is always, so that no size is refused for ever
                 batch = None
                 if isinstance(entry, SentBatch):
-                    if self._reading and self._reading + len(entry.batch) > MAX_WAITING_BYTES:
+                    if room.held and not room.has_room(taker, len(entry.batch)):
+                        left_out = room.refusal(taker, len(entry.batch))
                         break
                     batch = None if entry.key else plain_batch(entry.batch)
                 if batch is not None and batch.bucket < buckets:  # as nearly all
                     content, follows, nonce, _ = cast(SentBatch, entry)
                     place = _new_waiting(WaitingBatch, (follows, batch, len(content), nonce, None, None, agent))
                 else:
-                    place = await self._read(entry, envelope, buckets, breathe)
+                    place = await self._read(entry, envelope, buckets, breathe, taker)
                 if is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
                 size = place.size + place.batch.made_bytes if isinstance(place, WaitingBatch) else 0
                 found.append(place)
-                read, rest, self._reading = read + size, rest + size + HEADER_BYTES, self._reading + size
+                read, rest = read + size, rest + size + HEADER_BYTES
+                room.held += size
+                taker.has += size
             # what is left is not read at all: the batches of a lane come in their order
-            found += [Verdict(LATER, FULL_SECONDS)] * (len(envelope.entries) - len(found))
+            found += [Verdict(LATER, FULL_SECONDS, left_out)] * (len(envelope.entries) - len(found))
             return await self._decide(found, sender)
         finally:
-            self._reading -= read
+            room.change(taker, -read)
+            room.leave(taker)
 
     async def _decide(self, found: list[WaitingBatch | Verdict], sender: str) -> list[Verdict]:
         # apart, so that a key whose record is on a server that is away holds up nothing but what came under it
@@ -162,7 +170,7 @@ class Envelopes:
         return [*(sentence for when, sentence in self._noted.values() if when > since), *self._posts.problems]
 
     async def _read(
-        self, entry: Entry, envelope: Envelope, buckets: int, breathe: Callable[[], Awaitable[None]] | None
+        self, entry: Entry, envelope: Envelope, buckets: int, breathe: Callable[[], Awaitable[None]] | None, taker: Taker
     ) -> WaitingBatch | Verdict:
         try:
             if isinstance(entry, Header):
@@ -175,7 +183,7 @@ class Envelopes:
             except StopIteration as end:  # in one go, as nearly all
                 batch = end.value
             else:
-                batch = await self._in_turns(steps, made, breathe)
+                batch = await self._in_turns(steps, made, breathe, taker)
             _check_bucket(batch.bucket, buckets)
         except UnknownVersion as error:
             self.note_version(error)
@@ -185,7 +193,9 @@ class Envelopes:
         part = KeyPart.decode(entry.key) if entry.key else None
         return WaitingBatch(entry.follows, batch, len(entry.batch), entry.nonce, part, agent=envelope.agent)
 
-    async def _in_turns(self, steps: Generator[int, None, Batch], made: int, breathe: Callable[[], Awaitable[None]] | None) -> Batch:
+    async def _in_turns(
+        self, steps: Generator[int, None, Batch], made: int, breathe: Callable[[], Awaitable[None]] | None, taker: Taker
+    ) -> Batch:
         """What `steps` returns, which have `made` so many bytes; others have their turns between them. What was made until then counts as
         being read."""
         if breathe is None:
@@ -193,7 +203,8 @@ class Envelopes:
         charged = 0
         try:
             while True:
-                self._reading, charged = self._reading + made - charged, made
+                self.reading.change(taker, made - charged)
+                charged = made
                 await breathe()
                 try:
                     made = next(steps)
@@ -201,7 +212,7 @@ class Envelopes:
                     batch: Batch = end.value
                     return batch
         finally:
-            self._reading -= charged
+            self.reading.change(taker, -charged)
 
     async def _draw_streams(self, found: list[WaitingBatch | Verdict], sender: str) -> None:
         """Have each batch of a post with a key know the stream of that post; or be decided already."""

@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from twisted.internet.defer import DeferredSemaphore
 
 from taba import __version__
-from taba.calls import Answer, Call, HTTPError
+from taba.calls import ASKER, Answer, Call, HTTPError
 from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
 from taba.history import points
+from taba.places import Crowded, Places
 from taba.routes import FORM, JSON, Parameter, Route
 from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, bound_text, number_text, plain
 from taba.server.ask.choosing import QueryRefused
@@ -53,7 +53,7 @@ from taba.server.prometheus.syntax import EQUAL, Matcher, Node, Selector, check,
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Labels, Refused, Vector
 from taba.server.prometheus.wanted import Wanted
-from taba.server.work.patterns import Crowded, PatternRefused
+from taba.server.work.patterns import PatternRefused
 from taba.tokens import READ
 from taba.turns import in_order, in_slices
 from taba.web import sliced
@@ -106,20 +106,20 @@ class Parses:
 
 
 class Seats:
-    """How many questions are evaluated at the same time, and how many wait for that."""
+    """How many questions are evaluated at the same time, and how many wait for that; of both one asker has half."""
 
-    def __init__(self, questions: int = MAX_QUESTIONS, waiting: int = MAX_WAITING) -> None:
-        self._free, self._questions, self._waiting = DeferredSemaphore(questions), questions, waiting
+    def __init__(self, what: str = "questions in PromQL", questions: int = MAX_QUESTIONS, waiting: int = MAX_WAITING) -> None:
+        most = questions + waiting
+        self.places = Places(f"{what} that wait or are being answered", most, most // 2, questions, questions // 2)
 
     async def within(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` comes to, once there is a seat for it. Raises Crowded."""
-        if len(self._free.waiting) >= self._waiting:
-            raise Crowded(f"{self._questions} questions are being answered and {self._waiting} wait; try again in a moment")
-        await self._free.acquire()
+        asker = ASKER.get()
+        await self.places.take(asker)
         try:
             return await work()
         finally:
-            self._free.release()
+            self.places.give_back(asker)
 
 
 class PrometheusApi:
@@ -135,7 +135,7 @@ class PrometheusApi:
         notes: Notes,
     ):
         self._query, self._catalogues, self._now, self._notes = query, catalogues, now, notes
-        self._parses, self._rewrite, self._seats = Parses(parse), rewrite, Seats()
+        self._parses, self._rewrite, self.seats = Parses(parse), rewrite, Seats()
 
     def routes(self) -> list[Route]:
         """The definitions."""
@@ -205,7 +205,7 @@ class PrometheusApi:
         return _Said(self._range(value, times, asked.limit(), told), told)
 
     async def _evaluated(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
-        return await self._seats.within(lambda: self._evaluate(nodes, times, asked, now))
+        return await self.seats.within(lambda: self._evaluate(nodes, times, asked, now))
 
     async def _evaluate(self, nodes: Sequence[Node], times: Floats, asked: Asked, now: float) -> tuple[Value, Told]:
         told = Told()

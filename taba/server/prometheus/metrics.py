@@ -20,6 +20,7 @@ from taba import __version__
 from taba.bounds import MAX_PATTERN
 from taba.calls import Answer, Call, HTTPError
 from taba.exposition import UNKNOWN, Exposed, NotInstalled, Point, Writer, counter, gauge, of_process, writer_for
+from taba.places import Crowded
 from taba.routes import LINES, Parameter, Route
 from taba.series import BUCKET, COUNT, COUNTER, FIGURES, GAUGE, HISTOGRAM, NET, SUM, TEXT, plain, word_of
 from taba.server.ask.choosing import QueryRefused
@@ -32,7 +33,6 @@ from taba.server.prometheus.reading import SeriesReading
 from taba.server.prometheus.told import Told
 from taba.server.prometheus.vectors import NAME, Refused, Vector, without
 from taba.server.status import Status
-from taba.server.work.patterns import Crowded
 from taba.tokens import READ
 from taba.turns import in_order, in_slices
 from taba.web import SLICE_BYTES
@@ -62,7 +62,7 @@ class Metrics:
 
     def __init__(self, query: Query, catalogues: Catalogues, status: Status, now: Callable[[], float]):
         self._query, self._catalogues, self._status, self._now = query, catalogues, status, now
-        self._seats = Seats(MAX_READ, MAX_WAITING)
+        self.seats = Seats("lots of Tabs to scrape", MAX_READ, MAX_WAITING)
 
     def routes(self) -> list[Route]:
         """The definition."""
@@ -134,7 +134,7 @@ class Metrics:
             reading.ceiling.free()
             left_out = told.left_out
             try:
-                vector = await self._seats.within(partial(reading.read_chosen, lot.series, leaf))
+                vector = await self.seats.within(partial(reading.read_chosen, lot.series, leaf))
             except Refused:
                 parts = _parts(lot)  # too much at once, or one of them is what it should not be
                 told.left_out = left_out  # what was left out of it is so again when it is read again
@@ -350,8 +350,14 @@ def _health(status: Mapping[str, Any]) -> list[Exposed]:
         gauge("taba_workers", "Workers of this Server.", status["workers"]),
         gauge("taba_held", "How many there are of what has a bound.", {what: one["count"] for what, one in held.items()}, "what"),
         gauge("taba_held_most", "How many there may be.", {what: one["most"] for what, one in held.items()}, "what"),
+        gauge("taba_held_greatest", "How many of them the asker has that has most.", _of_askers(held, "greatest"), "what"),
+        gauge("taba_held_each", "How many one asker may have.", _of_askers(held, "each"), "what"),
     ]
     age = status["store"].get("age")
     if age is not None:
         found.append(gauge("taba_store_age_minutes", "Minutes that passed for the store.", age))
     return found
+
+
+def _of_askers(held: Mapping[str, Mapping[str, int]], which: str) -> dict[str, int]:
+    return {what: one[which] for what, one in held.items() if which in one}

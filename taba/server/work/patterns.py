@@ -1,23 +1,20 @@
 """Regular expressions of askers, and texts of PromQL, in child processes: whom a child works for next.
 
-1. One asker has all children but one at the most: who asks beside one that asks for what takes long, waits for no child.
+1. One asker has all children but one at the most (`taba.places`): who asks beside one that asks for what takes long, waits for no child.
 2. A child that is free works for whom the fewest work; of those, for whom they have worked least of late; of those, for who came first.
    So a good one goes before whatever waits of one that asks for what takes long, again and again.
-3. One asker has so many places; where all are taken, whoever has most gives one up for one that has less.
-4. What took too long is refused for a while without being tried.
+3. What took too long is refused for a while without being tried.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from taba.calls import ASKER
 from taba.errors import TabaError
+from taba.places import Places
 from taba.server.work.asking import Asked, leavable
 from taba.server.work.line import ChildDied, ChildLine, ChildNotStarted
 
@@ -36,18 +33,6 @@ class PatternRefused(TabaError):
     """This text is no regular expression, or one that cannot be matched in the time that it has."""
 
 
-class Crowded(TabaError):
-    """Too many ask for what a child process does, which takes one question at a time; ask again in a moment."""
-
-
-class _Place:
-    """One that waits for a child."""
-
-    def __init__(self, asker: str):
-        self.asker = asker
-        self.turn: Deferred[ChildLine] = Deferred()
-
-
 class Patterns:
     """The children that match, and who waits for one. `lines`: PATTERN_CHILDREN of them."""
 
@@ -55,17 +40,10 @@ class Patterns:
         self._clock = clock
         self.lines = tuple(lines)
         self._free = list(lines)
-        self._waiting: list[_Place] = []  # in the order in which they came
-        self._working: Counter[str] = Counter()
+        what = "regular expressions that wait or are being matched"
+        self.places = Places(what, MAX_PATTERNS, PLACES_OF_ASKER, len(self.lines), CHILDREN_OF_ASKER, self._worked_lately)
         self._lately: dict[str, tuple[float, float]] = {}  # by asker: seconds that children worked for it, as of when
         self._slow: dict[bytes, float] = {}  # by digest of what was asked: when it took too long
-        self.displaced = 0
-        """How many gave their place to another asker's."""
-
-    @property
-    def held(self) -> int:
-        """How many wait or are being matched."""
-        return len(self._waiting) + len(self.lines) - len(self._free)
 
     async def ask(self, refusal: str, text: str, take: Callable[[Any], None], kind: str, *request: Any) -> Any:
         """What a child says last of this request, which is about `text`. Who leaves leaves it to end, once it is being matched.
@@ -91,58 +69,16 @@ class Patterns:
         return await leavable(matched)
 
     async def _matched(self, asked: Asked, asker: str, take: Callable[[Any], None], kind: str, *request: Any) -> Any:
-        line = await self._turn_of(asker)
+        await self.places.take(asker)
+        line = self._free.pop()  # the one that was free last: it is likely to have its process
         asked.begin()
         line.began = self._clock.seconds()
         try:
             return await line.ask(MATCH_SECONDS, take, kind, *request)
         finally:
             self._note_worked(asker, self._clock.seconds() - line.began)
-            self._working[asker] -= 1
-            if not self._working[asker]:
-                del self._working[asker]
             self._free.append(line)
-            self._serve()
-
-    async def _turn_of(self, asker: str) -> ChildLine:
-        """A child's line, once it is the turn of this asker. Raises Crowded."""
-        held = self._held_by(asker)
-        if held >= PLACES_OF_ASKER:
-            raise Crowded(f"{held} regular expressions of yours wait to be matched; ask again in a moment")
-        if self.held >= MAX_PATTERNS:
-            self._displace(held)
-        place = _Place(asker)
-        self._waiting.append(place)
-        self._serve()
-        try:
-            return await place.turn
-        finally:
-            if place in self._waiting:  # who asked has gone
-                self._waiting.remove(place)
-
-    def _displace(self, held: int) -> None:
-        """Have the last that waits of who has most give its place to one who has `held`. Raises Crowded where nobody has that many more."""
-        last = max(self._waiting, key=lambda place: (self._held_by(place.asker), self._worked_lately(place.asker)), default=None)
-        if last is None or self._held_by(last.asker) <= held + 1:
-            raise Crowded(f"{MAX_PATTERNS} regular expressions wait to be matched; ask again in a moment")
-        last = [place for place in self._waiting if place.asker == last.asker][-1]
-        self._waiting.remove(last)
-        self.displaced += 1
-        last.turn.errback(Crowded("regular expressions of others wait, and many of yours; ask again in a moment"))
-
-    def _serve(self) -> None:
-        """Give each child that is free to whose turn it is."""
-        while self._free:
-            able = [place for place in self._waiting if self._working[place.asker] < CHILDREN_OF_ASKER]
-            if not able:
-                return
-            place = min(able, key=lambda place: (self._working[place.asker], self._worked_lately(place.asker)))
-            self._waiting.remove(place)
-            self._working[place.asker] += 1
-            place.turn.callback(self._free.pop())  # the one that was free last: it is likely to have its process
-
-    def _held_by(self, asker: str) -> int:
-        return self._working[asker] + sum(place.asker == asker for place in self._waiting)
+            self.places.give_back(asker)
 
     def _worked_lately(self, asker: str) -> float:
         """Seconds that children worked for it, of which half are left each LATELY_SECONDS."""

@@ -18,13 +18,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
+from taba.calls import ASKER
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
+from taba.places import Crowded, Places
 from taba.server.keys import Framed
 from taba.server.work.answers import KEEP_SECONDS, Answers
 from taba.server.work.asking import Asked, leavable
@@ -40,7 +43,8 @@ from taba.server.work.rows import Failed, Folded, ForeignWork, run_of
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 QUICK_SECONDS = 0.5  # … where others wait for it: who takes longer is asked again apart, and is at fault for nothing yet
 APART_SECONDS = 600.0  # that a Type works apart since the last time that it gave reason to
-MAX_APART = 16  # requests that wait there, before questions are told so; a fold has its cycle to wait for it
+APART_OF_ASKER = 8  # requests of one asker that wait there or are being answered …
+MAX_APART = 16  # … and of all, before questions are told so; a fold has its cycle to wait for it
 MAX_DEATHS = 3  # of the child by one Type …
 SUSPENDED_SECONDS = 60.0  # … within this time; then the Type is suspended for as long
 CULPRIT_SECONDS = 60.0  # for which an Event that was a child's end is remembered; cycles are tried again within seconds
@@ -98,6 +102,7 @@ class Sandbox:
         self.prints = Prints(reactor)
         self._handlers = ChildLine(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
         self._apart = ChildLine(reactor, environ, lookup.excluded, True, self.prints)
+        self.askers_apart = Places("requests to Handlers that work apart", MAX_APART, APART_OF_ASKER)
         self._apart_since: dict[str, float] = {}  # by Type
         matching = [ChildLine(reactor, environ, lookup.excluded, False, self.prints) for _ in range(PATTERN_CHILDREN)]
         self.patterns = Patterns(reactor, matching)
@@ -381,7 +386,7 @@ class Sandbox:
     async def _each_of(self, asked: Asked, type: str, items: list[Any], request: Callable[[list[Any]], tuple[Any, ...]]) -> list[Any]:
         answers: list[Any] = []
         at_once = len(items)
-        outside = 0
+        outside, asker = 0, ASKER.get()
         end = self._reactor.seconds() + ASK_SECONDS
         while len(answers) < len(items) and not asked.is_left:
             asked.pause()
@@ -403,10 +408,14 @@ class Sandbox:
             try:
                 operation, of_type, *arguments = request(left)
                 take = _first(answers, before + len(left))
-                rest = await self._ask(line, of_type, take, operation, *arguments, begin=asked.begin)
+                with self.askers_apart.within(asker) if line is self._apart else nullcontext():
+                    rest = await self._ask(line, of_type, take, operation, *arguments, begin=asked.begin)
                 if rest is None and len(answers) > before:
                     continue
                 died = ChildDied(str(rest or "it gave no answer"))
+            except Crowded as crowded:
+                answers += [f"the Handler of Type {type} is slow: {crowded}"] * (len(items) - before)
+                break
             except ChildNotStarted as failure:
                 answers += [str(failure)] * (len(items) - len(answers))
                 break

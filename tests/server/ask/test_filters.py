@@ -170,7 +170,7 @@ class Expressions(ServerCase):
         self.assertEqual(set(statuses), {200, 503})
         self.assertGreaterEqual(statuses.count(200), 8)
         self.assertEqual((await self.ask(server, "/v1/names?match=a")).status, 200)
-        self.assertEqual(server.sandbox.patterns.held, 0)
+        self.assertEqual(server.sandbox.patterns.places.held, 0)
 
     @asynchronous
     async def test_whose_an_expression_is_is_known_wherever_it_is_asked_for(self) -> None:

@@ -243,7 +243,7 @@ class Listening(ServerCase):
     @asynchronous
     async def test_as_many_connections_and_questions_as_the_bounds_and_one_past_them(self) -> None:
         server = await self.start()
-        self.patch(live, "MAX_LIVE", 2)
+        server.live.places.most = server.live.places.each = 2
         server.site.max_listeners = 2
         await (await self.hear(server)).until(len)
         second = await self.hear(server, name="other")
@@ -252,12 +252,15 @@ class Listening(ServerCase):
         server.site.max_listeners = 3
         answered = await self.ask(server, "/v1/stream?name=third")
         self.assertEqual((answered.status, answered.json["error"]), (503, "full"))
+        self.assertIn("2 different questions that are listened to are yours, and of 2 places one asker has 2", answered.json["detail"])
+        held = (await self.get(server, "/v1/status"))["held"]["live_questions"]
+        self.assertEqual(held, {"count": 2, "most": 2, "greatest": 2, "each": 2})
         second.peer.transport.abortConnection()
         while len(server.live.questions) > 1:  # what nobody hears any more is forgotten
             await deferLater(reactor, 0.01)
         third = await self.hear(server, name="third")
         await third.until(len)
-        self.patch(live, "MAX_LIVE", 3)
+        server.live.places.most = server.live.places.each = 3
         self.patch(live, "MAX_LIVE_TABS", 1)
         await self.post(server, HITS)
         for bad in ("name=hit*", "name=hits&client=x&match=(", "", "match=hits"):

@@ -8,13 +8,14 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba.calls import ASKER
+from taba.places import Crowded
 from taba.server.ask.index import Known
 from taba.server.prometheus import api
 from taba.server.prometheus.api import PrometheusApi
 from taba.server.prometheus.asked import LE, LIMIT, QUERY, TIME, Asked
 from taba.server.prometheus.catalogue import Catalogue, Catalogues
 from taba.server.prometheus.syntax import flattened
-from taba.server.work.patterns import Crowded
 from taba.shard.memory.router import MemoryRouter
 from taba.shard.memory.server import MemoryServer
 from taba.turns import SharedLook
@@ -80,15 +81,27 @@ class Questions(SynchronousTestCase):
         given: Any = Query(), Slow(), parsed, None, lambda: 0.0, None
         questions = PrometheusApi(*given)
 
-        def ask() -> Deferred[Any]:
+        def ask(asker: str = "") -> Deferred[Any]:
+            ASKER.set(asker)
             return ensureDeferred(questions.instant(Asked((QUERY, TIME, LIMIT, LE), {"query": "x"})))
 
-        asked = [ask() for _ in range(api.MAX_QUESTIONS + api.MAX_WAITING)]
+        half = (api.MAX_QUESTIONS + api.MAX_WAITING) // 2
+        asked = [ask("many") for _ in range(half)]
+        self.assertEqual(len(looks), api.MAX_QUESTIONS // 2)  # so many at once of one asker
+        refused = str(self.failureResultOf(ask("many"), Crowded).value)
+        self.assertIn(
+            f"{half} questions in PromQL that wait or are being answered are yours, and of {2 * half} places one asker has {half}", refused
+        )
+        asked += [ask(f"one {number}") for number in range(half)]  # others have places yet, and of these
         self.assertEqual(len(looks), api.MAX_QUESTIONS)
-        self.failureResultOf(ask(), Crowded)
+        self.assertEqual((questions.seats.places.held, questions.seats.places.share), (2 * half, (half, half)))
+        displaced = asked[half - 1]
+        asked.append(ask("good"))  # where all are taken, who has most gives one up
+        self.failureResultOf(displaced, Crowded)
+        asked.remove(displaced)
         asked[-1].cancel()  # who waits goes away, and another one may wait
         self.failureResultOf(asked.pop(), CancelledError)
-        asked.append(ask())
+        asked.append(ask("good"))
         asked[0].cancel()  # so it is with one that is being evaluated
         self.failureResultOf(asked.pop(0), CancelledError)
         self.assertEqual(len(looks), api.MAX_QUESTIONS + 1)

@@ -11,10 +11,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.calls import ASKER
+from taba.places import Crowded
 from taba.server.work import patterns as module
 from taba.server.work.asking import Asked, leavable
 from taba.server.work.line import ChildDied, ChildLine
-from taba.server.work.patterns import CHILDREN_OF_ASKER, MAX_PATTERNS, PATTERN_CHILDREN, PLACES_OF_ASKER, Crowded, PatternRefused, Patterns
+from taba.server.work.patterns import CHILDREN_OF_ASKER, MAX_PATTERNS, PATTERN_CHILDREN, PLACES_OF_ASKER, PatternRefused, Patterns
 
 
 def asked_by(asker: str, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
@@ -79,7 +80,7 @@ class Ordered(SynchronousTestCase):
             self.end(f"bad{number}", after=1.0, is_late=True)
             self.assertLessEqual(len(self.matched()), CHILDREN_OF_ASKER)
             self.failureResultOf(bad[number], PatternRefused)
-        self.assertEqual((self.patterns.held, self.matched()), (0, []))
+        self.assertEqual((self.patterns.places.held, self.matched()), (0, []))
 
     def test_the_first_child_that_is_free_is_for_a_good_one_before_whatever_waits_of_bad_ones(self) -> None:
         askers = ["bad", "worse", "worst"]
@@ -96,7 +97,7 @@ class Ordered(SynchronousTestCase):
             self.successResultOf(good)
         while self.matched():
             self.end(self.matched()[0])
-        self.assertEqual(self.patterns.held, 0)
+        self.assertEqual(self.patterns.places.held, 0)
 
     def test_of_two_that_work_as_much_who_came_first_goes_first_and_what_was_long_ago_counts_less(self) -> None:
         for text in ("a0", "b0"):
@@ -114,13 +115,13 @@ class Ordered(SynchronousTestCase):
 
     def test_where_all_places_are_taken_who_has_most_gives_one_up_for_who_has_less(self) -> None:
         asked = {f"{asker}{number}": self.ask(asker, f"{asker}{number}") for asker in "abc" for number in range(PLACES_OF_ASKER)}
-        self.assertEqual(self.patterns.held, MAX_PATTERNS)
+        self.assertEqual(self.patterns.places.held, MAX_PATTERNS)
         good = self.ask("good", "good")
         self.assertNoResult(good)
         told = [text for text, one in asked.items() if one.called]
         self.assertEqual([text[1] for text in told], [str(PLACES_OF_ASKER - 1)])  # the last that came, of one of them
         self.failureResultOf(asked.pop(told[0]), Crowded)
-        self.assertEqual((self.patterns.held, self.patterns.displaced), (MAX_PATTERNS, 1))
+        self.assertEqual((self.patterns.places.held, self.patterns.places.displaced), (MAX_PATTERNS, 1))
         # who has as much as the others takes nobody's
         self.patch(module, "MAX_PATTERNS", 3)
         self.patterns = Patterns(self.clock, cast("list[ChildLine]", [Line() for _ in range(PATTERN_CHILDREN)]))
@@ -134,7 +135,7 @@ class Ordered(SynchronousTestCase):
         for text in ("a0", "a3"):
             asked[text].cancel()
             self.failureResultOf(asked[text], CancelledError)
-        self.assertEqual((self.matched(), self.patterns.held), (["a0", "a1"], 3))
+        self.assertEqual((self.matched(), self.patterns.places.held), (["a0", "a1"], 3))
         self.end("a0", is_late=True)
         self.assertEqual(self.matched(), ["a1", "a2"])
         # nobody waited for it any more, and it is known all the same
@@ -142,7 +143,7 @@ class Ordered(SynchronousTestCase):
         for text in ("a1", "a2"):
             self.end(text)
             self.successResultOf(asked[text])
-        self.assertEqual((self.patterns.held, dict(self.patterns._working)), (0, {}))
+        self.assertEqual((self.patterns.places.held, dict(self.patterns.places.working)), (0, {}))
 
     def test_of_so_many_askers_is_remembered_how_long_children_worked_for_them(self) -> None:
         self.patch(module, "MAX_ASKERS", 2)

@@ -569,7 +569,7 @@ class Hostile(TestCase):
         for one in bad:
             one.cancel()
         # those whose turn it was not are gone with who asked for them; the others have their second, of which this test takes more
-        self.assertEqual(self.sandbox.patterns.held, patterns.CHILDREN_OF_ASKER)
+        self.assertEqual(self.sandbox.patterns.places.held, patterns.CHILDREN_OF_ASKER)
 
     @asynchronous
     async def test_who_leaves_while_a_child_starts_leaves_it_to_whoever_comes_next(self) -> None:
@@ -578,7 +578,7 @@ class Hostile(TestCase):
             asked.addErrback(lambda failure: failure.trap(CancelledError))
             asked.cancel()
         self.assertEqual(await asked_by("hasty", self.sandbox.match("(a|b)+", ["ab"])), ["ab"])
-        while self.sandbox.patterns.held:  # what was begun for nobody
+        while self.sandbox.patterns.places.held:  # what was begun for nobody
             await deferLater(reactor, 0.01)
         self.assertEqual(sum(line.starts for line in self.sandbox.patterns.lines), patterns.CHILDREN_OF_ASKER)
 

@@ -90,7 +90,7 @@ export function system(host) {
       fill(
         bounds,
         h("h2", { id: "bounds" }, "Bounds", h("span", { class: "quiet" }, "of what this Server has a bound for, how much there is")),
-        table("What has a bound", ["of", "there is", "at the most", "full"], held.map(([what, one]) => [what.replaceAll("_", " "), ...[one.count, one.most].map((figure) => (what.endsWith("_bytes") ? format.amount(figure, "B") : format.count(figure))), one.count >= NEARLY_FULL * one.most ? h("b", { class: "bad" }, format.percent(one.count / one.most)) : format.percent(one.count / one.most)]), [false, true, true, true], held.map(([what]) => what)),
+        table("What has a bound", ["of", "there is", "at the most", "one asker has", "of", "full"], held.map(([what, one]) => [what.replaceAll("_", " "), ...[one.count, one.most, one.greatest, one.each].map((figure) => (figure === undefined ? "" : what.endsWith("_bytes") ? format.amount(figure, "B") : format.count(figure))), one.count >= NEARLY_FULL * one.most ? h("b", { class: "bad" }, format.percent(one.count / one.most)) : format.percent(one.count / one.most)]), [false, true, true, true, true, true], held.map(([what]) => what)),
       );
       const names = Object.keys(said.handlers).sort();
       fill(
