@@ -5,7 +5,7 @@
 2. `at_once` of them are for what is being done, of which one asker has `at_once_each`; the rest wait for that. What is free goes to whom
    the fewest are done for; of those, to whom least was done for of late (`worked`); of those, to who came first.
 3. Where all are taken, who has most gives up the last one of its that waits, for one that has less. What is being done goes on.
-4. Bytes are shared by the same rule (`Room`), but that nobody waits for them.
+4. Bytes are shared by the same rule (`SharedBytes`), but that nobody waits for them.
 5. Who is refused is told the bound, the share, and what it has of it.
 """
 
@@ -33,7 +33,7 @@ class Share(NamedTuple):
 
 
 class Taker:
-    """What one asker has of a Room."""
+    """What one asker has of a SharedBytes."""
 
     __slots__ = ("asker", "has", "users")
 
@@ -41,7 +41,7 @@ class Taker:
         self.asker, self.has, self.users = asker, 0, 0
 
 
-class Room:
+class SharedBytes:
     """`most` bytes, of which one asker has `each`. What comes first is taken in whatever its size, so that nothing is refused for ever."""
 
     def __init__(self, what: str, most: int, each: int):
@@ -124,6 +124,11 @@ class Places:
     def held(self) -> int:
         """How many places are taken."""
         return self._held.total()
+
+    @property
+    def waits(self) -> bool:
+        """Whether some wait for the others, and may be displaced."""
+        return self._at_once < self.most
 
     @property
     def share(self) -> Share:

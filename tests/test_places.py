@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.places import Crowded, Places, Room
+from taba.places import Crowded, Places, SharedBytes
 from tests.examples import examples
 
 
@@ -72,7 +72,7 @@ class Shares(SynchronousTestCase):
         self.assertEqual((places.held, places.displaced), (4, 2))
 
     def test_bytes_are_shared_and_what_comes_first_is_taken_whatever_its_size(self) -> None:
-        room = Room("wait", 100, 50)
+        room = SharedBytes("wait", 100, 50)
         large, other = room.enter("large"), room.enter("other")
         self.assertTrue(room.has_room(large, 1000))
         room.change(large, 60)

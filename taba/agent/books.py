@@ -43,11 +43,18 @@ class Refusal(NamedTuple):
     now: float
 
 
+# of a batch that a Server refuses: whose fault that is not
+DAMAGED = "its bytes in the outbox are not those that were written, so something cut or wrote to its segment in shared memory"
+
+
 class Shelf(Protocol):
     """Where batches lie, and where a table is published that says what became of them."""
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         """The bytes of a batch, as a Ledger gives them."""
+
+    def is_intact(self, batch: HeldBatch) -> bool:
+        """Whether the bytes of a batch are those that were written, as far as that can be told: not where they lie in a damaged outbox."""
 
     def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
         """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
@@ -141,6 +148,8 @@ class Books:
 
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
         """`batch` is dropped for `reason`, its Events counted; what may be looked into by a person is kept aside."""
+        if reason == "refused" and not self._shelf.is_intact(batch):
+            detail = f"{DAMAGED}: {detail}"
         self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
         if reason in ("refused", "spool_corrupt"):
             self._keep_aside(lane, batch, detail)

@@ -371,6 +371,16 @@ class Keeper:
         self.books.unreadable.pop(id, None)
         return content
 
+    def is_intact(self, batch: HeldBatch) -> bool:
+        """Whether the bytes of a batch are those that were written: of the spool's each read looks, of the outbox's this does."""
+        if batch.group is None:
+            return True
+        try:
+            written = next(stored.crc for stored in self.outbox.group(batch.group.start).batches if stored.position == batch.position)
+        except (OutboxCorrupt, StopIteration):
+            return False
+        return crc32(self.outbox.read(batch.position, batch.length)) == written
+
     def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
         """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
         content = content or self.spool.torn(id)

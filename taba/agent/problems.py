@@ -44,7 +44,8 @@ LOSSES = {
     "no_disk": "the outbox had no room, and the spool's disk is full or fails: make room on that disk, and in /dev/shm, or look at it",
     "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",
     "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
-    "refused": "a Server found batches malformed, or has another request under their key; kept aside, see `refused` in this status",
+    "refused": "a Server found batches malformed, or has another request under their key, or something wrote to the outbox; kept aside: "
+    "`refused` in this status says which",
     "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
     "too_old": "no Server took them within 7 days: bring one back sooner",
     "spool_corrupt": "rows of the spool did not match their checksum, or are gone with its file: look at its disk",

@@ -227,7 +227,8 @@ class AgentService(service.Service):
         servers = list(loop.dispatch.servers.values())
         now, keys = self._reactor.seconds(), loop.home.keys.count
         inputs, unix_now, grants = self._inputs.describe(), self.unix_now(), len(loop.grants)
-        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, unix_now, loop.slots, keys, inputs, grants)
+        held = (loop.slots, keys, inputs, grants, loop.forwarder.second_tries)
+        return describe(self.agent, loop.keeper, loop.pump, servers, self.problems(), now, unix_now, *held)
 
     def ended_connections(self) -> int:
         """Connections that are gone, since this process began."""

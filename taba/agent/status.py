@@ -40,9 +40,10 @@ def describe(
     keys: int = 0,
     inputs: Sequence[Mapping[str, Any]] = (),
     grants: int = 0,
+    second_tries: int = 0,
 ) -> dict[str, Any]:
     """The content of `GET /v1/status`; `keys`: how many Idempotency-Keys are remembered, `grants`: for how many
-    Clients of how many buckets room for them was taken."""
+    Clients of how many buckets room for them was taken, `second_tries`: how often a Server had closed a kept connection."""
     rings, live = pump.rings, pump.live_drops()
     shown = [
         {
@@ -107,6 +108,7 @@ def describe(
             {"url": server.url, "healthy": server.is_healthy, "configured": server.is_configured, "envelopes": server.envelopes}
             for server in servers
         ],
+        "second_tries": second_tries,
         "refused": [
             {
                 "bucket": refusal.bucket,
@@ -177,6 +179,11 @@ def as_families(content: dict[str, Any]) -> list[Exposed]:
         gauge("taba_held_most", "How many there may be.", {what: most for what, (_, most) in held.items()}, "what"),
         counter("taba_edge_events_total", "Events that this Agent folded to States before they were sent.", content["edge"]["events"]),
         counter("taba_edge_states_total", "States to which it folded them.", content["edge"]["states"]),
+        counter(
+            "taba_second_tries_total",
+            "Requests that were sent once more, as a Server had closed the connection that was kept for them.",
+            content["second_tries"],
+        ),
         *_of_inputs(content["inputs"]),
         gauge("taba_servers_healthy", "Servers that answer.", sum(bool(server["healthy"]) for server in servers)),
         gauge("taba_servers", "Servers that are known.", len(servers)),

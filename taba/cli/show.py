@@ -26,6 +26,7 @@ from taba.plural import many
 LONG_KEY = 6  # characters; what is longer is no name of a field but somebody's value
 LEAST_MOMENT = 1e9  # Unix seconds: 2001; what is less is hardly a moment, but a count that is called so, or a value beside another
 MEASURED = 10_000  # columns: more than any terminal has, so that a table tells how wide it would like to be
+OF_ASKERS = ("greatest", "each", "displaced")  # what is told of what has a bound where whoever asks has a share
 MIN_COLUMN = 20  # of a terminal that is too narrow for anything
 MAX_ROWS = 20  # of one list inside a Projection; --json has them all
 
@@ -237,10 +238,11 @@ def _settings(values: Mapping[str, Any]) -> RenderableType:
 def _one_line(value: Any, key: str = "", unit: str | None = None) -> str:
     """`unit`: of what holds it."""
     unit = units.unit_of(key) or unit
-    if isinstance(value, Mapping) and {"count", "most"} <= value.keys() <= {"count", "most", "greatest", "each"}:  # of what has a bound
+    if isinstance(value, Mapping) and {"count", "most"} <= value.keys() <= {"count", "most", *OF_ASKERS}:  # of what has a bound
         said = {name: number(_said(key, one, unit)) for name, one in value.items()}
         of_asker = f" (one asker {said['greatest']} of {said['each']})" if value.get("greatest") else ""
-        return f"{said['count']} of {said['most']}{of_asker}"
+        gave_up = f", {said['displaced']} displaced" if value.get("displaced") else ""
+        return f"{said['count']} of {said['most']}{of_asker}{gave_up}"
     if isinstance(value, Mapping):
         return ", ".join(f"{plain(name)} {_one_line(item, str(name), unit)}" for name, item in value.items()) or "none"
     if isinstance(value, list):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from taba.connections import MAX_HALL, MAX_KNOWN, MAX_RECEIVING_BYTES, BoundedSite
-from taba.places import Places, Room, Share
+from taba.places import Places, Share, SharedBytes
 from taba.server.ask.live import Live
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import MAX_LINE_BYTES, MAX_WAITING_BYTES, Ingest
@@ -16,20 +16,22 @@ from taba.web import Api
 
 
 class Held(NamedTuple):
-    """So much there is, and so much there may be; and of what askers share, how much who has most has of its share."""
+    """So much there is, and so much there may be; of what askers share, how much who has most has of it, and how many gave up theirs."""
 
     there: int
     most: int
     share: Share | None = None
+    displaced: int | None = None
 
     def told(self) -> dict[str, int]:
         """As a status has it."""
         of_asker = {} if self.share is None else {"greatest": self.share.greatest, "each": self.share.most}
-        return {"count": self.there, "most": self.most, **of_asker}
+        gave_up = {} if self.displaced is None else {"displaced": self.displaced}
+        return {"count": self.there, "most": self.most, **of_asker, **gave_up}
 
 
-def _shared(places: Places | Room) -> Held:
-    return Held(places.held, places.most, places.share)
+def _shared(places: Places | SharedBytes) -> Held:
+    return Held(places.held, places.most, places.share, places.displaced if isinstance(places, Places) and places.waits else None)
 
 
 def held_in_store(in_all: Mapping[str, int], fullest: Mapping[str, int], caps: Mapping[str, int]) -> dict[str, Held]:

@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.books import MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, Books
+from taba.agent.books import DAMAGED, MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, Books
 from taba.agent.history import History
 from taba.agent.lanes import Group, HeldBatch, Lane, Skip, Unreadable
 from taba.agent.outbox import StoredBatch
@@ -27,6 +27,10 @@ class Shelf:
         self.aside: list[tuple[BatchId, str, bytes | None]] = []
         self.published = 0
         self.is_full = self.is_unreadable = False
+        self.damaged: set[int] = set()
+
+    def is_intact(self, batch: HeldBatch) -> bool:
+        return batch.number not in self.damaged
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         if self.is_unreadable:
@@ -66,6 +70,13 @@ class Counting(SynchronousTestCase):
         table = self.books.table((), self.books.recorded, self.books.totals(), "")
         self.assertEqual(table.settled, (BatchId(STREAM, 5, 1), BatchId(STREAM, 5, 2)))
         self.assertEqual(dict(table.dropped), {"refused": 3, "too_old": 3})
+
+    def test_of_what_is_refused_it_is_said_where_that_is_the_outbox_s_fault(self) -> None:
+        self.shelf.damaged = {2}
+        for number in (1, 2):
+            self.books.gave_up(self.lane, self.batch(number), "refused", "no batch", 7.0)
+        whole, cut = (refusal.detail for refusal in self.books.refusals)
+        self.assertEqual((whole, cut), ("no batch", f"{DAMAGED}: no batch"))
 
     def test_what_cannot_be_read_is_counted_all_the_same(self) -> None:
         self.shelf.is_unreadable = True

@@ -39,6 +39,9 @@ class GroupsTests(SynchronousTestCase):
     def read(self, lane: Lane, batch: HeldBatch) -> bytes:
         return self.outbox.read(batch.position, batch.length)
 
+    def is_intact(self, batch: HeldBatch) -> bool:
+        raise NotImplementedError
+
     def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
         raise AssertionError("nothing is refused here")
 

@@ -55,9 +55,12 @@ class Shapes(SynchronousTestCase):
         for wanted in ("memory_bytes 2 GiB, processor_seconds 10 min", "1.5 KiB", "refused", "2 KiB"):
             self.assertIn(wanted, text)
         self.assertNotIn("1970", text)
-        held = {"waiting_bytes": {"count": 2048, "most": 2**26}, "patterns": {"count": 3, "most": 27, "greatest": 2, "each": 9}}
+        held = {
+            "waiting_bytes": {"count": 2048, "most": 2**26},
+            "patterns": {"count": 3, "most": 27, "greatest": 2, "each": 9, "displaced": 4},
+        }
         text = drawn(show.status("Server", "u", {"held": held}))
-        self.assertIn("held  waiting_bytes 2 KiB of 64 MiB, patterns 3 of 27 (one asker 2 of 9)", text)
+        self.assertIn("held  waiting_bytes 2 KiB of 64 MiB, patterns 3 of 27 (one asker 2 of 9), 4 displaced", text)
         text = drawn(show.tab("words", {"values": [[at, "a"], [5, "b"]]}))
         self.assertIn(datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S  a"), text)
         self.assertRegex(text, r"(?m)^ +5  b *$")

@@ -99,7 +99,9 @@ class Capped(ServerCase):
         self.assertEqual(held["bucket_posters"], {"count": 1, "most": MAX_POSTERS})
         self.assertEqual((held["boards"], held["notes"]), ({"count": 1, "most": MAX_BOARDS}, {"count": 1, "most": MAX_NOTES}))
         self.assertGreaterEqual(held["connections"]["count"] + held["newcomers"]["count"], 1)  # that which asks
-        self.assertEqual(held["patterns"], {"count": 0, "most": MAX_PATTERNS, "greatest": 0, "each": PLACES_OF_ASKER})
+        self.assertEqual(held["patterns"], {"count": 0, "most": MAX_PATTERNS, "greatest": 0, "each": PLACES_OF_ASKER, "displaced": 0})
+        self.assertEqual({what for what, one in held.items() if "displaced" in one}, {"patterns", "promql", "scrapes"})
+        self.assertEqual(set(held["streams_sent"]), {"count", "most", "greatest", "each"})
         families = text_string_to_metric_families((await self.ask(server, "/metrics")).text)
         scraped = {(sample.name, sample.labels.get("what")): sample.value for family in families for sample in family.samples}
         for what, one in held.items():

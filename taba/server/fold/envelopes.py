@@ -27,7 +27,7 @@ from taba.batch import (
 )
 from taba.bounds import KiB
 from taba.errors import MalformedBatch, StoreUnavailable, UnknownVersion
-from taba.places import Room, Taker
+from taba.places import SharedBytes, Taker
 from taba.server.fold.cycle import WaitingBatch
 from taba.server.fold.deadletters import pack
 from taba.server.fold.ingest import AWAY_SECONDS, FULL_SECONDS, MAX_WAITING_BYTES, Ingest
@@ -64,7 +64,7 @@ class Envelopes:
         self._is_served = is_served
         self._router, self._ingest, self._posts, self._draw, self._seconds, self._heard = router, ingest, posts, draw, seconds, heard
         self._noted: dict[str, tuple[float, str]] = {}
-        self.reading = Room("wait in envelopes", MAX_WAITING_BYTES, READING_OF_SENDER)
+        self.reading = SharedBytes("wait in envelopes", MAX_WAITING_BYTES, READING_OF_SENDER)
         """Bytes of batches, and of what was made of them, whose envelopes are not decided yet."""
 
     async def decide(

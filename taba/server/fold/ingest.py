@@ -100,8 +100,6 @@ class Ingest:
         """Units and descriptions of Tabs that did not decode, and were left out."""
         self.alone = 0
         """Buckets whose cycle began anew, by itself, because one over several was not to be had."""
-        self.probes_failed = 0
-        """How often a server that was away was still away."""
         self.waiting_bytes = 0
         self._router, self._bench, self._clock, self._now = router, bench, clock, now
         self._turns = Turns.of(clock)
@@ -290,7 +288,7 @@ class Ingest:
         except (BucketBusy, BucketAway):
             gate.is_away = False  # the server answers; what it says of this bucket is another matter
         except StoreUnavailable:
-            self.probes_failed += 1
+            pass  # it is still away, and is asked again in a while
         finally:
             gate.is_probing, gate.probed = False, self._clock.seconds()
             self._start_cycles()

@@ -352,6 +352,7 @@ def _health(status: Mapping[str, Any]) -> list[Exposed]:
         gauge("taba_held_most", "How many there may be.", {what: one["most"] for what, one in held.items()}, "what"),
         gauge("taba_held_greatest", "How many of them the asker has that has most.", _of_askers(held, "greatest"), "what"),
         gauge("taba_held_each", "How many one asker may have.", _of_askers(held, "each"), "what"),
+        counter("taba_displaced_total", "How many gave up their place to an asker that had fewer.", _of_askers(held, "displaced"), "what"),
     ]
     age = status["store"].get("age")
     if age is not None:
