@@ -9,11 +9,12 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
+import numpy as np
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import APPLIED, encode_batch, plain_batch, reading_batch
+from taba.batch import APPLIED, AtEdge, Column, encode_batch, plain_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.lookup import find_handlers
 from taba.server import keys
@@ -145,6 +146,29 @@ class Costs(SynchronousTestCase):
         few, many = self.calls(mixed(3, 1)), self.calls(mixed(4, 2))
         self.assertLess(few / some, 83)  # the long way takes 232
         self.assertLess((many - few) / some, 34)  # of a State of a sketch, most of them its Handler's
+
+    def test_what_was_folded_at_the_edge_takes_few_calls(self) -> None:
+        if counter_group._rows is None:
+            raise SkipTest("_rows is not built: needs a compiler")
+        handler, some = counter_group.CounterGroup(), BUCKETS // 4
+        [dump] = handler.edge_array(np.zeros(40, np.int64), np.full(40, NOW), np.arange(40.0), 1)
+        edge = AtEdge(handler.edge or 0, dump, NOW)
+
+        def folded(number: int, clients: int) -> list[WaitingBatch]:
+            found = []
+            for bucket, tab in enumerate(self.tabs[:some]):
+                columns = [column(tab, "CounterGroup", [2.0], f"web/{client}", [NOW + number]) for client in range(8)]
+                columns += [Column(f"job/{one}", tab, "CounterGroup", np.array([NOW]).tobytes(), edge, 40) for one in range(clients)]
+                content = encode_batch(bytes([1]) * 16, bucket, number, columns)
+                batch = plain_batch(content) or finish(reading_batch(content))
+                found.append(WaitingBatch(number - 1, batch, len(content), NONCE))
+            return found
+
+        self.fold(folded(1, 9))
+        self.fold(folded(2, 9))
+        few, many = self.calls(folded(3, 1)), self.calls(folded(4, 9))
+        self.assertLess(few / some, 55)  # 81 with arrays
+        self.assertLess((many - few) / (8 * some), 7.5)
 
     def calls(self, waiting: list[WaitingBatch]) -> int:
         """How many functions of Python are called to fold these; what is written in C is in none, which differs between versions."""
