@@ -23,7 +23,7 @@ from taba.server.keep import jobs
 from taba.shard import buckets
 from taba.shard.buckets import BucketMap, Owner, Shard, StoreRecord
 from tests.agent.moments import at
-from tests.agent.test_outbox import Memory
+from tests.agent.outboxes import Memory
 
 STREAM = b"s" * batch.STREAM_BYTES
 NONCE = b"n" * batch.NONCE_BYTES

@@ -11,7 +11,7 @@ from taba.agent.home import CannotOpen, Home
 from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, Outbox
 from taba.agent.spool import DEFAULT_SPOOL_BYTES
 from taba.batch import KeyPart
-from tests.agent.test_outbox import Memory
+from tests.agent.outboxes import Memory
 from tests.agent.world import AGENT, World
 
 DISK = "/mnt"

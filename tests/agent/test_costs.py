@@ -23,7 +23,7 @@ from taba.agent.scratch import Scratch
 from taba.agent.search import FEW_RECORDS, FIRST_CHUNK
 from taba.ring import ACCELERATED, RECORD_BYTES
 from tests.agent.moments import at
-from tests.agent.test_reader import Case
+from tests.agent.reading import Case
 from tests.agent.world import World
 
 NOW = Moment(0.0, 0, None)

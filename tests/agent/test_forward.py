@@ -27,8 +27,8 @@ from taba.agent.spool import Spool
 from taba.batch import BatchId, Column, Verdict, encode_batch
 from taba.errors import NoVerdicts
 from tests.agent.moments import at
+from tests.agent.outboxes import Memory
 from tests.agent.servers import Answers, FakeServer
-from tests.agent.test_outbox import Memory
 from tests.patience import PATIENCE_SECONDS
 
 COLUMN = Column("web/1", "bids_won", "CounterGroup", bytes(8), bytes(8))

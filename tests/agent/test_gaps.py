@@ -11,8 +11,8 @@ from taba.batch import MARK, Header
 from taba.bounds import DAY
 from taba.names import bucket_of
 from tests.agent.moments import at
+from tests.agent.outboxes import Killed
 from tests.agent.producers import Producer
-from tests.agent.test_outbox import Killed
 from tests.agent.world import BUCKETS, World, WorldCase
 
 

@@ -18,7 +18,7 @@ from taba.agent.outbox import EncodedBatch, Table
 from taba.agent.schedule import Schedule
 from taba.batch import BatchId
 from tests.agent.moments import at
-from tests.agent.test_outbox import formatted
+from tests.agent.outboxes import formatted
 
 STREAM, BUCKET, EVENTS = b"s" * 16, 1, 3
 

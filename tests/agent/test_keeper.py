@@ -22,8 +22,8 @@ from taba.batch import LATER, BatchId, Verdict
 from taba.client.segment import make_segment
 from taba.names import bucket_of
 from tests.agent.moments import at
+from tests.agent.outboxes import Killed
 from tests.agent.producers import Producer
-from tests.agent.test_outbox import Killed
 from tests.agent.world import AGENT, BUCKETS, World, WorldCase
 from tests.examples import examples
 

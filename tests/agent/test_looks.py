@@ -15,7 +15,7 @@ from taba.agent.native import NATIVE
 from taba.agent.reader import Ring
 from taba.agent.scratch import LOOKS, Scratch
 from tests.agent.producers import Producer
-from tests.agent.test_reader import Case
+from tests.agent.reading import Case
 
 WAYS = (None, NATIVE) if NATIVE is not None else (None,)
 

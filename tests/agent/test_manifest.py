@@ -22,7 +22,7 @@ from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, EncodedBatch, OutboxFull
 from taba.agent.spool import DEFAULT_SPOOL_BYTES, Spool
 from taba.batch import GAP, OPEN, BatchId, Entry, Header, Verdict, decode_batch
 from tests.agent.moments import at
-from tests.agent.test_outbox import Killed
+from tests.agent.outboxes import Killed
 from tests.agent.world import AGENT, World, WorldCase
 
 S, T = b"s" * 16, b"t" * 16

@@ -29,8 +29,8 @@ from taba.bounds import MAX_BATCH_COLUMNS
 from taba.handlers.lookup import find_edges
 from taba.ring import MalformedRing
 from tests.agent.moments import at
-from tests.agent.test_outbox import formatted
-from tests.agent.test_reader import Case
+from tests.agent.outboxes import formatted
+from tests.agent.reading import Case
 from tests.examples import examples
 
 HANDLERS = find_edges()

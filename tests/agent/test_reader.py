@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import struct
 import tempfile
 from random import Random
@@ -14,7 +13,6 @@ from unittest import mock
 import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
 
 from taba import ring as layouts
 from taba.agent import discover, search
@@ -30,38 +28,9 @@ from taba.bounds import MAX_VALUE_DEPTH
 from taba.counting import unpack_counted
 from taba.ring import MalformedRing
 from tests.agent.producers import Producer
+from tests.agent.reading import AGENT, Case
 from tests.examples import examples
 from tests.pieces import values_of
-
-AGENT = "reading"
-
-
-class Case(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.directory = tempfile.mkdtemp(dir="/dev/shm")
-        self.addCleanup(shutil.rmtree, self.directory)
-        self.opened: list[Ring] = []
-        self.addCleanup(self.close)
-
-    def close(self) -> None:
-        for fd in {ring.fd for ring in self.opened}:
-            os.close(fd)
-
-    def producer(self, client: str = "web/1", size: int = 65_536, flags: int = 0) -> Producer:
-        producer = Producer(AGENT, client, size, self.directory, flags=flags)
-        self.addCleanup(producer.remove)
-        return producer
-
-    def open(self, producer: Producer, covered: list[Covered] | None = None) -> Ring:
-        ring = Ring(os.open(producer.path, os.O_RDWR), producer.name, covered or ())
-        self.opened.append(ring)
-        return ring
-
-    def drain(self, *rings: Ring, dead: bool = False, events: int = 1 << 20) -> Drained:
-        drained = Drain(8).run([(ring, dead) for ring in rings], events)
-        for ring, reading in drained.readings:
-            ring.settle(reading)
-        return drained
 
 
 def values(drained: Drained, client: str = "web/1") -> dict[str, list[Any]]:

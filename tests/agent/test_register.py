@@ -29,8 +29,8 @@ from taba.damage import unseal
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
 from tests.agent.moments import at
+from tests.agent.outboxes import Memory
 from tests.agent.servers import Store
-from tests.agent.test_outbox import Memory
 from tests.agent.test_sums import TAB, World
 from tests.pieces import values_of
 

@@ -13,7 +13,7 @@ from taba.agent.outbox import PAGE, EncodedBatch, Outbox
 from taba.agent.spool import SpoolFull
 from taba.batch import BatchId, Column, encode_batch
 from tests.agent.moments import at
-from tests.agent.test_outbox import Killed
+from tests.agent.outboxes import Killed
 from tests.agent.world import World, WorldCase
 
 COLUMN = Column("web/0", "bids_won", "CounterGroup", bytes(8), bytes(8))

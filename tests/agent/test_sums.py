@@ -29,8 +29,8 @@ from taba.batch import RING_GONE, Batch, Column, decode_batch
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
 from tests.agent.moments import at
+from tests.agent.outboxes import Killed, Memory
 from tests.agent.producers import Producer
-from tests.agent.test_outbox import Killed, Memory
 from tests.examples import examples
 from tests.pieces import values_of
 

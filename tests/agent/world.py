@@ -25,9 +25,9 @@ from taba.agent.register import Register
 from taba.agent.spool import Spool
 from taba.batch import APPLIED, LATER, MARK, OPEN, REFUSED, BatchId, Header, Verdict
 from tests.agent.moments import at
+from tests.agent.outboxes import Killed, Memory
 from tests.agent.producers import Producer
 from tests.agent.servers import Store
-from tests.agent.test_outbox import Killed, Memory
 
 BUCKETS = 4
 AGENT = "keeping"
