@@ -121,6 +121,7 @@ class Run(SynchronousTestCase):
         for name in ("source", "state"):
             (there / name).mkdir()
         environ = {**os.environ, "PATH": f"{there}/python:{os.environ['PATH']}", "STATE_DIRECTORY": f"{there}/state"}
+        environ |= {"CC": "false", "PIP_NO_COMPILE": "1"}  # a minute of a compiler's: that it compiles, and without one, is tried elsewhere
         (there / "python").mkdir()
         (there / "python" / "python").symlink_to(sys.executable)
 
@@ -142,7 +143,6 @@ class Run(SynchronousTestCase):
                 if done.returncode and re.search(r"No matching distribution|Could not find a version|Connection|timed out", done.stderr):
                     raise SkipTest(f"needs what is locked to be had here: {done.stderr.strip().splitlines()[-1]}")
                 self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertTrue(list((there / "taba").glob("lib/python*/site-packages/taba/agent/_drain*.so")), "without a C part")
         shutil.rmtree(there / "source")
         for path in (there / "taba").rglob("*"):
             if not path.is_symlink():
