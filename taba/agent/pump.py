@@ -32,9 +32,12 @@ DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7
 WIDE_DRAIN_SECONDS = 0.5  # … after one of WIDE_BATCHES: each costs by what it is more than by what is in it, for whoever has it
 WIDE_BATCHES = 256  # of a drain: half of the buckets that a store mostly has
 DRAIN_COLUMNS = 60_000  # a second, about, as many as drains may well have: each costs a Server, and the store, whatever is in it …
-FULL_DRAIN_SECONDS = 1.0  # … but after more than that, too, the next drain comes within this
+FULL_DRAIN_SECONDS = 1.0  # … but after more than that, too, the next drain comes within this …
+WIDEST_DRAIN_SECONDS = 2.0  # … or within this, where columns have so many Events that they become fewer the more are drained together
+WIDENING_EVENTS = 2.0  # a column, for each second of that
 IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a drain is for what stands beside records
-BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches
+BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches …
+BUSY_SHARE = 1.25  # … and of the pause that there is without that, where that is more
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
 NEAR_EVENTS = 32_768  # of rings that are nearly full, drained alone where drains cannot take all, of those who have fewest …
@@ -109,7 +112,8 @@ class RingPump:
         self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._behind: list[Ring] = []  # rings of which the last drain could not read all names
-        self._batches = self._columns = 0  # of the last drain that had any, and of those that it went on from
+        self._batches = 0  # of the last drain that had any
+        self._columns = self._read = 0  # columns of that drain and of those that it went on from, and Events that all these read
         self._is_cut = False  # a limit ended the last drain
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
@@ -164,7 +168,8 @@ class RingPump:
         is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
         is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
-        if not is_filling and now < self._last_drain + (BUSY_DRAIN_SECONDS if is_busy else self._pause):
+        pause = self._pause
+        if not is_filling and now < self._last_drain + (max(BUSY_DRAIN_SECONDS, BUSY_SHARE * pause) if is_busy else pause):
             if self._read_ahead():
                 return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
@@ -192,7 +197,9 @@ class RingPump:
         if not self.looks.has_records:
             return IDLE_DRAIN_SECONDS
         least = WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
-        return max(least, min(FULL_DRAIN_SECONDS, self._columns / DRAIN_COLUMNS))
+        widened = self._read / (WIDENING_EVENTS * max(1, self._columns))  # a column of one Event is as many later
+        most = min(WIDEST_DRAIN_SECONDS, max(FULL_DRAIN_SECONDS, widened))
+        return max(least, min(most, self._columns / DRAIN_COLUMNS))
 
     def _read_ahead(self) -> bool:
         """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
@@ -357,7 +364,8 @@ class RingPump:
         self._tell_clients(drained, sums, is_taken, why)
         self.sums.spares(drained.malformed + drained.refused + held_back)
         if batches:
-            self._batches, self._columns = len(batches), columns + (self._columns if self._is_cut else 0)
+            self._batches, before = len(batches), (self._columns, self._read) if self._is_cut else (0, 0)
+            self._columns, self._read = before[0] + columns, before[1] + found
             self.meanings.published(told)
             self.edge.published()
         self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them
