@@ -20,9 +20,11 @@ from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
 from simulation.strangers import Strangers
 from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, PASTS, Broken, World
+from taba.server.fold.ingest import TURNED_AWAY_SECONDS
 from taba.shard import transaction
 
 WAIT_SECONDS, WAIT_PACE_SECONDS = 8.0, 1.0  # between two looks for problems, and how long hosts are busy then
+SAID_SECONDS = TURNED_AWAY_SECONDS + 30.0  # after all is folded: what Servers say of what had to wait they say for so long, or for less
 ANSWER_SECONDS = 2.0  # that a Server has to say what is wrong: more than it waits for its store
 STRANGERS_SHARE = 0.6  # of the worlds in which drains take several turns: a ring may turn out to be none between two of them
 FIRST_SHARE, FIRST_STEPS = 0.3, (0, 0, 1, 2, 3, 5, 8, 13)  # in so many worlds an Agent is killed while it starts on nothing
@@ -172,7 +174,7 @@ class Run(World):
                 self._check_doubles()
 
     def _settle(self) -> None:
-        end, most = self.now + CALM_SECONDS, self.steps + CALM_STEPS
+        began, end, most = self.now, self.now + CALM_SECONDS, self.steps + CALM_STEPS
         while not self.is_settled() and self.now < end:
             self._pass(self.now + LOOK_SECONDS)
         while self.may_bury and self.letters() and self.now < end:
@@ -180,12 +182,13 @@ class Run(World):
                 server.retry()
             self._pass(self.now + RETRY_SECONDS)
         self.check()
+        end = max(end, self.now + SAID_SECONDS)
         left = self._ask_for_problems()
         while left and self.now < end:
             self._pass_idly(WAIT_SECONDS)  # most of what is said by then is of the minute before
             left = self._ask_for_problems()
         if left:
-            raise Broken(f"{CALM_SECONDS:.0f} s after the last fault there are problems: {left}")
+            raise Broken(f"{self.now - began:.0f} s after the last fault there are problems: {left}")
         if self.steps > most:
             raise Broken(f"until all was folded and no problem left it took {self.steps - most + CALM_STEPS:,} steps")
 

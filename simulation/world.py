@@ -62,6 +62,7 @@ UNKNOWN_TYPE = b"dead:unknown_type"  # the count of dead letters of ODD
 ODD, ODD_SHARE = "odd", 0.2  # a Tab of a Type that no Server has, in so many worlds: what is recorded there becomes dead letters
 RETAIN = (None, None, 6.0)  # seconds that Agents retain what is acknowledged, where no store goes back; None: as long as they do
 RATES = (10.0, 30.0, 60.0)  # how often a second a Client records a few events: rings that are sparse, and that fill
+MOVE_BATCHES = 2  # that move to the spool at once, where somebody is killed within that: of a group one part, and then another
 LOOK_SECONDS = 1.0  # between two looks whether all is folded
 # In so many worlds an Agent reads a ring and some events in a turn, and others have long turns in between
 TURNS_SHARE, TURN_EVENTS, TURN_SECONDS = 0.3, 8, 0.02
@@ -263,6 +264,7 @@ class World(Ground):
                 self.fired["lit a fuse in a move to the spool"] += 1
             return move(held, *arguments)
 
+        self.machine.put(keeper, "MOVE_BATCHES", MOVE_BATCHES)
         self.machine.put(keeper.Keeper, "_move_some", watched)
 
     def _bounded(self, where: str, held: Iterable[Held]) -> None:

@@ -477,8 +477,11 @@ class Spool:
         if added == len(batches):
             self.batches += added
             self.bytes += needed - added * ROW_BYTES
-        else:
+            return
+        try:
             self._count()  # some were here already: a kill between this transaction and the outbox's release
+        except sqlite3.Error as error:  # all are there, and are found to be when it is tried again
+            raise SpoolFull(f"the disk: {error}", True, is_damage(error)) from None
 
     def _begin_manifest(self) -> None:
         """Where nothing is here, what comes is told from now on; else that is so since the start, or the disk took it not."""

@@ -220,6 +220,23 @@ class SpoolTests(SynchronousTestCase):
         spool.forget([BatchId(S, 3, 2)])
         self.assertEqual((spool.batches, spool.bytes, spool.used), (0, 0, 0))
 
+    def test_damage_that_is_found_while_what_was_there_already_is_counted_is_the_files_fault_and_is_mended(self) -> None:
+        spool = self.open()
+        spool.add([spooled(1)])
+        count = spool._count
+
+        def damaged() -> None:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+        spool._count = damaged  # type: ignore[method-assign]
+        with self.assertRaises(SpoolFull) as raised:
+            spool.add([spooled(1), spooled(2)])
+        self.assertTrue(raised.exception.is_damaged)
+        spool._count = count  # type: ignore[method-assign]
+        spool.heal("it was found to be damaged")
+        spool.add([spooled(1), spooled(2)])
+        self.assertEqual((spool.batches, spool.bytes, spool.lost), (2, 14, {}))
+
     def test_a_table_is_kept_with_the_batches_that_it_tells_of_and_belongs_to_one_outbox(self) -> None:
         spool = self.open(ROW_BYTES + 7)
         spool.add([spooled(1)], (b"a", b"first"))

@@ -22,7 +22,7 @@ from taba.agent.sums import Ending, Sums
 from taba.batch import MARK, NUMBER, RING_ENDED, Header
 from taba.client.own_ring import OwnRing
 from taba.handlers import updown
-from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, SPOOL, beside, focused
+from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, MOVED, SPOOL, beside, focused
 
 # --- the Agent
 
@@ -196,7 +196,7 @@ def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("_take_groups"))
 
 
-@beside("tests.agent.test_spooling.SpoolingTests.test_what_a_kill_left_in_both_places_is_not_ended_while_the_outbox_has_it")
+@focused(MOVED, 40.0, 2.5, seed=248)
 def a_stream_ends_while_the_outbox_has_what_a_move_left_there(put: Any) -> None:
     put(Lane, "in_outbox", property(lambda self: 0, lambda self, end: None))
 
@@ -258,9 +258,7 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
     put(Home, "keep_name", lambda self: False)
 
 
-@beside(
-    "tests.agent.test_turns.Turns.test_a_ring_that_turns_out_to_be_none_between_two_turns_is_neither_settled_nor_published_and_the_others_are"
-)
+@focused("agent ends,kill client", 20.0, 2.0, seed=24)
 def a_drain_goes_on_though_its_rings_were_closed(put: Any) -> None:
     put(RingPump, "give_up_drain", lambda self: None)
 
