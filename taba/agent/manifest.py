@@ -2,6 +2,7 @@
 
 1. It never says more than the spool has. What comes in is written here after it is there; what goes is written and synced here before it
    goes there. So a kill or a power cut at any moment makes it say too little, never too much.
+   What the spool lost, and nobody has counted yet, is among it: the next damage may take what names that in the spool.
 2. The spool names the manifest that belongs to it, and how long that was when something went last. Another one, one that was cut off,
    and one of which a record is torn is not believed: an older Agent, which knows of none, names none.
 3. It is written anew at each start, and goes when the spool is empty.

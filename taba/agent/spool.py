@@ -365,7 +365,7 @@ class Spool:
         missing = self._manifest.missing(self._database, row)
         salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
         self._manifest.follow(row)
-        if missing or run("SELECT 1 FROM batches LIMIT 1").fetchone():
+        if missing or run("SELECT 1 FROM batches UNION ALL SELECT 1 FROM lost LIMIT 1").fetchone():
             self._manifest.begin()
             with self._transaction():
                 if missing:
@@ -390,8 +390,9 @@ class Spool:
         self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (_LISTED, *self._manifest.named()))
 
     def _list_all(self) -> None:
-        """Have all that is here in a manifest that has begun."""
-        found = self._database.execute("SELECT stream, bucket, number, events FROM batches")
+        """Have all that is here in a manifest that has begun, and what is lost: damage to the file may take what names that, too."""
+        named = "SELECT stream, bucket, number, events"
+        found = self._database.execute(f"{named} FROM lost UNION ALL {named} FROM batches")
         while rows := found.fetchmany(10_000):
             self._manifest.add((BatchId(*id), events) for *id, events in rows)
 
@@ -405,7 +406,9 @@ class Spool:
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""
+        self._manifest.let_go([BatchId(*id) for id in self._database.execute("SELECT stream, bucket, number FROM lost")], False)
         with self._transaction():
+            self._name_manifest()
             self._database.execute("DELETE FROM lost")
         self.salvage = ""
 
@@ -418,7 +421,9 @@ class Spool:
     def found(self, ids: Iterable[BatchId]) -> None:
         """These are not lost after all, though not here: a Server has applied them, or the outbox has them. Raises sqlite3.Error."""
         found = [id for id in ids if id in self.lost]
+        self._manifest.let_go(found, False)
         with self._transaction():
+            self._name_manifest()
             self._delete_lost(found)
         self._lost_no_more(found)
 
@@ -611,9 +616,9 @@ class Spool:
         self._lost_no_more(lost)
         self.batches -= batches
         self.bytes -= length
-        if not self.batches:
+        if not (self.batches or self.lost):
             self._manifest.end()
-        elif self._manifest.is_long(self.batches):
+        elif self._manifest.is_long(self.batches + len(self.lost)):
             self._manifest.begin()
             with self._transaction():
                 self._name_manifest()

@@ -65,6 +65,36 @@ class ManifestTests(SynchronousTestCase):
         self.addCleanup(spool.close)
         return spool
 
+    def lose(self, table: str, *numbers: int) -> Spool:
+        """Damage that takes rows of this table, and the Agent that is started then."""
+        with sqlite3.connect(self.path) as database:
+            database.executemany(f"DELETE FROM {table} WHERE number = ?", ((number,) for number in numbers))
+        database.close()
+        return self.open()
+
+    def test_what_is_lost_and_not_yet_counted_is_lost_also_where_what_named_it_goes_with_the_next_damage(self) -> None:
+        for kept in ((1, 2, 3), (1, 2)):  # also where nothing else is left
+            self.path += f"{len(kept)}"
+            spool = self.open()
+            spool.add([spooled(number) for number in kept])
+            spool.close()
+            lost = {BatchId(S, 3, number): 10 for number in (1, 2)}
+            for table in ("batches", "lost", "lost"):
+                spool = self.lose(table, 1, 2)
+                self.assertEqual(spool.lost, lost)
+                spool.close()
+            spool = self.open()
+            spool.found([BatchId(S, 3, 1)])
+            del lost[BatchId(S, 3, 1)]
+            spool.close()
+            spool = self.lose("lost", 2)
+            self.assertEqual(spool.lost, lost)
+            spool.counted()
+            spool.close()
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.batches), ({}, len(kept) - 2))
+            spool.close()
+
     def filled(self) -> Spool:
         """A spool to which batches came, and of which some went in each way."""
         spool = self.open()
