@@ -19,7 +19,7 @@ from taba.agent.reader import Ring
 from taba.agent.register import Register
 from taba.agent.spool import Spool
 from taba.agent.sums import Ending, Sums
-from taba.batch import MARK, NUMBER, RING_ENDED, Header
+from taba.batch import MARK, NUMBER, RING_ENDED, BatchId, Header
 from taba.client.own_ring import OwnRing
 from taba.handlers import updown
 from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, MOVED, SPOOL, beside, focused
@@ -205,6 +205,15 @@ def a_stream_ends_while_the_outbox_has_what_a_move_left_there(put: Any) -> None:
 def what_was_left_out_is_forgotten_with_a_kill(put: Any) -> None:
     real = recovery._last_table
     put(recovery, "_last_table", lambda keeper: (real(keeper)[0]._replace(skipped=()), real(keeper)[1]))
+
+
+@focused(MOVED + ",spool spoilt", 40.0, 2.5, seed=208)
+def what_a_spool_lost_is_told_in_its_file_alone(put: Any) -> None:
+    def list_all(self: Any) -> None:
+        found = self._database.execute("SELECT stream, bucket, number, events FROM batches")
+        self._manifest.add((BatchId(*id), events) for *id, events in found.fetchall())
+
+    put(Spool, "_list_all", list_all)
 
 
 @focused(SPOOL, seed=1)
