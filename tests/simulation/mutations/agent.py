@@ -267,7 +267,9 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
     put(Home, "keep_name", lambda self: False)
 
 
-@focused("agent ends,kill client", 20.0, 2.0, seed=24)
+@beside(
+    "tests.agent.test_turns.Turns.test_a_ring_that_turns_out_to_be_none_between_two_turns_is_neither_settled_nor_published_and_the_others_are"
+)
 def a_drain_goes_on_though_its_rings_were_closed(put: Any) -> None:
     put(RingPump, "give_up_drain", lambda self: None)
 
