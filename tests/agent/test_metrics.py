@@ -30,6 +30,7 @@ STATUS = {
     "lanes": {"count": 11, "most": 32_768},
     "spool": {"bytes": 1000, "used_bytes": 20, "batches": 5},
     "servers": [{"healthy": True}, {"healthy": False}],
+    "second_tries": 6,
     "inputs": [{"kind": "statsd", "address": "udp:1", "counts": {"lines": 9, "kernel": 3}}],
     "problems": ["one", "two"],
 }
@@ -61,6 +62,7 @@ class Scrapes(SynchronousTestCase):
             ("taba_recorded_events_total", (), 17.0),
             ("taba_dropped_events_total", ("full",), 2.0),
             ("taba_sums_left_out_events_total", ("no_room",), 7.0),
+            ("taba_second_tries_total", (), 6.0),
             ("taba_rings", (), 3.0),
             ("taba_outbox_used_bytes", (), 10.0),
             ("taba_spool_batches", (), 5.0),
