@@ -39,7 +39,11 @@ from taba.receiving import InputAddress, receiving
 LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
 RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
 LOCAL = "local"  # the origin of what comes through a unix socket
-TURN_BYTES = 8 << 10  # recorded between two looks at all else, or half as much again: at the worst, names that are all new, 2 to 3 ms a KiB
+TURN_BYTES = 8 << 10  # recorded between two looks at all else …
+TURN_SECONDS = (
+    0.01  # … or as much as is recorded in so long, and a piece: a KiB of names that are all new takes 2 to 3 ms, of known ones 0.1
+)
+PIECE_BYTES = 2 << 10  # recorded between two looks at the clock, or half as much again
 TURN_TABS = 4000  # of those that are over, let go of between two looks: 1 ms
 NEVER = 1_000_000_000  # young collections before a full one: of 100,000 Tabs it takes 0.2 s, and finds nothing
 LAST_PACKETS = 1_000_000  # more than a kernel holds, when the end comes
@@ -47,7 +51,7 @@ LAST_CONNECTIONS = 1024  # more than wait to be accepted, when the end comes
 LOOK_SECONDS = 1.0
 MAX_TRIES = 3  # to record a packet that lay in a killed process's hand: whatever kills each of them is in it
 MAX_CONNECTIONS = 256  # beyond that one of the address that has the most goes: who is silent for longest
-CHUNK_BYTES = TURN_BYTES  # of a connection at once
+CHUNK_BYTES = 2 * PIECE_BYTES  # of a connection at once
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # for one more descriptor
 SO_MEMINFO, MEMINFO = 55, struct.Struct("9I")  # from asm-generic/socket.h; the last of the words is how many packets found no room
 
@@ -196,16 +200,19 @@ class Input:
     def _go_on(self) -> None:
         """Record what is left of what is in hand, or as much as is a turn's, to the end of a line."""
         desk, left, room = self._desk, self._left, TURN_BYTES
+        over = monotonic() + TURN_SECONDS
         while left and room > 0:
             origin, begin, end = left.pop()
-            piece = desk.taken(begin, end - 1)
-            if len(piece) > room + TURN_BYTES // 2:
-                cut = piece.rfind(b"\n", 0, room) + 1 or piece.find(b"\n", room) + 1  # a longer line is one of which nothing is recorded
+            piece, most = desk.taken(begin, end - 1), min(room, PIECE_BYTES)
+            if len(piece) > most + PIECE_BYTES // 2:
+                cut = piece.rfind(b"\n", 0, most) + 1 or piece.find(b"\n", most) + 1  # a longer line is one of which nothing is recorded
                 if cut:
                     left.append((origin, begin + cut, end))
                     piece = piece[: cut - 1]
             room -= len(piece)
             self._progress = self._record(origin.reader.read(piece), self._progress)
+            if monotonic() >= over:
+                break
         if not left:
             self._done()
 

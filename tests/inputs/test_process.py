@@ -228,6 +228,23 @@ class AtASocket(SynchronousTestCase):
         self.assertEqual([value for _, _, value in self.events], [float(place) for place in range(number)])
         self.assertEqual(self.end(one), {"packets": len(sizes), "lines": number, "events": number})
 
+    def test_what_takes_long_to_record_is_recorded_for_as_long_as_a_turn_is_and_a_piece_before_it_looks_at_all_else(self) -> None:
+        one, where = self.input("udp")
+        sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect(where)
+        for start in (0, 1000, 1500):  # one that is larger than a turn, and two that together are
+            sender.send(b"\n".join(b"a:%05d|c" % number for number in range(start, start + (500 if start else 1000))))
+        self.patch(process, "monotonic", lambda: len(self.events) / 1000)  # a record takes a millisecond
+        turns, before, may_be_more = [], 0, True
+        while may_be_more:
+            _, may_be_more = one._take_sheet()
+            turns.append(len(self.events) - before)
+            before = len(self.events)
+        piece = process.PIECE_BYTES * 3 // 2 // 9
+        self.assertLessEqual(max(turns), round(process.TURN_SECONDS * 1000) + piece)
+        self.assertEqual([value for _, _, value in self.events], [float(place) for place in range(2000)])
+        self.assertEqual(self.end(one), {"packets": 3, "lines": 2000, "events": 2000})
+
     def test_a_line_that_is_longer_than_a_turn_is_refused_whole_and_those_around_it_are_recorded(self) -> None:
         one, where = self.input("udp")
         sender = self.socket(socket.AF_INET, socket.SOCK_DGRAM)
