@@ -2,7 +2,8 @@
 
 1. A key's record lies in the bucket of Client and key, and is written before any part of its post is folded: it has the digest of the
    request, so that another request under the same key is known wherever its parts lie, and the stream that was drawn for the post.
-2. A record goes after a day of the store's age, or when its Client has too many: then the key counts anew, in another stream.
+2. A record goes after a day of the store's age, or when its Client has too many: then the key counts anew, in another stream. Of several
+   who post for one Client it is the oldest of whoever has most there: who floods under another's Client pushes out its own.
 3. Whoever posts can invent Clients. So it is counted for how many Clients of a bucket a poster has taken room within a day, and it takes
    more while that is less than what is free: whatever one takes, as much is left to others, and no record is given up for another's.
 4. Posts without a key share one stream of this process, which has one writer: a mark in each bucket, not one a post. A number that
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import DeferredLock, TimeoutError
@@ -47,7 +49,9 @@ MAX_NAMED = 3  # of these
 HOURS = int(DAY / 3600) + 1  # in which a record of the last day may have been written
 POSTER_BYTES = 8  # of the digest by which whoever posts is known here
 
-_RECORD = struct.Struct("<16s16s16sI")  # key, digest of its request, stream, age of the store
+_RECORD = struct.Struct("<16s16s16sI")  # key, digest of its request, stream; the age of the store, and above it who posted
+_AGES = 1 << 24  # minutes, before the store's age is 0 again there: 31 years
+_WHO = 255  # posters that are told apart there, from 1 on; 0: nobody knows, for a Server of before wrote it
 _TAKEN = struct.Struct("<II")  # an hour of the store's age, and for how many Clients, whose youngest record is of then, a poster took room
 
 
@@ -105,31 +109,62 @@ def take_room(kept: bytes | None, poster: bytes, taken: Taken, clients: int, age
             had = many(taken.clients, "Client")
             raise PosterHasMany(f"whoever posts this did so with Idempotency-Keys of {had} within a day: {free} more are left to others")
         return poster, taken.moved(None, hour)
-    before = _RECORD.unpack_from(kept, size - _RECORD.size)[3] // 60
+    before = (age - _minutes(_RECORD.unpack_from(kept, size - _RECORD.size)[3], age)) // 60
     if before == hour:  # it has the room of this hour, whoever took it
         return whose, taken
     return poster, taken.moved(before if whose == poster else None, hour)
 
 
-def claim(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int) -> tuple[bytes, bytes]:
-    """A Client's records with that of `part` among them, and the stream of its post: `drawn` where the key is new. Pure.
+def claim(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int, poster: bytes = b"") -> tuple[bytes, bytes]:
+    """A Client's records with that of `part` among them, which `poster` (a digest) sends, and the stream of its post: `drawn` where the key
+    is new. Pure.
 
     Raises OtherRequest where the key is known for another request.
     """
-    records = list(_RECORD.iter_unpack(kept[: len(kept) // _RECORD.size * _RECORD.size])) if kept else []
-    records = [record for record in records if age - record[3] < KEY_MINUTES]
+    records = [record for record in _records(kept or b"") if _minutes(record[3], age) < KEY_MINUTES]
     for key, digest, stream, _ in records:
         if key == part.key:
             if digest != part.digest:
                 raise OtherRequest("another request came under this Idempotency-Key before; take a new key for new events")
             return kept or b"", stream
-    records = [*records[max(0, len(records) + 1 - most) :], (part.key, part.digest, drawn, age)]
+    who = 1 + poster[0] % _WHO if poster else 0
+    records.append((part.key, part.digest, drawn, age % _AGES + who * _AGES))
+    if len(records) > most:
+        _forget(records, len(records) - most)
     return b"".join(_RECORD.pack(*record) for record in records), drawn
+
+
+def _forget(records: list[tuple[bytes, bytes, bytes, int]], count: int) -> None:
+    """So many go: each the oldest of whoever has most."""
+    of = Counter(when // _AGES for *_, when in records)
+    less: Counter[int] = Counter()
+    for _ in range(count):
+        who = max(of, key=of.__getitem__)
+        of[who] -= 1
+        less[who] += 1
+    kept = []
+    for record in records:
+        who = record[3] // _AGES
+        if less[who]:
+            less[who] -= 1
+        else:
+            kept.append(record)
+    records[:] = kept
 
 
 def is_over(kept: bytes, age: int) -> bool:
     """Whether all records of a Client have gone."""
-    return all(age - since >= KEY_MINUTES for *_, since in _RECORD.iter_unpack(kept[: len(kept) // _RECORD.size * _RECORD.size]))
+    return all(_minutes(when, age) >= KEY_MINUTES for *_, when in _records(kept))
+
+
+def _records(kept: bytes) -> Iterator[tuple[bytes, bytes, bytes, int]]:
+    """Of a Client, without what stands behind them."""
+    return _RECORD.iter_unpack(kept[: len(kept) // _RECORD.size * _RECORD.size])
+
+
+def _minutes(when: int, age: int) -> int:
+    """How old a record is, or by how much a Server of another age was ahead, below 0."""
+    return (age - when + _AGES // 2) % _AGES - _AGES // 2
 
 
 class Posts:
@@ -158,7 +193,7 @@ class Posts:
             if age is None:
                 raise StoreUnavailable("the store's age is not known to this Server yet")
             kept, clients, content = replies
-            records, stream = claim(kept, part, drawn, age, most)
+            records, stream = claim(kept, part, drawn, age, most, mine)
             if records == kept:
                 return Writes([], stream)
             taken = Taken.read(content, age)

@@ -88,6 +88,33 @@ class Claims(SynchronousTestCase):
         self.assertNotEqual(self.claim(here, 1), first[1])  # … and has the place of the next
         self.assertEqual((self.claim(here, 0, 1), self.claim(here, 0, 0, "web/2")), other)  # other buckets' and Clients' are theirs
 
+    def test_who_floods_under_anothers_client_pushes_out_its_own_and_each_key_of_the_other_counts_once_to_its_share(self) -> None:
+        self.patch(posts, "MAX_KEYS", 40)
+        here = self.posts(2)  # 20 of a Client in each
+        good = [self.claim(here, number, poster="good") for number in range(8)]
+        for number in range(100, 300):
+            self.claim(here, number, poster="flood")
+            if number % 50 == 0:
+                self.assertEqual([self.claim(here, one, poster="good, with a new token") for one in range(8)], good)
+        self.assertEqual([self.claim(here, one, poster="good") for one in range(8)], good)
+        latest = [self.claim(here, number, poster="flood") for number in range(288, 300)]
+        self.assertEqual([self.claim(here, number) for number in range(288, 300)], latest)
+        more = [self.claim(here, number, poster="good") for number in range(8, 10)]  # as many as the other has: its own go from then on
+        self.assertEqual([self.claim(here, one, poster="good") for one in (*range(8), 8, 9)], [*good, *more])
+        self.claim(here, 10, poster="good")
+        self.assertNotEqual(self.claim(here, 0, poster="good"), good[0])
+
+    def test_what_a_server_of_before_wrote_is_nobodys_and_a_stores_age_is_told_for_ever(self) -> None:
+        before = posts._RECORD.pack(part(0).key, part(0).digest, b"s" * 16, 7)
+        self.assertEqual(claim(before, part(0), b"n" * 16, 5, 2, b"\xff" * 8), (before, b"s" * 16))  # by a Server that was ahead
+        kept, _ = claim(before, part(1), b"n" * 16, 8, 2, b"\xff" * 8)
+        self.assertEqual(claim(kept, part(0), b"m" * 16, 8, 2), (kept, b"s" * 16))
+        for age in (posts._AGES - 1, posts._AGES, 5 * posts._AGES + 3):
+            kept, _ = claim(None, part(0), b"s" * 16, age, 2, b"\xff" * 8)
+            for later, is_known in ((KEY_MINUTES - 1, True), (KEY_MINUTES, False)):
+                self.assertEqual(claim(kept, part(0), b"n" * 16, age + later, 2)[1] == b"s" * 16, is_known)
+                self.assertEqual(posts.is_over(kept, age + later), not is_known)
+
     def test_keys_of_one_bucket_are_written_one_after_the_other_and_who_waits_too_long_comes_again(self) -> None:
         hashes, clock = Slow(2), Clock()
         here = Posts(cast(Any, hashes), cast(Any, SimpleNamespace()), lambda: 5, lambda size: bytes(size), clock)
@@ -115,9 +142,9 @@ class Claims(SynchronousTestCase):
         self.assertEqual(claim(after, part(0), b"m" * 16, 5, MAX_KEYS_HERE)[1], b"m" * 16)
         asked: list[int] = []
 
-        def spied(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int) -> tuple[bytes, bytes]:
+        def spied(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int, poster: bytes) -> tuple[bytes, bytes]:
             asked.append(most)
-            return claim(kept, part, drawn, age, most)
+            return claim(kept, part, drawn, age, most, poster)
 
         self.patch(posts, "claim", spied)
         for buckets in (1, MAX_KEYS // MAX_KEYS_HERE, MAX_KEYS // MAX_KEYS_HERE + 1, MAX_KEYS, 2 * MAX_KEYS):
