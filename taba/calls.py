@@ -9,7 +9,6 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 
 from twisted.web import http
@@ -25,9 +24,6 @@ GZIP_WBITS = 31  # of zlib: gzip, and the largest window
 MAX_MEMBERS = 256  # that a body of gzip may consist of; who compresses block by block has one for each
 MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
 INFLATE_BYTES = 256 * KiB  # of a body, inflated between two looks at the time and at the room that is left
-
-ASKER: ContextVar[str] = ContextVar("asker", default="")
-"""Whose request is being answered (`Call.poster`), wherever that leads; "" where nobody has asked."""
 
 
 class HTTPError(Exception):

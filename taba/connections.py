@@ -31,6 +31,7 @@ from taba.calls import MAX_BODY_BYTES, HTTPError
 from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
+from taba.places import ASKER
 from taba.plural import many
 from taba.tokens import EVERYTHING, Grant
 from taba.tries import RECENT_SECONDS, address_of
@@ -333,6 +334,7 @@ class BoundedChannel(http.HTTPChannel):
             super().requestDone(request)
 
     async def _go_on(self, request: http.Request) -> None:
+        ASKER.set(self.owner)
         await self.site.turns.breathe()
         if not self._is_lost:
             super().requestDone(request)
@@ -358,6 +360,7 @@ class BoundedChannel(http.HTTPChannel):
 
     async def _read_on(self) -> None:
         """Take what came of a chunked body a piece at a time; what came behind it is for the next request."""
+        ASKER.set(self.owner)
         unread, rest = cast(bytearray, self._unread), b""
         while unread:
             await self.site.turns.breathe()

@@ -1,6 +1,6 @@
 """Places for what only so much is done of at once: each who asks has a share, so that one who asks for ever more leaves the others theirs.
 
-1. Of all places one asker (`taba.calls.ASKER`: a token's bearer, a user, an address) has `each` at the most: one that is alone leaves the
+1. Of all places one asker (`ASKER`: a token's bearer, a user, an address) has `each` at the most: one that is alone leaves the
    rest free.
 2. `at_once` of them are for what is being done, of which one asker has `at_once_each`; the rest wait for that. What is free goes to whom
    the fewest are done for; of those, to whom least was done for of late (`worked`); of those, to who came first.
@@ -14,11 +14,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from taba.errors import TabaError
+
+NOBODY = ""
+ASKER: ContextVar[str] = ContextVar("asker", default=NOBODY)
+"""Whose request is being answered (`taba.calls.Call.poster`), wherever that leads; NOBODY where nobody has asked, or all have."""
 
 
 class Crowded(TabaError):

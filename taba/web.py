@@ -25,11 +25,11 @@ from zope.interface import implementer
 
 from taba.bounds import KiB
 from taba.broadcast import Broadcast, Listener
-from taba.calls import ASKER, GZIP_WBITS, Answer, Call, HTTPError, quality, take_place
+from taba.calls import GZIP_WBITS, Answer, Call, HTTPError, quality, take_place
 from taba.errors import MalformedBatch, StoreUnavailable
 from taba.guard import Guard, Refused
 from taba.options import is_loopback
-from taba.places import Crowded, Places
+from taba.places import ASKER, Crowded, Places
 from taba.routes import Found, Route, Table
 from taba.tokens import ANY, EVERYTHING, Grant
 

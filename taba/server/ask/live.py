@@ -19,10 +19,9 @@ from twisted.python.failure import Failure
 
 from taba.bounds import KiB, MiB
 from taba.broadcast import Broadcast, Said, event
-from taba.calls import ASKER
 from taba.errors import StoreUnavailable, TabaError
 from taba.names import bucket_of
-from taba.places import Crowded, Places
+from taba.places import ASKER, Crowded, Places
 from taba.server.ask.answering import aggregate_written, dumped
 from taba.server.ask.answers import Asked
 from taba.server.ask.choosing import QueryRefused

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from taba.batch import GAP, LATER, Batch, Block, Column, Verdict, decoded_sections
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
+from taba.places import ASKER, NOBODY
 from taba.server import keys
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Outcome, WaitingBatch
@@ -349,6 +350,7 @@ class Ingest:
         self.waiting_bytes += size
 
     async def _cycle(self, gate: Gate, taken: list[Taken], plainly: bool) -> None:
+        ASKER.set(NOBODY)  # what it folds is of several
         try:
             if len(taken) > 1:
                 await self._decide_together(gate, taken)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from taba import __version__
-from taba.calls import ASKER, Answer, Call, HTTPError
+from taba.calls import Answer, Call, HTTPError
 from taba.codes import Floats, uppers_of
 from taba.errors import StoreUnavailable
 from taba.history import points
-from taba.places import Crowded, Places
+from taba.places import ASKER, Crowded, Places
 from taba.routes import FORM, JSON, Parameter, Route
 from taba.series import BUCKET, DEFAULT_BOUNDS, FIGURES, HISTOGRAM, NET, TEXT, bound_text, number_text, plain
 from taba.server.ask.choosing import QueryRefused

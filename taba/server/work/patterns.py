@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from taba.calls import ASKER
 from taba.errors import TabaError
-from taba.places import Places
+from taba.places import ASKER, Places
 from taba.server.work.asking import Asked, leavable
 from taba.server.work.line import ChildDied, ChildLine, ChildNotStarted
 

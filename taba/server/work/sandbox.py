@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import Logger
 
-from taba.calls import ASKER
 from taba.errors import TabaError
 from taba.handlers.lookup import Lookup
-from taba.places import Crowded, Places
+from taba.places import ASKER, Crowded, Places
 from taba.server.keys import Framed
 from taba.server.work.answers import KEEP_SECONDS, Answers
 from taba.server.work.asking import Asked, leavable

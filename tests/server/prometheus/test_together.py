@@ -8,8 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.calls import ASKER
-from taba.places import Crowded
+from taba.places import ASKER, Crowded
 from taba.server.ask.index import Known
 from taba.server.prometheus import api
 from taba.server.prometheus.api import PrometheusApi

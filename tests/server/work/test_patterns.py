@@ -10,8 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.calls import ASKER
-from taba.places import Crowded
+from taba.places import ASKER, Crowded
 from taba.server.work import patterns as module
 from taba.server.work.asking import Asked, leavable
 from taba.server.work.line import ChildDied, ChildLine
