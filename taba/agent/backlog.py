@@ -192,6 +192,7 @@ class Backlog:
             self._books.spool_problem = f"{error}; and it cannot be mended: {failure}"
             return False
         self._books.spool_problem = None
+        self._books.is_dirty = True  # the table that was there may be among what could not be read
         self.count_lost()
         return True
 

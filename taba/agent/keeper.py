@@ -12,6 +12,7 @@ The keeper knows no socket and no clock. `now` is monotonic seconds, `moment` wh
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from zlib import crc32
@@ -241,7 +242,6 @@ class Keeper:
         if self.groups:
             raise SpoolFull("nothing fresh goes into the spool before what is in the outbox")
         self._journal(table, batches)
-        self._is_torn = True
         self._spooled_stream = self.stream
         for stream, bucket, number in (batch.id for batch in batches):
             if stream == self.stream:
@@ -254,8 +254,12 @@ class Keeper:
                 self.queue(lane, now)
 
     def _journal(self, table: Table, batches: Sequence[EncodedBatch] = ()) -> None:
-        """Keep batches, and a table that the outbox has no room for, in the spool. Raises SpoolFull."""
+        """Keep batches in the spool, with the table, which the outbox has, too, where it has room for that. Raises SpoolFull."""
         self.backlog.add(batches, (self.outbox.id, encode_table(table)))
+        self._is_torn = bool(batches)  # until the caller has done what follows
+        if not self.is_homeless:
+            with contextlib.suppress(OutboxFull):
+                self.outbox.append(table, ())  # damage to the spool's file may take the other one
 
     def _published(self, table: Table) -> None:
         """A table is where a kill does not reach it."""

@@ -37,6 +37,8 @@ def recover(keeper: Keeper, now: float) -> None:
     keeper.backlog.discard_settled()
     keeper.keys += [KeyPart.decode(key) for key in spool.posted()] if spool.batches else []
     books.openings = Openings(table.opened)
+    if table is not keeper.outbox.table:  # damage to the spool's file may take it yet: the outbox is to have it, too
+        books.is_dirty = True
     if not is_last and books.openings.doubt():  # for those who come after this Agent, too: its own tables are the last again
         books.is_dirty = True
     books.newest = None if table.newest is None else Moment.of_fields(*table.newest)

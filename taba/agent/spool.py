@@ -301,7 +301,7 @@ class Spool:
                             self._bring(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
                     for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
                         self._bring("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
-                    with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, but for one moment
+                    with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, where it had room
                         places = f"({_TABLE}, {_LISTED})"
                         for row in damaged.execute(f"SELECT place, outbox, content FROM journal WHERE place IN {places}"):
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 from typing import Any
 from unittest import mock
 
@@ -274,6 +276,57 @@ class SpoolingTests(WorldCase):
             world.tick()
             world.send()
         self.assertEqual(world.store.folded + dropped, world.recorded)
+
+
+class DamagedTotalsTests(WorldCase):
+    """The disk takes from the spool's file the table that went into it with batches for which the outbox had no room."""
+
+    def _damage(self, world: World) -> None:
+        with contextlib.closing(sqlite3.connect(world.spool.path)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'journal'").fetchone()
+        with open(world.spool.path, "r+b") as file:
+            file.seek((page - 1) * PAGE)
+            file.write(b"\xa5" * PAGE)
+
+    def _spooled(self, world: World, kill: int | None = None) -> bool:
+        """20 events are in the outbox, which has no room for more, and 30 more come. Whether an Agent was killed by then."""
+        world.record(20)
+        world.tick()
+        world.memory.pages = len(world.memory.had) * PAGE
+        world.record(30)
+        world.memory.steps = kill
+        killed = world.outlive(3, world.tick)
+        world.memory.steps = None
+        self.assertEqual((world.keeper.holds_any, world.keeper.books.recorded), (False, 50), kill)
+        return killed
+
+    def test_the_outbox_has_them_wherever_a_kill_comes(self) -> None:
+        def life(world: World, kill: int) -> bool:
+            killed = self._spooled(world, kill)
+            world.die()
+            self._damage(world)
+            world.born()
+            for _ in range(8):
+                world.tick()
+                world.send()
+            books = world.keeper.books
+            self.assertEqual((books.recorded, +books.totals(), world.store.folded), (50, {}, 50), kill)
+            return killed
+
+        self.kills(life)
+
+    def test_an_agent_that_finds_that_says_them_anew(self) -> None:
+        world = self.world()
+        self._spooled(world)
+        world.keeper.is_homeless = True
+        world.record(10)
+        world.tick()
+        self._damage(world)
+        self.assertTrue(world.keeper.backlog.heal(sqlite3.DatabaseError("database disk image is malformed")))
+        world.keeper.settle_totals()
+        world.lose_outbox()
+        self.assertEqual(world.keeper.books.recorded, 60)
 
 
 class HomelessTests(WorldCase):
