@@ -20,6 +20,7 @@ from simulation.faults import KINDS, Fault, draw
 from simulation.store import REPLICA_SECONDS
 from simulation.strangers import Strangers
 from simulation.world import CALM_SECONDS, CALM_STEPS, CENSUS_SECONDS, HOUR_SECONDS, IDLE_SECONDS, LOOK_SECONDS, PASTS, Broken, World
+from taba.server.fold import together
 from taba.server.fold.ingest import TURNED_AWAY_SECONDS
 from taba.shard import transaction
 
@@ -102,6 +103,7 @@ class Run(World):
 
     def _play(self) -> None:
         self.machine.put(transaction, "LEASE_AFTER_CONFLICTS", self.lease_after)
+        self.machine.put(together, "fold_plain", lambda plain, bench, now, age: bench.fold_plain(plain, now, age))
         self.narrow()
         self.watch_what_is_retained()
         kinds = {fault.kind for fault in self.faults}

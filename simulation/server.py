@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -23,6 +24,7 @@ from taba.server.ask.filters import Filter
 from taba.server.ask.query import Query
 from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
+from taba.server.fold.plain import Plain, PlainSteps, fold_plain
 from taba.server.fold.posts import Posts
 from taba.server.health import Health
 from taba.server.http import Routes as ServerRoutes
@@ -180,13 +182,24 @@ class WatchedBench(Bench):
 
     def folding(self, type: str, work: Work, now: float) -> Folding:
         self._world.folds += len(work.states)
+        self._look_at(now)
+        return super().folding(type, work, now)
+
+    def fold_plain(self, plain: Sequence[Plain], now: float, age: int) -> PlainSteps:
+        """As the function: what ordinary buckets have of arrays does not come to `folding`."""
+        if plain:
+            self._look_at(now)
+        outcomes = yield from fold_plain(plain, self, now, age)
+        self._world.folds += sum(len(group.fields) for one in plain if one.bucket in outcomes for group in one.plan.groups)
+        return outcomes
+
+    def _look_at(self, now: float) -> None:
         offset = now - self._process.seconds()
         before, self._offset = self._offset, offset
         if before is not None and abs(offset - before) > SLIGHT_STEP_SECONDS:
             if not (self._may_begin or self._world.agrees(now)):
                 self._world.errors.append(f"{self._process.name}: the time of folds went by {offset - before:+.0f} s, and nobody agrees")
             self._may_begin = False
-        return super().folding(type, work, now)
 
 
 class Nowhere:

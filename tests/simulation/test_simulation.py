@@ -21,6 +21,7 @@ from simulation.clockwork import Process
 from simulation.command import kinds
 from simulation.faults import KINDS, Fault, silent
 from simulation.machine import WITH_OPEN, WITH_OS
+from simulation.play import play
 from simulation.shrinking import shrink
 from simulation.world import World
 
@@ -221,6 +222,12 @@ class SimulationTests(SynchronousTestCase):
         gone = shrink(range(40), lambda without: not {7, 23} & without)
         self.assertEqual(set(range(40)) - gone, {7, 23})
         self.assertEqual(shrink([], lambda without: True), frozenset())
+
+    def test_a_fold_counts_as_one_whichever_way_its_bucket_goes(self) -> None:
+        """Of a CounterGroup ordinary buckets are folded together, past what other Types go by."""
+        folds = [play(1, kinds=(), types=(type,) * 3, duration=5.0).folds for type in ("CounterGroup", "TotalsCounter")]
+        self.assertGreater(folds[0], 20)
+        self.assertEqual(*folds)
 
     def test_a_census_knows_what_came_twice_in_any_order(self) -> None:
         runs: list[int] = []
