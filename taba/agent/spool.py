@@ -468,16 +468,19 @@ class Spool:
         if needed > self.free:
             raise SpoolFull(f"{needed} bytes; {max(self.free, 0)} of {self.bound} are free")
         self._begin_manifest()
+        found = [batch.id for batch in batches if batch.id in self.lost]  # they are here again
         try:
             with self._transaction():
                 before = self._database.total_changes
                 self._insert(batches)
                 added = self._database.total_changes - before
+                self._delete_lost(found)
                 self._name_manifest()
                 if journal is not None:
                     self._database.execute("INSERT OR REPLACE INTO journal VALUES (0, ?, ?)", journal)
         except sqlite3.Error as error:
             raise SpoolFull(f"the disk: {error}", True, is_damage(error)) from None
+        self._lost_no_more(found)
         self._manifest.add((batch.id, batch.events) for batch in batches)
         if added == len(batches):
             self.batches += added

@@ -125,6 +125,37 @@ class SpoolingTests(WorldCase):
         for is_killed_before in (False, True):
             self.kills(lambda world, kill, before=is_killed_before: self._refused_in_both(world, kill, before))  # type: ignore[misc]
 
+    def _lost_from_one_of_both(self, world: World, kill: int, rows: str) -> bool:
+        """What a kill within a move left in both places the spool loses, and while a new Agent moves it there again it is killed.
+        Whether the kill came."""
+        for _ in range(2):
+            world.record(50)
+            world.tick()
+        with mock.patch.object(world.keeper, "_release_to", side_effect=Killed), self.assertRaises(Killed):
+            world.move()
+        world.die()
+        with contextlib.closing(sqlite3.connect(world.spool.path)) as database, database:
+            database.execute(f"DELETE FROM batches WHERE {rows}")
+        world.memory.steps = None
+        world.born()
+        self.assertIn("went with the spool", f"{world.spool.problem}")
+        world.memory.steps = kill
+        killed = world.outlive(3, world.move, world.tick)
+        world.memory.steps = None
+        world.die()
+        world.born()
+        for _ in range(8):
+            world.tick()
+            world.send()
+        books = world.keeper.books
+        self.assertEqual((books.recorded, +books.totals(), world.store.folded), (100, {}, 100), (kill, rows))
+        self.assertEqual((world.spool.lost, world.spool.salvage), ({}, ""))
+        return killed
+
+    def test_what_the_spool_lost_and_the_outbox_has_is_folded_wherever_a_kill_comes(self) -> None:
+        self.kills(lambda world, kill: self._lost_from_one_of_both(world, kill, "TRUE"))
+        self.kills(lambda world, kill: self._lost_from_one_of_both(world, kill, "number = 1"), 1)
+
     def test_what_was_retained_for_its_time_is_forgotten_and_the_spool_empties(self) -> None:
         world = self.world()
         while not world.keeper.moves:
