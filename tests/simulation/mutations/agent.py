@@ -13,7 +13,7 @@ from taba.agent.keeper import Keeper
 from taba.agent.keys import Keys
 from taba.agent.lanes import Lane
 from taba.agent.openings import Openings
-from taba.agent.outbox import PAGE, PUBLISHED
+from taba.agent.outbox import PAGE, PUBLISHED, encode_table
 from taba.agent.pump import RingPump
 from taba.agent.reader import Ring
 from taba.agent.register import Register
@@ -191,7 +191,7 @@ def a_damaged_key_is_another_request(put: Any) -> None:
     put(Keys, "digest", digest)
 
 
-@beside("tests.agent.test_spooling.SpoolingTests.test_killed_within_a_move_to_the_spool_a_refused_batch_is_counted_once")
+@focused(MOVED + ",spool spoilt", 40.0, 2.5, seed=147)
 def what_a_move_left_in_both_places_is_sent_from_both(put: Any) -> None:
     put(Spool, "last", _spool_is_unknown_to("_take_groups"))
 
@@ -214,6 +214,29 @@ def what_a_spool_lost_is_told_in_its_file_alone(put: Any) -> None:
         self._manifest.add((BatchId(*id), events) for *id, events in found.fetchall())
 
     put(Spool, "_list_all", list_all)
+
+
+@beside("tests.agent.test_spooling.SpoolingTests.test_what_the_spool_lost_and_the_outbox_has_is_folded_wherever_a_kill_comes")
+def what_a_spool_lost_stays_lost_where_it_is_there_again(put: Any) -> None:
+    real = Spool.add
+
+    def add(self: Any, *arguments: Any) -> None:
+        lost, self.lost = self.lost, {}
+        try:
+            real(self, *arguments)
+        finally:
+            self.lost = lost
+
+    put(Spool, "add", add)
+
+
+@beside("tests.agent.test_spooling.DamagedTotalsTests.test_the_outbox_has_them_wherever_a_kill_comes")
+def the_table_that_goes_into_the_spool_is_there_alone(put: Any) -> None:
+    def journal(self: Any, table: Any, batches: Any = ()) -> None:
+        self.backlog.add(batches, (self.outbox.id, encode_table(table)))
+        self._is_torn = bool(batches)
+
+    put(Keeper, "_journal", journal)
 
 
 @focused(SPOOL, seed=1)
