@@ -68,8 +68,11 @@ class Burial:
         commands: list[Command] = []
         bucket = self._bucket
         if self._missing:
-            commands.append((b"LPUSH", keys.missing(bucket), *[type.encode() for type in list(self._missing)[:MAX_MISSING_TYPES]]))
-            commands.append((b"LTRIM", keys.missing(bucket), b"0", b"%d" % (MAX_MISSING_TYPES - 1)))
+            missing, types = keys.missing(bucket), [type.encode() for type in list(self._missing)[:MAX_MISSING_TYPES]]
+            # each stands there once: one whose Events come all the time would push out all that come seldom
+            commands += [(b"LREM", missing, b"0", type) for type in types]
+            commands.append((b"LPUSH", missing, *types))
+            commands.append((b"LTRIM", missing, b"0", b"%d" % (MAX_MISSING_TYPES - 1)))
         if self.letters:
             key = keys.dead_letters(bucket)
             kept = self.letters[-MAX_DEAD_LETTERS:]

@@ -47,7 +47,11 @@ def _probe(excluded: Mapping[str, str], environ: Mapping[str, str] | None) -> tu
                 return place, f"did not end within {IMPORT_SECONDS:.0f} s"
             chunk = os.read(child.stdout.fileno(), 65_536)
             if not chunk:
-                code = child.wait()
+                try:
+                    code = child.wait(max(deadline - time.monotonic(), 0))
+                except subprocess.TimeoutExpired:  # it has closed what it would say more by, and goes on
+                    child.kill()
+                    return place, f"did not end within {IMPORT_SECONDS:.0f} s"
                 return place, f"ended the process that imported it ({'signal' if code < 0 else 'exit code'} {abs(code)})"
             said += chunk
             *lines, said = said.split(b"\n")

@@ -197,11 +197,14 @@ class Copy:
             by_key: dict[tuple[bytes, bytes], list[bytes]] = {}
             for note in parts[start : start + NOTED_PARTS]:
                 by_key.setdefault((_OF_PARTS[note.kind], note.key), []).append(note.part)
-            asked = [(_FINDS[kind], key, *names) for (kind, key), names in by_key.items()]
+            asked: list[Command] = [(_FINDS[kind], key, *names) for (kind, key), names in by_key.items()]
+            asked += [(b"EXISTS", key) for _, key in by_key]
             replies = yield from self._read("again", asked)
-            for ((kind, key), names), reply in zip(by_key.items(), replies, strict=True):
+            for ((kind, key), names), reply, is_there in zip(by_key.items(), replies, replies[len(by_key) :], strict=False):
                 if isinstance(reply, Exception) or self.kinds.get(key, kind) != kind:
                     whole.add(key)  # of another type than it was
+                elif not is_there:
+                    self._drop(key)  # with its last part; what came to it since is noted
                 else:
                     yield from self._again(key, kind, names, reply)
         yield from self._flush()

@@ -89,12 +89,13 @@ class Mender:
         for bucket, answer in (await mover.run(ending)).items():
             if isinstance(answer, Occupied):
                 self._failed.pop(bucket, None)
+                self._others_first(bucket)
             elif isinstance(answer, Overtaken):
                 self._done(bucket)
             elif isinstance(answer, TabaError):
                 times, _ = self._failed.get(bucket, (0, ""))
                 self._failed[bucket] = (times + 1, str(answer))
-                atlas.in_hand[bucket] = atlas.in_hand.pop(bucket)  # others have their turn
+                self._others_first(bucket)
             elif isinstance(answer, Exception):
                 log.error("bucket {bucket}: its move cannot be undone: {answer}", bucket=bucket, answer=answer)
                 self._done(bucket)
@@ -103,6 +104,10 @@ class Mender:
                     log.warn("bucket {bucket}: its mover gave no sign of life; its move is {how}", bucket=bucket, how=answer.how)
                     atlas.counts["mended"] += 1
                 self._done(bucket)
+
+    def _others_first(self, bucket: int) -> None:
+        """What was looked at in vain comes again behind all others: a mover that lives may have many in hand, for long."""
+        self._atlas.in_hand[bucket] = self._atlas.in_hand.pop(bucket)
 
     def _done(self, bucket: int) -> None:
         self._failed.pop(bucket, None)

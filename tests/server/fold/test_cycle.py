@@ -267,6 +267,12 @@ class DeadLetters(SynchronousTestCase):
         self.store.cycle(LOOKUP, [batch(1, 2, columns[:1])])
         self.assertEqual(len(self.store.keys[keys.missing(0)]), MAX_MISSING_TYPES)
 
+    def test_a_missing_type_that_comes_all_the_time_pushes_no_other_out_of_their_list(self) -> None:
+        self.store.cycle(LOOKUP, [batch(1, 1, [column(A, "Seldom", [1.0]), column(B, "Seldom", [1.0])])])
+        for number in range(2, MAX_MISSING_TYPES + 2):
+            self.store.cycle(LOOKUP, [batch(1, number, [column(A, "Often", [1.0])])])
+        self.assertEqual(self.store.keys[keys.missing(0)], [b"Often", b"Seldom"])
+
     def test_the_list_is_bounded_and_what_it_drops_is_counted(self) -> None:
         columns = [column(A, "Nowhere", [1.0], client=f"web/{n}") for n in range(MAX_DEAD_LETTERS)]
         self.store.cycle(LOOKUP, [batch(1, 1, columns)])

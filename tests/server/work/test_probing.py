@@ -46,12 +46,13 @@ class Probing(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
-    @pytest.mark.real  # six processes, one of which is waited for
+    @pytest.mark.real  # seven processes, two of which are waited for
     def test_what_hangs_crashes_or_exits_is_left_out_and_said(self) -> None:
         found = self.find(
             {
                 "good": GOOD.format("Good") + "print('hello')\ngood = Good()\n",
                 "hanging": "import time\ntime.sleep(1000)\n",
+                "silent": "import os, time\nos.closerange(3, 1024)\ntime.sleep(1000)\n",
                 "crashing": "import ctypes\nctypes.string_at(0)\n",
                 "lazy": "from taba.handlers.lazy import LazyHandler\nlazy = LazyHandler('exiting:Exiting')\n",
                 "raising": "import nowhere_to_be_found\n",
@@ -61,9 +62,10 @@ class Probing(SynchronousTestCase):
         )
         types, problems, excluded = json.loads(found.splitlines()[-1])
         self.assertLessEqual({"Good", "Other", "CounterGroup"}, set(types))
-        self.assertEqual(excluded, ["entry point exiting (exiting)", "plugin crashing", "plugin hanging", "plugin lazy"])
+        self.assertEqual(excluded, ["entry point exiting (exiting)", "plugin crashing", "plugin hanging", "plugin lazy", "plugin silent"])
         said = "\n".join(problems)
         self.assertIn("plugin hanging: did not end within 3 s", said)
+        self.assertIn("plugin silent: did not end within 3 s", said)
         self.assertIn("plugin crashing: ended the process that imported it (signal 11)", said)
         self.assertIn("plugin lazy: ended the process that imported it (exit code 0)", said)
         self.assertIn("nowhere_to_be_found", said)
