@@ -1,4 +1,5 @@
-"""What ordinary buckets have beside arrays of floats: values in lists, of Types that fold these, and what was folded at the edge. Pure.
+"""What ordinary buckets have beside arrays of floats: values in lists, of Types that fold these, absolutes, and what was folded at the edge.
+Pure.
 
 1. What becomes of such columns is what Fold would make of them: where one of them is not to be folded, or its Handler has more to say than
    a State, its bucket is left to Fold.
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy
 
-from taba.batch import MAX_CACHED_NAME, AtEdge, Batch, Block, Column, DecodedSection, columns_of, decoded_sections
+from taba.batch import MAX_CACHED_NAME, AtEdge, Batch, Block, Column, DecodedSection, Packed, columns_of, decoded_sections
 from taba.batch.columns import Columns
 from taba.bounds import MAX_VALUE_BYTES
 from taba.server import keys
@@ -72,6 +73,8 @@ def _is_beside(column: Column, beside: Mapping[str, Beside | None], size: int) -
         return False
     if isinstance(values, AtEdge):
         return values.edge == its.edge
+    if its.is_absolute:
+        return column.stands_for is not None and isinstance(values, (Packed, list))
     if not its.folds_lists or column.stands_for is not None:
         return False
     # the values of a larger batch may be too large

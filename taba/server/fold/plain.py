@@ -111,12 +111,14 @@ def _plan_besides(
     if besides is None or not set(states[2:]).isdisjoint(besides.fields):
         return None
     moved, events = dict(made.moved), made.events
+    times = [*made.times]
     for column in columns:
         weight = column.weight
-        events += weight
-        moved[column.tab] = moved.get(column.tab, 0) + weight
+        if weight:  # else it tells again what was told before
+            events += weight
+            moved[column.tab] = moved.get(column.tab, 0) + weight
+            times.append(column.times)
     reads: list[Command] = [marks, (*tabs[:2], *types), (*states, *besides.fields)]
-    times = [*made.times, *[column.times for column in columns]]
     return Plan(reads, list(types.values()), made.groups, events, moved, times, besides)
 
 

@@ -35,12 +35,13 @@ class IsSandbox(Protocol):
 
 
 class Beside(NamedTuple):
-    """A Type as the store names it; in which version its States that were folded at the edge are merged, if they are; and whether it folds
-    values one by one, whatever they are."""
+    """A Type as the store names it; in which version its States that were folded at the edge are merged, if they are; whether it folds
+    values one by one, whatever they are; and whether a ring's events come to it as absolutes."""
 
     wire: bytes
     edge: int | None
     folds_lists: bool
+    is_absolute: bool
 
 
 class Bench:
@@ -180,8 +181,9 @@ class _Besides(dict[str, Beside | None]):
         bench, handler = self._bench, self._bench.get(type)
         if handler is None:
             return None  # not kept: senders choose Types
-        folds_lists = not bench.is_array(type) and not getattr(handler, "absolute", False)
-        found = None if bench.may_hang(type) else Beside(type.encode(), bench.edge(type), folds_lists)
+        is_absolute = bool(getattr(handler, "absolute", False))
+        folds_lists = not bench.is_array(type) and not is_absolute
+        found = None if bench.may_hang(type) else Beside(type.encode(), bench.edge(type), folds_lists, is_absolute)
         self[type] = found
         return found
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from taba.batch import APPLIED, GAP, AtEdge, Column, encode_batch, reading_batch
+from taba.batch import APPLIED, GAP, RING_ENDED, RING_GONE, AtEdge, Column, encode_batch, reading_batch
 from taba.handlers import counter_group
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from taba.handlers.lookup import find_handlers
@@ -204,12 +204,15 @@ class PlainTests(SynchronousTestCase):
         found = []
         random = Random(seed)
         for bucket in range(BUCKETS):
-            places = {"CounterGroup": 0, "PercentileGroup": 1, "Cardinality": 2, "TopK": 3, "Gauge": 4, "Buffer": 5}
+            places = {"CounterGroup": 0, "PercentileGroup": 1, "Cardinality": 2, "TopK": 3, "Gauge": 4, "Buffer": 5, "UpDown": 6}
             chosen = list(places) if number == 1 else random.sample(list(places), random.randint(1, len(places)))
             columns = []
             for type in chosen:
                 tab = tab_in(bucket, places[type], BUCKETS)
                 for client in range(3):
+                    if type == "UpDown":
+                        columns += self.absolutes(tab, f"web/{client}", number, now, random)
+                        continue
                     count = random.randint(1, 40)
                     times = [now - random.random() * 60 for _ in range(count)]
                     values: list[Any] = [random.choice((1.0, 2.5, 40.0)) for _ in times]
@@ -221,6 +224,16 @@ class PlainTests(SynchronousTestCase):
             content = encode_batch(STREAM, bucket, number, columns)
             found.append(WaitingBatch(number - 1, finish(reading_batch(content)), len(content), NONCE))
         return found
+
+    def absolutes(self, tab: str, client: str, number: int, now: float, random: Random) -> list[Column]:
+        """Of two rings of a Client; one tells again what was told before, or is at its end."""
+        rows: list[list[Any]] = [[bytes([2]) * 16, 10 * number, 2.5], [bytes([3]) * 16, 10 * number, 1.0]]
+        if random.random() < 0.3:
+            rows[1][1] = random.choice((3, RING_ENDED, RING_GONE))
+        return [
+            column(tab, "UpDown", [row], client, [now - 1])._replace(stands_for=random.choice((0, 3)) if place else 4)
+            for place, row in enumerate(rows)
+        ]
 
     def at_edge(self, one: Column, times: list[float]) -> Column:
         """The same as an Agent folds it."""
@@ -252,6 +265,8 @@ class PlainTests(SynchronousTestCase):
             "two Types": ([column(tab["CounterGroup"], "Cardinality", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
             "a time that is none": ([column(tab["Cardinality"], "Cardinality", ["a", "b"], "web/0", [NOW, -1.0])], {"bad_time": 1}),
             "lists in a list": ([column(tab["Cardinality"], "Cardinality", [[1], "b"], "web/0", [NOW, NOW])], {}),
+            "a posted delta": ([column(tab_in(0, 6, BUCKETS), "UpDown", [1], "web/0", [NOW])], {}),
+            "no absolute": ([column(tab_in(0, 6, BUCKETS), "UpDown", [[b"x"]], "web/0", [NOW])._replace(stands_for=2)], {"handler_error": 2}),
             "no Type": ([column(tab["Cardinality"], "Nothing", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
             "a new State": ([column(tab["Cardinality"], "Cardinality", ["a"], "web/9", [NOW])], {}),
             "not a State's own": ([edge._replace(client="web/0")], {}),  # which the arrays have as well
