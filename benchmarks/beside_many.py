@@ -15,10 +15,12 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks import budgets
 from benchmarks.cold import spread
+from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row
 from benchmarks.sending import Streams, send
-from benchmarks.services import ASK_SECONDS, Effort, running
+from benchmarks.services import ASK_SECONDS, Effort, pid_of, running
 from taba.query import Query
 from taba.tokens import READ, line_of, new_token
 
@@ -55,13 +57,20 @@ def rows(effort: Effort, tabs: int | None = None) -> list[Row]:
         tokens.write_text("\n".join(map(line_of, (many, other))))
         services.environ["TABA_SERVER_TOKENS"] = str(tokens)
         services.query = Query(services.server_url, token=other)
+        path = services.directory / "longest"
+        Held.make(path)
+        services.before = CODE.format(path=str(path))
         services.start_server()
+        held = Held(path, pid_of(services, "server"))
         for what, path in LARGE.items():
             with _asked_for(services.server_url, path, many) as answered:
+                held.begin()
                 waits = _waits(services.server_url, other)
+                longest = held.longest()
             of_all = [wait for of in waits.values() for wait in of]
             said = ", ".join(f"{small} {max(of):.0f}" for small, of in waits.items())
             note = f"{ASKERS} at once of {answered}; the longest of {QUESTIONS} each in ms: {said}; median of all {median(of_all):.0f}"
+            found.append(Row(f"many at once: {what}", Figure.of([longest]), "ms", budgets.WAIT, note="the longest turn of the loop"))
             found.append(Row(f"a small question beside many: {what}", Figure.of([max(of_all)]), "ms", note=note))
     return found
 

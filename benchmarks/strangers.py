@@ -1,5 +1,5 @@
 """What requests of the worst shapes cost a Server: how long each holds its loop, and how much memory it takes. And what rings with very
-many Tabs cost an Agent (`benchmarks.flood`).
+many Tabs cost an Agent (`benchmarks.flood`), and what a small question waits beside many large ones of another (`benchmarks.beside_many`).
 
 The figure is the longest turn of the loop, in processor time, so that it says about the same on a busy machine. Each shape is posted or
 asked for several times at once, as whoever means harm would. Whatever is answered is right here, but for 500.
@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import msgpack
 
-from benchmarks import budgets, flood
+from benchmarks import beside_many, budgets, flood
 from benchmarks.cold import spread
 from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row
@@ -79,6 +79,7 @@ def run(effort: Effort) -> list[Row]:
     most = max(found, key=lambda cost: cost.taken)
     return [
         *flood.rows(effort),
+        *beside_many.rows(effort),
         *(Row(cost.shape.name, Figure.of([cost.longest]), "ms", budgets.WAIT, note=cost.note) for cost in found),
         Row("memory beside the largest body, the most of all", Figure.of([most.taken]), "×", budgets.STRANGERS_TAKE, note=most.shape.name),
     ]

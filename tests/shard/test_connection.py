@@ -17,6 +17,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
+from taba.places import ASKER
 from taba.shard.servers import pool as pool_module
 from taba.shard.servers.connection import SENT_AT_ONCE_BYTES, Connection, ConnectionGone, ErrorReply, TransactionRefused, encode
 from taba.shard.servers.pool import Pool
@@ -183,6 +184,34 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(had, list(range(500)))
         self.assertIs(pool.idle(), connection)
         self.assertIsNone(pool.idle())
+
+    def test_of_those_that_wait_each_asker_has_its_turn_however_many_another_has_and_who_is_late_or_leaves_takes_no_place(self) -> None:
+        clock = Clock()
+        pool = Pool(clock, parse_store("redis://127.0.0.1:1").addresses[0], size=0)
+        connection = Connection(clock, "here")
+        connection.makeConnection(StringTransport())
+        had: list[str] = []
+
+        async def have(asker: str, number: int, seconds: float = 5.0) -> None:
+            ASKER.set(asker)
+            taken = await pool.take(seconds)
+            had.append(f"{asker}{number}")
+            pool.release(taken)
+
+        waiting = [ensureDeferred(have("many", number)) for number in range(40)]
+        waiting += [ensureDeferred(have("", number)) for number in range(3)]  # such as folds
+        late, left = ensureDeferred(have("late", 0, 1.0)), ensureDeferred(have("left", 0))
+        waiting += [ensureDeferred(have("good", number)) for number in range(2)]
+        left.cancel()
+        clock.advance(1.0)
+        self.failureResultOf(late, StoreUnavailable)
+        self.failureResultOf(left, CancelledError)
+        pool.release(connection)
+        for one in waiting:
+            self.successResultOf(one)
+        self.assertEqual(had[:8], ["many0", "0", "good0", "many1", "1", "good1", "many2", "2"])
+        self.assertEqual(had[8:], [f"many{number}" for number in range(3, 40)])
+        self.assertEqual((pool._waiters, pool._waiting), ({}, 0))
 
 
 class ValkeyTests(TestCase):

@@ -166,6 +166,7 @@ class States:
             states_read += len(clients)
         self._count["states"] += states_read
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
+        await self._turns.breathe()  # many questions' replies may come at once
         again: list[Part] = []
         for part, type, clients, bucket, start, count in places:
             owners, states = by_type.setdefault(type, ([], []))

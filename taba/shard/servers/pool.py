@@ -2,6 +2,9 @@
 
 Each place in the pool is a ClientService of Twisted, which reconnects. A connection comes back clean or not at all:
 one with replies outstanding is closed, one with WATCHed keys hears UNWATCH, and its answer is awaited, first.
+
+What waits for a connection has it in the order in which it came, but of several askers (`taba.places.ASKER`; what nobody asked for, such as
+folds, is one) one after the other: who has many callers that wait is one that others' wait for.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from zope.interface import implementer
 
 from taba.descriptors import NO_DESCRIPTORS, cure_of
 from taba.errors import ConfigurationError, StoreUnavailable, TabaError
+from taba.places import ASKER
 from taba.shard.servers.asking import Asking
 from taba.shard.servers.connection import REPLY_SECONDS, WORDS, Command, Connection, ErrorReply, Reply, raise_for
 from taba.shard.servers.url import Address
@@ -194,7 +198,8 @@ class Pool:
         self._greet = greet
         self._services: list[ClientService] = []
         self._idle: list[Connection] = []
-        self._waiters: deque[Deferred[Connection]] = deque()
+        self._waiters: dict[str, deque[Deferred[Connection]]] = {}  # by asker; whose turn it is comes first
+        self._waiting = 0
         self._freed: deque[Connection] = deque()  # to be handed to them, while another is
         self._is_handing_out = False
         self._open: set[Connection] = set()
@@ -246,9 +251,10 @@ class Pool:
     async def close(self) -> None:
         """Close every connection; callers that wait, and later ones, get StoreUnavailable."""
         self._is_closed = True
-        waiters, self._waiters = self._waiters, deque()
-        for waiter in waiters:
-            waiter.errback(StoreUnavailable(f"{self.address.text}: closed"))
+        waiters, self._waiters, self._waiting = self._waiters, {}, 0
+        for line in waiters.values():
+            for waiter in line:
+                waiter.errback(StoreUnavailable(f"{self.address.text}: closed"))
         for connection in list(self._open):
             connection.abort("closed")
         services, self._services = self._services, []
@@ -367,10 +373,11 @@ class Pool:
         if (connection := self.idle()) is not None:
             taken.callback(connection)
             return taken
-        if len(self._waiters) >= CHECKOUT_WAITERS:
+        if self._waiting >= CHECKOUT_WAITERS:
             taken.errback(StoreUnavailable(f"{self.address.text}: {CHECKOUT_WAITERS} callers wait for a connection already"))
             return taken
-        self._waiters.append(taken)
+        self._waiters.setdefault(ASKER.get(), deque()).append(taken)
+        self._waiting += 1
         if len(self._services) < self.size and (self._open or not self._services):
             self._add_place()  # only while the server is there: a server that is away gets one knock at a time
         timer = self._reactor.callLater(seconds, self._checkout_late, taken, seconds)
@@ -388,8 +395,23 @@ class Pool:
         waiter.errback(StoreUnavailable(f"{self.address.text}: no connection within {seconds:.3g} s: {why}"))
 
     def _forget_waiter(self, waiter: Deferred[Connection]) -> None:
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        for asker, line in self._waiters.items():
+            if waiter in line:
+                line.remove(waiter)
+                self._waiting -= 1
+                if not line:
+                    del self._waiters[asker]
+                return
+
+    def _next_waiter(self) -> Deferred[Connection]:
+        """The first of the asker whose turn it is; the next one is another's, where others wait."""
+        asker = next(iter(self._waiters))
+        line = self._waiters.pop(asker)
+        waiter = line.popleft()
+        self._waiting -= 1
+        if line:
+            self._waiters[asker] = line
+        return waiter
 
     def release(self, connection: Connection) -> None:
         """The caller of `idle` or `take` needs it no more; nothing is WATCHed on it."""
@@ -409,7 +431,7 @@ class Pool:
                 if not self._waiters:
                     self._idle.append(freed)
                     continue
-                self._waiters.popleft().callback(freed)
+                self._next_waiter().callback(freed)
                 if self._waiters and len(self._services) < self.size:
                     self._add_place()  # they came before the server was there
         finally:
