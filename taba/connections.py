@@ -76,6 +76,8 @@ class BoundedSite(server.Site):
         self.displayTracebacks = False
         self.max_body_bytes = max_body_bytes
         self.guard = api.guard
+        if self.guard is not None:
+            self.guard.told.append(self._renew)
         self.is_closing = False
         self.known: set[BoundedChannel] = set()
         self.hall: dict[BoundedChannel, None] = {}  # in the order of coming
@@ -179,6 +181,12 @@ class BoundedSite(server.Site):
         self.hall.pop(channel, None)
         self.known.discard(channel)
 
+    def _renew(self) -> None:
+        """Certificates are asked of other authorities: who comes again is asked anew. What is being answered is."""
+        for channel in [*self.known, *self.hall]:
+            if not channel.is_served:
+                channel.cut()
+
     def describe(self) -> dict[str, Any]:
         """What a status tells of this."""
         counts = {"connections": self.connections, "listeners": len(self.listening), "cut": dict(sorted(self.refused.items()))}
@@ -208,6 +216,7 @@ class BoundedChannel(http.HTTPChannel):
     peer = ""
     is_local = True
     _is_silent = True  # no byte has come yet
+    _authorities = 0  # that were asked when its certificate was shown
     _deadline: DelayedCall | None = None  # for what the peer must send now
     _taking: DelayedCall | None = None  # for what it must read
     _lingering = -1  # bytes that may still be read and thrown away; -1: not refused
@@ -219,6 +228,8 @@ class BoundedChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         super().connectionMade()
         _bound_unsent(self.transport)
+        if self.site.guard is not None:
+            self._authorities = self.site.guard.authorities
         self.peer = getattr(cast(Connection, self.transport).getPeer(), "host", None) or ""
         self.is_local = not self.peer or is_loopback(self.peer)
         if self.site.enter(self):
@@ -249,6 +260,12 @@ class BoundedChannel(http.HTTPChannel):
     def is_served(self) -> bool:
         """Whether a request of it is there whole, and its answer, which is no refusal of a stranger, is not."""
         return bool(self._handlingRequest) and not self._is_refused
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether it has shown one that authorities of now have signed."""
+        shown = getattr(self.transport, "getPeerCertificate", lambda: None)()
+        return shown is not None and self.site.guard is not None and self._authorities == self.site.guard.authorities
 
     def cut(self) -> None:
         """Close at once."""
@@ -518,8 +535,7 @@ class BoundedRequest(server.Request):
             if guard is None or not guard.is_closed:
                 self._grant = EVERYTHING
             else:
-                certificate = getattr(self.channel.transport, "getPeerCertificate", lambda: None)()
-                self._grant = guard.identify(self._offered(), certificate is not None, self.channel.peer)
+                self._grant = guard.identify(self._offered(), self.channel.has_certificate, self.channel.peer)
         return self._grant
 
     @property

@@ -4,6 +4,7 @@
    connection for as long, so that tries are as many as connections are. How long grows with the tries of one address.
 2. A token that is known is never slowed by those that are not, whoever sent them.
 3. Nothing of a token is ever logged, shown or kept, other than its hash.
+4. A connection's certificate counts for as long as the authorities are those that were asked when it was shown.
 """
 
 from __future__ import annotations
@@ -54,11 +55,18 @@ class Guard:
         self.refused = 0  # requests: no token, an unknown one, no certificate, or a token of another kind
         self.tries = Tries(seconds)  # of tokens that nobody gave out
         self._failures: dict[str, str] = {}  # option → why its file could not be read again
+        self.told: list[Callable[[], None]] = []
+        """Who is called when there are other authorities: what was shown before counts no more."""
 
     @property
     def has_tokens(self) -> bool:
         """Whether tokens are asked for."""
         return self._tokens is not None
+
+    @property
+    def authorities(self) -> int:
+        """Which authorities certificates are asked of now: another number, other ones."""
+        return 0 if self._tls is None else int(self._tls.changes)
 
     @property
     def is_closed(self) -> bool:
@@ -121,12 +129,16 @@ class Guard:
     def reload(self) -> list[str]:
         """Read tokens and certificates again; what failed, in sentences. What cannot be read stays as it was."""
         self._failures = {}
+        before = self.authorities
         for part in (self._tokens, self._tls):
             if part is not None:
                 try:
                     part.reload()
                 except ConfigurationError as error:
                     self._failures[error.option] = f"{error}; what was read before stays in force: mend it and send SIGHUP"
+        if self.authorities != before:
+            for tell in self.told:
+                tell()
         return list(self._failures.values())
 
     def problems(self, unix_now: float) -> list[str]:

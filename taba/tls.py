@@ -77,18 +77,26 @@ class ListeningTls:
 
     def __init__(self, files: TlsFiles):
         self.files = files
+        self.changes = -1
+        """How often other authorities were read than before: what was shown until then was signed by those of then."""
+        self._trusted: list[bytes] | None = None
         self.reload()
 
     def reload(self) -> None:
         """Read the files again: new connections get what is in them now. Raises ConfigurationError, and keeps what was there."""
         shown = self.files.read()
         options: dict[str, Any] = {}
+        digests: list[bytes] = []
         if self.files.authorities is not None:
             trusted = [found.original for found in _read_certificates("--tls-ca", self.files.authorities)]
             options = {"verify": True, "caCerts": trusted, "requireCertificate": False}
+            digests = sorted(found.digest("sha256") for found in trusted)
         extra = [link.original for link in shown.chain]
         self._options = CertificateOptions(shown.own.privateKey.original, shown.own.original, extraCertChain=extra, **options)
         self._options.getContext()
+        if digests != self._trusted:
+            self._trusted = digests
+            self.changes += 1
         self.expires = shown.own.original.to_cryptography().not_valid_after_utc.timestamp()
 
     @property

@@ -28,6 +28,7 @@ class Certificates:
     """What a listener's TLS tells a guard."""
 
     asks_for_certificates = True
+    changes = 0
     broken: ConfigurationError | None = None
 
     def reload(self) -> None:

@@ -41,6 +41,14 @@ async def fine(call: Call) -> Answer:
     return Answer("fine")
 
 
+def _ends(connection: ssl.SSLSocket) -> bool:
+    """Whether it is closed by its peer, with whatever words."""
+    try:
+        return connection.recv(1) == b""
+    except OSError as error:
+        return not isinstance(error, TimeoutError)
+
+
 class Cases:
     """What both kinds of tests here begin with: an authority, and a certificate for localhost."""
 
@@ -198,6 +206,48 @@ class Handshakes(Cases, TestCase):
         tls.reload()
         self.assertEqual((await self.ask(trusted=fresh.file))[0], 200)
         self.assertIn("--cacert", await self.ask())
+
+    async def test_connections_whose_certificate_was_signed_by_authorities_of_before_are_cut_and_answered_no_more(self) -> None:
+        needs_localhost()
+        ours, theirs = self.directory / "ours.pem", Authority(self.directory, "theirs")
+        ours.write_bytes(self.authority.file.read_bytes() + theirs.file.read_bytes())
+        tls = await self.serve(self.own, ours)
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        shown = theirs.sign("agent")
+        context.load_cert_chain(shown.certificate, shown.key)
+
+        def ask(connection: http.client.HTTPSConnection) -> int:
+            connection.request("GET", "/fine")
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        def kept() -> http.client.HTTPSConnection:
+            connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=PATIENCE_SECONDS)
+            self.addCleanup(connection.close)
+            return connection
+
+        idle, busy = kept(), kept()
+        for connection in (idle, busy):
+            for _ in range(2):
+                self.assertEqual(await threads.deferToThread(ask, connection), 200)
+        guard = cast(Guard, self.site.guard)
+        self.assertEqual(guard.reload(), [])  # the same ones
+        for connection in (idle, busy):
+            self.assertEqual(await threads.deferToThread(ask, connection), 200)
+        shutil.copy(self.authority.file, ours)
+        self.patch(self.site, "known", set())  # as if nobody were idle then
+        self.assertEqual(guard.reload(), [])
+        self.assertEqual(tls.changes, 1)
+        self.assertEqual(await threads.deferToThread(ask, busy), 403)
+        ours.write_bytes(self.authority.file.read_bytes() + theirs.file.read_bytes())
+        again = kept()
+        self.assertEqual(guard.reload(), [])
+        self.assertEqual(await threads.deferToThread(ask, again), 200)
+        ours.write_bytes(self.authority.file.read_bytes())
+        self.assertEqual(guard.reload(), [])
+        sock = cast(Any, again).sock
+        self.assertEqual(await threads.deferToThread(lambda: _ends(sock)), True)
 
     async def test_neither_old_protocols_nor_silence_nor_plain_http_hold_a_place(self) -> None:
         await self.serve(self.own)
