@@ -31,6 +31,7 @@ MAX_RETAINED_BYTES = 64 * MiB  # acknowledged batches that are kept for 60 s: gi
 MAX_RETAINED_BATCHES = 65_536  # likewise, acknowledged: the oldest are given up first
 MAX_SETTLING = 256  # batches that were dropped and that no table names yet: with the 257th one is published
 REFUSALS_SHOWN = 16
+MAX_TOTAL = 2**63 - 1  # of a count: hostile rings say what they like, and with what no table can hold nothing could be published any more
 
 
 class Refusal(NamedTuple):
@@ -248,11 +249,15 @@ class Books:
         newest = None if self.newest is None else self.newest.fields()
         counts = self.sequence + 1, self.lost_batches, newest, salvage
         settled = tuple(self.settling)
+        recorded = min(recorded, MAX_TOTAL)
         return Table(covered, retired, settled, recorded, totals, skipped, self.openings.fields(), *counts)
 
     def totals_with(self, dropped: Mapping[str, int] | None) -> Counter[str]:
         totals = self.dropped.copy()
         totals.update(dropped or {})
+        for reason, events in totals.items():
+            if events > MAX_TOTAL:
+                totals[reason] = MAX_TOTAL
         return totals
 
     # --- what is retained ---

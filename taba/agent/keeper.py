@@ -209,7 +209,7 @@ class Keeper:
                 self._publish_in_spool(table, batches, now)
             else:
                 self._journal(table)
-        self.books.recorded += recorded
+        self.books.recorded = table.recorded
         self.books.dropped, self.books.covered = self.books.totals_with(dropped), ranges
         self._is_torn = False
         self._published(table)

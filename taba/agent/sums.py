@@ -252,7 +252,7 @@ class Sums:
                 more -= 1
             beyond += left
         owed = min(ring.owes, MAX_EXACT_INT) if ring.where.records else 0
-        return Ending(weights, named, told, beyond, max(0, owed - known))
+        return Ending(weights, named, told, min(beyond, MAX_EXACT_INT), max(0, owed - known))
 
     def covered(self, rings: Iterable[Ring], pending: Pending | None = None) -> Iterator[Covered]:
         """How many owed events of each Tab were published, for the outbox's table."""

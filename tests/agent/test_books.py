@@ -6,10 +6,10 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.books import DAMAGED, MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, Books
+from taba.agent.books import DAMAGED, MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, MAX_TOTAL, Books
 from taba.agent.history import History
 from taba.agent.lanes import Group, HeldBatch, Lane, Skip, Unreadable
-from taba.agent.outbox import StoredBatch
+from taba.agent.outbox import StoredBatch, decode_table, encode_table
 from taba.agent.schedule import Schedule
 from taba.agent.spool import SpoolFull
 from taba.batch import BatchId
@@ -70,6 +70,14 @@ class Counting(SynchronousTestCase):
         table = self.books.table((), self.books.recorded, self.books.totals(), "")
         self.assertEqual(table.settled, (BatchId(STREAM, 5, 1), BatchId(STREAM, 5, 2)))
         self.assertEqual(dict(table.dropped), {"refused": 3, "too_old": 3})
+
+    def test_a_count_stays_at_its_bound(self) -> None:
+        self.books.dropped = self.books.totals_with({"ring_full": MAX_TOTAL - 1})
+        for more, total in ((1, MAX_TOTAL), (1, MAX_TOTAL), (2**64, MAX_TOTAL)):
+            self.books.dropped = self.books.totals_with({"ring_full": more})
+            table = self.books.table((), MAX_TOTAL - 1 + more, self.books.dropped, "")
+            self.assertEqual((dict(table.dropped), table.recorded), ({"ring_full": total}, total))
+            self.assertEqual(decode_table(encode_table(table)), table)
 
     def test_of_what_is_refused_it_is_said_where_that_is_the_outbox_s_fault(self) -> None:
         self.shelf.damaged = {2}

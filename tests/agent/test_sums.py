@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import tempfile
 from collections import Counter
 from random import Random
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from taba import ring as layouts
 from taba.agent import register
+from taba.agent.books import MAX_TOTAL
 from taba.agent.discover import Rings
 from taba.agent.history import History
 from taba.agent.keeper import Keeper
@@ -334,6 +337,36 @@ class SumTests(SynchronousTestCase):
         world.tick()
         columns = [column for column in world.columns() if values_of(column)[0][0] == os.pread(good.fd, 16, 32)]
         self.assertEqual(fold(columns)[1], 2.0)
+
+    def test_counts_beyond_all_that_a_table_holds_end_nothing(self) -> None:
+        world = self.world()
+        good = world.process()
+        liars = 2048 // len(layouts.DROP_REASONS) + 1  # each says 2^53 for each reason, the most that one may: together 2^64
+        for number in range(liars):
+            liar = Producer(AGENT, f"liar/{number}", 65_536, world.shm)
+            for reason in layouts.DROP_REASONS:
+                liar.drop(reason, 2**64 - 1)
+            liar.die()
+        for _ in range(12):
+            world.add(good, 1.0)
+            world.tick()
+        books = world.keeper.books
+        self.assertEqual(list(world.pump.rings.open), [good.name])
+        self.assertEqual(fold(world.columns())[1], 12.0)
+        self.assertEqual((books.recorded, max(books.totals().values())), (MAX_TOTAL, liars * 2**53))
+        self.assertEqual(Outbox(world.memory).table.recorded, MAX_TOTAL)
+
+    def test_what_one_ring_says_that_it_owes_is_bounded_as_one_count_is(self) -> None:
+        world = self.world()
+        liar = Producer(AGENT, "liar/1", 1 << 22, world.shm)
+        for number in range(2100):  # each says 2^53; with 2048 it is 2^64
+            tab = liar.tab(f"tab{number}", "UpDown", has_cell=True)
+            os.pwrite(liar.fd, struct.pack("<dQ", 1.0, 2**64 - 1), liar.cells[tab])
+        os.pwrite(liar.fd, struct.pack("<Q", 2**64 - 1), layouts.OWES_OFFSET)
+        liar.die()
+        for _ in range(4):
+            world.tick()
+        self.assertEqual((len(world.pump.rings.open), world.keeper.books.totals()["ring_full"]), (0, 2**53))
 
     @examples(150)
     @given(
