@@ -130,14 +130,21 @@ class Sums:
                 # few sums of a ring at most drains
                 places = ring.sums if is_anew or not ring.is_settled else sorted(ring.unsettled.union(its))
                 covered = ring.covered_after(readings.get(ring)) if ring.sums else 0
-                summed: dict[tuple[str, str], list[Any]] = {}  # of Tabs that stand for others, in which something changes
+                # of Tabs that stand for others, in which something changes: a place, the time, events, and how many of these are owed
+                summed: dict[tuple[str, str], list[Any]] = {}
                 for index in places:
-                    held, added_here = ring.sums[index], its.get(index)
+                    held, added_here, tab = ring.sums[index], its.get(index), ring.directory[index]
                     held.is_dirty = held.is_dirty or is_anew
-                    owed_events = min(max(0, held.owed_events - held.told), MAX_TOLD)
+                    owed_events = max(0, held.owed_events - held.told)
                     if added_here is None and not owed_events and not held.is_dirty:
                         continue
                     left.append(index)
+                    change = None
+                    if tab is not None and tab.is_overflow:  # all of these go into one column, which stands for so many at the most
+                        change = summed.get((tab.name, tab.type))
+                    owed_events = min(owed_events, MAX_TOLD - (0 if change is None else change[3]))
+                    if added_here is None and not owed_events and not held.is_dirty:
+                        continue
                     if not (can_send and held.is_noted):
                         if added_here is not None:
                             copy = Copy(covered, held.copy.total + added_here.total)
@@ -148,10 +155,10 @@ class Sums:
                     events = (added_here.events if added_here else 0) + owed_events
                     ring.write_sum(held.cell, 1 - held.place, copy)
                     changes.append(Change(ring, index, copy, held.told + owed_events, events, False))
-                    tab = ring.directory[index]
                     if tab is not None and tab.is_overflow:
-                        change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0])
+                        change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0, 0])
                         change[1], change[2] = max(change[1], added_here.time if added_here else 0.0), change[2] + events
+                        change[3] += owed_events
                         continue
                     row = [ring.header.ring_id, min(covered + held.owed_events, RING_ENDED - 1), copy.total + held.owed]
                     assert tab is not None
@@ -207,7 +214,7 @@ class Sums:
                 continue
             total[0] += fresh.get(index, held.copy).total + held.owed
             total[1] += held.owed_events
-        for key, (_, time, events) in summed.items():
+        for key, (_, time, events, _) in summed.items():
             total, position = totals[key]
             row = [ring.header.ring_id, min(position, RING_ENDED - 1), total]
             self._pack(drain, packed, weights, (ring.client, *key), time, row, events)

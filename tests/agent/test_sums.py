@@ -27,7 +27,7 @@ from taba.agent.pump import RingPump
 from taba.agent.recovery import recover
 from taba.agent.register import GONE, Register
 from taba.agent.spool import Spool
-from taba.agent.sums import AGAIN_SECONDS
+from taba.agent.sums import AGAIN_SECONDS, MAX_TOLD
 from taba.batch import RING_GONE, Batch, Column, decode_batch
 from taba.handlers.base import Events
 from taba.handlers.updown import UpDown
@@ -367,6 +367,27 @@ class SumTests(SynchronousTestCase):
         for _ in range(4):
             world.tick()
         self.assertEqual((len(world.pump.rings.open), world.keeper.books.totals()["ring_full"]), (0, 2**53))
+
+    def test_a_column_for_many_tabs_stands_for_no_more_events_than_any_whatever_they_owe(self) -> None:
+        world = self.world()
+        liar = Producer(AGENT, "liar/1", 1 << 23, world.shm)
+        owing = MAX_TOLD + 1
+        for number in range(
+            3500
+        ):  # 2,500 of them share one column: together they are more than a batch may stand for, and than 32 bits hold
+            tab = liar.tab(f'busy{{n="{number}"}}', "UpDown", has_cell=True)
+            os.pwrite(liar.fd, struct.pack("<dQ", 1.0, owing), liar.cells[tab])
+        for seen in range(1, 4):
+            os.pwrite(liar.fd, struct.pack("<Q", seen), layouts.OWES_OFFSET)
+            world.tick()
+        overflow = [column for column in world.columns() if column.tab == 'busy{overflow="true"}']  # each batch is one that is read
+        self.assertEqual({column.weight for column in overflow}, {MAX_TOLD})
+        self.assertEqual(values_of(overflow[-1])[0][2], 2500.0)
+        [ring] = world.pump.rings.open.values()
+        told = Counter(held.told for held in ring.sums.values())
+        self.assertGreaterEqual((told[owing], told[0]), (1000, 2000))  # the others' turn comes
+        self.assertEqual(sum(column.weight for column in world.columns()), sum(held.told for held in ring.sums.values()))
+        liar.die()
 
     @examples(150)
     @given(
