@@ -216,7 +216,7 @@ def what_a_spool_lost_is_told_in_its_file_alone(put: Any) -> None:
     put(Spool, "_list_all", list_all)
 
 
-@beside("tests.agent.test_spooling.SpoolingTests.test_what_the_spool_lost_and_the_outbox_has_is_folded_wherever_a_kill_comes")
+@focused(MOVED + ",spool spoilt", 40.0, 2.5, seed=223)
 def what_a_spool_lost_stays_lost_where_it_is_there_again(put: Any) -> None:
     real = Spool.add
 
