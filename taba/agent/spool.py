@@ -440,13 +440,13 @@ class Spool:
     def restore(self, batches: Sequence[EncodedBatch]) -> None:
         """Keep batches that are among the lost, whose bytes somebody has: they are lost no more. Raises SpoolFull or sqlite3.Error."""
         self._begin_manifest()
+        found = [batch.id for batch in batches if batch.id in self.lost]
         with self._transaction():
-            self._database.executemany("DELETE FROM lost WHERE stream = ? AND bucket = ? AND number = ?", (batch.id for batch in batches))
+            self._delete_lost(found)
             self._insert(batches)
             self._name_manifest()
         self._manifest.add((batch.id, batch.events) for batch in batches)
-        for batch in batches:
-            self.lost.pop(batch.id, None)
+        self._lost_no_more(found)
         self._count()
 
     @property
