@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("trial"))
     yield
     os.chdir(here)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run tests, the classes that take longest are begun first, or one process is left to go on alone."""
+    if not hasattr(config, "workerinput"):
+        return
+    classes = [item.nodeid.rpartition("::")[0] for item in items]
+    tests = Counter(classes)
+    seconds = {name: _seconds(item) for name, item in zip(classes, items, strict=True)}
+    place = {name: (-seconds[name], -tests[name], number) for number, name in enumerate(tests)}
+    items.sort(key=lambda item: place[item.nodeid.rpartition("::")[0]])
+
+
+def _seconds(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("takes")
+    return 0.0 if mark is None else mark.kwargs["seconds"]
 
 
 def pytest_collection_finish() -> None:

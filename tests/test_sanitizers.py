@@ -112,6 +112,7 @@ class Ordering(SynchronousTestCase):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=120)
 class Sanitizers(SynchronousTestCase):
     def test_they_find_nothing_in_what_the_tests_of_recording_do(self) -> None:
         self.run_sanitized(RECORDING)
@@ -141,6 +142,8 @@ class Sanitizers(SynchronousTestCase):
             "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself frees little at its end
             "PYTHONMALLOC": "malloc",  # or the sanitizer sees Python's pools instead of objects
             "PYTHONPATH": str(folder),
+            # few examples: they are several times slower here, and the parts' own tests try all of them
+            "HYPOTHESIS_PROFILE": "certain",
         }
         where = f"from importlib import import_module\nfor name in {run.parts}: print(import_module(name).__file__)"
         self.assertEqual(run_all(self, [sys.executable, "-c", where], env=settings, cwd=folder).split(), libraries)

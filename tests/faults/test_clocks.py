@@ -134,6 +134,7 @@ class Waiting(ClockCase):
         self.check_waits_while_the_clock_is(-time.time())
 
 
+@pytest.mark.takes(seconds=35)
 class Forgetting(ClockCase):
     """The clock of a Server and its store is far ahead for a while."""
 
@@ -239,6 +240,7 @@ class Forgetting(ClockCase):
         self.check_counted_once(is_folded_before=False)
 
 
+@pytest.mark.takes(seconds=25)
 class Posting(ClockCase):
     """Keys of posts to an Agent, under whatever clock."""
 

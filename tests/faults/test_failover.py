@@ -36,6 +36,7 @@ def lag(master: Any) -> int:
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=20)
 class SentinelJob(Job):
     def start(self, *options: str) -> SentinelTrio:
         trio = SentinelTrio(masters=2, replicas=1)
@@ -75,6 +76,7 @@ class SentinelJob(Job):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=45)
 class MovesThatFailOver(ShortJob):
     """Buckets move to another master while events flow; both masters are replaced under that, and nobody repeats or repairs anything."""
 

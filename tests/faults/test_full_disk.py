@@ -20,6 +20,7 @@ from ..services import ROOT
 pytestmark = pytest.mark.real
 
 
+@pytest.mark.takes(seconds=40)
 class FullDisk(SynchronousTestCase):
     def run_in(self, what: str, more: str = "") -> tuple[dict[str, str], dict[str, Any]]:
         """What was said of it, and what became of the events; `more`: what else is mounted."""

@@ -54,6 +54,7 @@ os._exit(0)
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=45)
 class FullTable(ShortJob):
     def test_an_agent_that_can_open_no_ring_and_no_connection_says_so_in_its_log_and_does_once_it_can(self) -> None:
         self.services.start_server()

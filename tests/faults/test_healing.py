@@ -28,6 +28,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=30)
 class HealingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.services = Services()

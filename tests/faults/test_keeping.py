@@ -22,6 +22,7 @@ CLIENTS = 20
 KILLS = 2
 
 
+@pytest.mark.takes(seconds=45)
 class Killed(Processes):
     def setUp(self) -> None:
         super().setUp()

@@ -42,6 +42,7 @@ while True:
 RECORD = struct.pack("<16s16s16sI", b"k" * 16, b"d" * 16, b"s" * 16, 0)
 
 
+@pytest.mark.takes(seconds=50)
 class KeyedFloods(SynchronousTestCase):
     def setUp(self) -> None:
         store = EphemeralValkey()

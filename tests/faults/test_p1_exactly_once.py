@@ -96,6 +96,7 @@ class ExactlyOnce(ShortJob):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=200)
 class ExactlyOnceForLong(Job):
     def test_a_million_events_of_eight_processes_are_exact_while_the_agent_is_killed_twenty_times(self) -> None:
         self.services.start_server()

@@ -39,6 +39,7 @@ class NothingLost(ShortJob):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=40)
 class NothingLostForLong(Job):
     def agent_accounts(self) -> tuple[int, int]:
         status = self.services.agent_query.status()

@@ -77,6 +77,7 @@ class Bounded(Floods):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=50)
 class BoundedForLong(Floods):
     def test_of_twice_what_it_can_hold_each_event_is_folded_or_its_drop_counted_and_no_part_grows(self) -> None:
         command = [sys.executable, "-m", "tests.faults.soak", "--minutes", "0.3", "--load", "2"]

@@ -137,6 +137,7 @@ class OneBadPart(BadHandlers):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=35)
 class Hanging(BadHandlers):
     def test_a_handler_that_hangs_is_ended_and_said_its_event_is_a_dead_letter_and_the_job_beside_it_is_exact(self) -> None:
         self.bad_handler()
@@ -156,6 +157,7 @@ class Hanging(BadHandlers):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=50)
 class Damaged(ShortJob):
     """What lies on a disk, or in a store, and is not as it was written, or is of a later version."""
 

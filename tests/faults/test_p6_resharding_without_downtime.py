@@ -149,6 +149,7 @@ class Waiting(SynchronousTestCase):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=25)
 class ReshardingForLong(Moves):
     def test_its_mover_and_the_agent_are_killed_again_and_again_and_it_ends_all_the_same(self) -> None:
         self.start(64)

@@ -36,6 +36,7 @@ class Fresh(Timed):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=35)
 class FreshForLong(Timed):
     def test_at_a_steady_rate_what_is_recorded_is_seen_while_it_goes_on(self) -> None:
         """The first half is seen whole before the second begins, and look after look shows no less than the one before."""

@@ -56,6 +56,7 @@ def namespaces() -> list[str]:
     return [*alone, "sh", "-c", '"$@"; exit $?', "sh"]  # the first process there would not die of its own signal
 
 
+@pytest.mark.takes(seconds=30)
 class ShortLives(SynchronousTestCase):
     def setUp(self) -> None:
         self.services = Services()

@@ -28,6 +28,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=45)
 class Who(SynchronousTestCase):
     def setUp(self) -> None:
         self.services = Services()

@@ -7,22 +7,29 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
+from types import ModuleType
+from typing import ClassVar
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.simulation.mutations import ALL, BESIDE, FOCUS
+from tests.simulation.mutations import ALL, BESIDE, FOCUS, agent, bounds, edge, kinds, moving, others, store
 from tests.simulation.test_simulation import ROOT
 
 FEWEST = 25
 TRIED_SEEDS = 40  # from the pinned one on: a change of the real code makes other worlds of the same seeds
-RUN_SECONDS = 1200
+RUN_SECONDS = 550
 
 
-@pytest.mark.real
 class MutationTests(SynchronousTestCase):
-    def test_each_fault_of_the_list_is_found_from_its_pinned_seed_on(self) -> None:
-        command = [sys.executable, "-m", "tests.simulation.mutations", "--seeds", str(TRIED_SEEDS), "--pinned"]
+    """The faults of some rooms of the list. Each class is played beside the others."""
+
+    rooms: ClassVar[tuple[ModuleType, ...]] = ()
+
+    def find_each(self) -> None:
+        names = names_of(self.rooms)
+        command = [sys.executable, "-m", "tests.simulation.mutations", "--seeds", str(TRIED_SEEDS), "--pinned", *names]
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -34,7 +41,48 @@ class MutationTests(SynchronousTestCase):
         )
         self.assertNotIn("NOT FOUND", done.stdout)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(done.stdout.count(": seed "), len(ALL), done.stdout)
+        self.assertEqual(done.stdout.count(": seed "), len(names), done.stdout)
+
+
+def names_of(rooms: Iterable[ModuleType]) -> list[str]:
+    homes = {room.__name__ for room in rooms}
+    return [name for name, patch in ALL.items() if patch.__module__ in homes]
+
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=60)
+class AgentTests(MutationTests):
+    rooms = (agent,)
+
+    def test_each_fault_of_the_agent_is_found_from_its_pinned_seed_on(self) -> None:
+        self.find_each()
+
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=60)
+class StoreTests(MutationTests):
+    rooms = (store,)
+
+    def test_each_fault_of_what_the_store_has_is_found_from_its_pinned_seed_on(self) -> None:
+        self.find_each()
+
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=60)
+class MovingTests(MutationTests):
+    rooms = (moving, edge)
+
+    def test_each_fault_of_moves_and_of_folding_at_the_edge_is_found_from_its_pinned_seed_on(self) -> None:
+        self.find_each()
+
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=60)
+class OtherTests(MutationTests):
+    rooms = (bounds, kinds, others)
+
+    def test_each_other_fault_is_found_from_its_pinned_seed_on(self) -> None:
+        self.find_each()
 
 
 # the command, with a fault in the real code
@@ -66,6 +114,10 @@ class ReportTests(SynchronousTestCase):
 
 
 class ListTests(SynchronousTestCase):
+    def test_each_is_in_a_room_that_is_looked_through(self) -> None:
+        tried = [name for some in MutationTests.__subclasses__() for name in names_of(some.rooms)]
+        self.assertEqual(sorted(tried), sorted(ALL))
+
     def test_there_are_enough_and_each_has_its_seed(self) -> None:
         self.assertGreaterEqual(len(ALL), FEWEST)
         self.assertEqual(FOCUS.keys() | BESIDE.keys(), ALL.keys())

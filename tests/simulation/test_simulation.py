@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -49,14 +51,16 @@ UNTOUCHED = {
     "taba.shard.servers.pool": "no real connections",
     "taba.tokens": "no tokens",
 }
-# worlds whose Agents fold: one of all kinds of faults, one in which whoever has States in hand dies, one whose Server is stepped back
+# worlds whose Agents fold: one of all kinds of faults, two in which together everybody dies, one whose Server is stepped back
+EVERYBODY = "kill agent,kill server,kill client,store dies,messages lost"
 FOLDED = (
     ("--seed", "168"),
-    ("--seed", "8", "--kinds", "kill agent,kill server,kill client,store dies,messages lost"),
+    ("--seed", "12", "--kinds", EVERYBODY),
+    ("--seed", "18", "--kinds", EVERYBODY),
     ("--seed", "4", "--kinds", "other version,kill agent,kill server"),
 )
 # and one whose second Server merges nothing
-UNFOLDED = ("--seed", "7", "--kinds", "kill agent,kill server,kill client,store dies,messages lost")
+UNFOLDED = ("--seed", "7", "--kinds", EVERYBODY)
 # Few worlds of all kinds, and those of the kinds that need each other: together every kind of fault does something in them
 DID_NOTHING = "did nothing, so not tried: "
 WORLDS = (
@@ -106,15 +110,30 @@ FOUND = (
     ("--seed", "2026112708122"),
     ("--folding", "--seed", "2026112730429", "--kinds", ",".join(SECOND_KINDS)),
 )
-RUN_SECONDS = 400  # a machine that has much else to do, too
+RUN_SECONDS = 550  # a machine that has much else to do, too
+# ./run simulate with one list of arguments after another, in one process: to begin one takes longer than many a world
+IN_TURN = """
+import json, sys
+from simulation import command
+command.prepare()
+command.prepare = lambda: None
+for arguments in json.loads(sys.argv[1]):
+    print(f"{command.main(arguments)}", end="\\0", flush=True)
+"""
 
 
-def simulate(*arguments: str) -> str:
-    """What ./run simulate prints, and how it ended, on the last line."""
-    command = [sys.executable, "-m", "simulation", *arguments]
+def simulate(case: SynchronousTestCase, worlds: Iterable[tuple[str, ...]]) -> list[str]:
+    """What ./run simulate prints with each of these arguments; fails where one of them ends with something wrong."""
+    given = [list(arguments) for arguments in worlds]
+    command = [sys.executable, "-c", IN_TURN, json.dumps(given)]
     environment = {**os.environ, "PYTHONHASHSEED": "random"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False, env=environment)
-    return f"{done.stdout}{done.stderr}\nended with {done.returncode}"
+    case.assertEqual((done.returncode, done.stderr), (0, ""))
+    said = done.stdout.split("\0")[:-1]
+    case.assertEqual(len(said), len(given))
+    for arguments, printed in zip(given, said, strict=True):
+        case.assertTrue(printed.endswith("\n0"), (arguments, printed[-4000:]))
+    return said
 
 
 # what is in a process where a world was made: the modules of Taba that have `os`, and those whose `os` is exchanged. Then a world
@@ -238,34 +257,34 @@ class SimulationTests(SynchronousTestCase):
         self.assertEqual(numbers(runs), set(order))
 
 
+# What `./run check` tries; a night tries some thousand times as much. Each in a class of its own: they are played at once
 @pytest.mark.real
-class ManyWorldsTests(SynchronousTestCase):
-    """What `./run check` tries; a night tries some thousand times as much."""
-
+@pytest.mark.takes(seconds=70)
+class FoundWorldsTests(SynchronousTestCase):
     def test_worlds_that_found_something_are_right(self) -> None:
-        for arguments in FOUND:
-            said = simulate(*arguments, *(() if "--kinds" in arguments else OF_FIRST_KINDS))
-            self.assertTrue(said.endswith("ended with 0"), said[-4000:])
+        simulate(self, [(*arguments, *(() if "--kinds" in arguments else OF_FIRST_KINDS)) for arguments in FOUND])
 
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=50)
+class FixedWorldsTests(SynchronousTestCase):
     def test_worlds_of_fixed_seeds_are_right_and_no_kind_of_fault_is_left_out(self) -> None:
         idle = set(KINDS)
-        for arguments in WORLDS:
-            said = simulate(*arguments)
-            self.assertTrue(said.endswith("ended with 0"), said[-4000:])
-            said = said.partition(DID_NOTHING)[2].partition("\n")[0]
+        for arguments, said in zip(WORLDS, simulate(self, WORLDS), strict=True):
+            silent_ones = said.partition(DID_NOTHING)[2].partition("\n")[0]
             # of kinds that were not asked for nothing is said
             tried = set(kinds(arguments[-1])) if "--kinds" in arguments else set(KINDS)
-            idle -= tried - {kind.partition(" (")[0] for kind in said.split(", ")}
+            idle -= tried - {kind.partition(" (")[0] for kind in silent_ones.split(", ")}
         self.assertEqual(idle, set())
 
-    def test_worlds_whose_agents_fold_are_right_and_fold(self) -> None:
-        for arguments in FOLDED:
-            said = simulate("--folding", *arguments)
-            self.assertTrue(said.endswith("ended with 0"), said[-4000:])
-            folded = re.search(r"States folded at the edge (\d+)", said)
-            self.assertGreater(int(folded[1]) if folded else 0, 10, said[-4000:])
 
-    def test_where_a_server_merges_nothing_nobody_folds(self) -> None:
-        said = simulate("--folding", *UNFOLDED)
-        self.assertTrue(said.endswith("ended with 0"), said[-4000:])
-        self.assertNotIn("States folded at the edge", said)
+@pytest.mark.real
+class FoldedWorldsTests(SynchronousTestCase):
+    def test_worlds_whose_agents_fold_are_right_and_fold_and_where_a_server_merges_nothing_nobody_does(self) -> None:
+        *folded, unfolded = simulate(self, [("--folding", *arguments) for arguments in (*FOLDED, UNFOLDED)])
+        for said in folded:
+            found = re.search(r"States folded at the edge (\d+)", said)
+            self.assertGreater(int(found[1]) if found else 0, 10, said[-4000:])
+        for killed in ("agent", "server", "client", "store"):
+            self.assertTrue(any(re.search(rf"killed an? {killed} [1-9]", said) for said in folded), killed)
+        self.assertNotIn("States folded at the edge", unfolded)
