@@ -57,11 +57,11 @@ def rows(effort: Effort, tabs: int | None = None) -> list[Row]:
         tokens.write_text("\n".join(map(line_of, (many, other))))
         services.environ["TABA_SERVER_TOKENS"] = str(tokens)
         services.query = Query(services.server_url, token=other)
-        path = services.directory / "longest"
-        Held.make(path)
-        services.before = CODE.format(path=str(path))
+        turns = services.directory / "longest"
+        Held.make(turns)
+        services.before = CODE.format(path=str(turns))
         services.start_server()
-        held = Held(path, pid_of(services, "server"))
+        held = Held(turns, pid_of(services, "server"))
         for what, path in LARGE.items():
             with _asked_for(services.server_url, path, many) as answered:
                 held.begin()

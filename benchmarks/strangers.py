@@ -202,9 +202,11 @@ def _events(most: int) -> list[Shape]:
     def event(value: bytes, tab: bytes = b"t") -> bytes:
         return b'{"tab": "%b", "type": "Buffer", "value": %b}' % (tab, value)
 
+    apart = [b'{"tab": "%b.apart", "type": "Cardinality", "value": %d.5}' % (BIG.encode(), n) for n in range(MAX_POSTED_EVENTS)]
     large = 250 * KiB
     return [
         listed("JSON: small events", event(b"1")),
+        Shape("JSON: numbers that are told apart", "POST", "/v1/events", head + b",".join(apart) + tail, "application/json", 200),
         listed("JSON: lists in lists", event(b"[" + b"[]," * 5000 + b"1]")),
         listed("JSON: nested deep", event(b"[" * 5000 + b"]" * 5000)),
         listed("JSON: objects of many keys", event(b"{" + b",".join(b'"%x":0' % n for n in range(3000)) + b"}")),

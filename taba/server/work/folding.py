@@ -14,11 +14,22 @@ from collections.abc import Generator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from taba.server.keys import Kept
+from taba.server.keys import ABSENT, Framed, Kept
 from taba.server.work.applying import dumps_of, fold_arrays, fold_dumps_at_once, fold_plainly, merge_dumps_at_once
 from taba.server.work.culprits import Search, Turn
-from taba.server.work.pace import MOST_AT_ONCE, PAUSE, Pause, amount_of
-from taba.server.work.rows import HANDLER_ERROR, NEWER_STATE, Failed, Folded, Folding, FoldingHere, Parts, Work, nothing_folded
+from taba.server.work.pace import EVENTS, MOST_AT_ONCE, PAUSE, Pause, amount_of
+from taba.server.work.rows import (
+    HANDLER_ERROR,
+    NEWER_STATE,
+    Failed,
+    Folded,
+    Folding,
+    FoldingHere,
+    Parts,
+    Work,
+    nothing_folded,
+    run_of,
+)
 from taba.server.work.runs import Runs
 
 _VERSION_OF = itemgetter(0)  # of a Framed
@@ -79,21 +90,76 @@ def fold_type(
 
 
 def fold_in_lots(handler: Any, is_array: bool, work: Work, now: float) -> Folding:
-    """`fold_type` of a Handler of Taba's own that takes a while for each State: of many States some at a time, with a Pause between."""
+    """`fold_type` of a Handler of Taba's own that takes a while for each State: of many States, and of many Events of one, some at a time,
+    with a Pause between."""
     work = work._replace(columns=Runs.of(work.columns))
     runs = work.runs
     if amount_of(len(runs.rows) + len(work.merges), sum(runs.counts)) <= MOST_AT_ONCE:
         return (yield from fold_type(handler, is_array, work, now))
-    return (yield from _fold_apart(handler, is_array, work, now, True, _lots_of(work), PAUSE))
+    events = _events_of(work)
+    large = {row for row, count in events.items() if count > MOST_AT_ONCE * EVENTS}
+    if not large:
+        return (yield from _fold_apart(handler, is_array, work, now, True, _lots_of(work, events), PAUSE))
+    folded = nothing_folded()
+    if len(large) < len(events):
+        others = work._replace(columns=runs.chosen(large, False), merges=[merge for merge in work.merges if merge[0] not in large])
+        folded = yield from fold_in_lots(handler, is_array, others, now)
+    for row in sorted(large):
+        yield PAUSE
+        folded.take((yield from _fold_in_pieces(handler, is_array, work, row, now)))
+    return folded
 
 
-def _lots_of(work: Work) -> list[tuple[set[int], Runs]]:
-    """The rows of `work` and their Events, in lots of MOST_AT_ONCE; of those that have many Events, fewer."""
+def _fold_in_pieces(handler: Any, is_array: bool, work: Work, row: int, now: float) -> Folding:
+    """Fold the Events of one State so many at a time, each upon what came of those before."""
+    state, events, folded = work.states[row], run_of(work, row), nothing_folded()
+    known: list[Framed] | None = None  # its further parts
+    spoiled: list[tuple[Failed, list[int]]] = []
+    step = MOST_AT_ONCE * EVENTS
+    for start in range(0, events.places, step):
+        if start:
+            yield PAUSE
+        piece = events.between(start, start + step)
+        steps = fold_type(handler, is_array, piece.work(state), now)
+        sent: Parts | None = None
+        while _wants(steps, sent, found := nothing_folded()):
+            if known is None:
+                known = (yield [row])[row]
+            sent = {0: known}
+        failed, of_piece = found.failed.get(0), found.spoiled.get(0, [])
+        if failed is not None and not of_piece:
+            if piece.places > 1:  # nothing at all can be folded into it
+                return Folded({}, {}, {row: failed}, {})
+            of_piece = [(failed, [0])]
+        spoiled += [(why, [start + place for place in places]) for why, places in of_piece]
+        if failed is not None:
+            folded.failed[row] = failed
+            continue
+        folded.states[row] = found.states[0]
+        state = Framed(handler.version, state.age, found.states[0])
+        if 0 in found.parts:
+            folded.parts[row] = found.parts[0]
+            known = [Framed(handler.version, state.age, part) if part else ABSENT for part in found.parts[0]]
+    if folded.states:
+        folded.failed.clear()
+    if spoiled:
+        folded.spoiled[row] = spoiled
+    return folded
+
+
+def _events_of(work: Work) -> dict[int, int]:
+    """By row how many Events it has."""
     runs, events = work.runs, dict[int, int]()
     for row, count in zip(runs.rows, runs.counts, strict=True):
         events[row] = events.get(row, 0) + count
     for row, _ in work.merges:
         events.setdefault(row, 0)
+    return events
+
+
+def _lots_of(work: Work, events: dict[int, int]) -> list[tuple[set[int], Runs]]:
+    """The rows of `work`, which have so many Events, in lots of MOST_AT_ONCE; of those that have many Events, fewer."""
+    runs = work.runs
     lots: list[tuple[set[int], Runs]] = [(set(), Runs())]
     of: dict[int, Runs] = {}
     amount = 0
@@ -110,11 +176,13 @@ def _lots_of(work: Work) -> list[tuple[set[int], Runs]]:
     return lots
 
 
-def _wants(steps: Generator[list[int], Parts, None], sent: Parts | None) -> bool:
-    """Let a search go on; whether it wants the parts of its row."""
+def _wants(steps: Generator[list[int], Parts, Folded | None], sent: Parts | None, found: Folded | None = None) -> bool:
+    """Let a search, or a fold, go on; whether it wants the parts of its row. `found` takes what it comes to."""
     try:
         steps.send(sent)  # type: ignore[arg-type]
-    except StopIteration:
+    except StopIteration as stop:
+        if found is not None:
+            found.take(stop.value)
         return False
     return True
 

@@ -266,7 +266,10 @@ class PlainTests(SynchronousTestCase):
             "a time that is none": ([column(tab["Cardinality"], "Cardinality", ["a", "b"], "web/0", [NOW, -1.0])], {"bad_time": 1}),
             "lists in a list": ([column(tab["Cardinality"], "Cardinality", [[1], "b"], "web/0", [NOW, NOW])], {}),
             "a posted delta": ([column(tab_in(0, 6, BUCKETS), "UpDown", [1], "web/0", [NOW])], {}),
-            "no absolute": ([column(tab_in(0, 6, BUCKETS), "UpDown", [[b"x"]], "web/0", [NOW])._replace(stands_for=2)], {"handler_error": 2}),
+            "no absolute": (
+                [column(tab_in(0, 6, BUCKETS), "UpDown", [[b"x"]], "web/0", [NOW])._replace(stands_for=2)],
+                {"handler_error": 2},
+            ),
             "no Type": ([column(tab["Cardinality"], "Nothing", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
             "a new State": ([column(tab["Cardinality"], "Cardinality", ["a"], "web/9", [NOW])], {}),
             "not a State's own": ([edge._replace(client="web/0")], {}),  # which the arrays have as well

@@ -77,6 +77,16 @@ class Turns(SynchronousTestCase):
             self.assertGreaterEqual(len(found), 10, found)
             self.assertLessEqual(max(found), MOST_AT_ONCE + 1, found)  # the last that was sorted, and a lot
 
+    def test_of_many_events_of_one_state_so_many_are_folded_at_once_and_those_of_others_beside_them(self) -> None:
+        at_once = MOST_AT_ONCE * EVENTS
+        for handler, value in ((Noting(), "a text"), (NotingSum(), 1.0)):
+            of_others = [column(tab_in(0), handler.type, [value] * 5, f"other/{number}") for number in range(3)]
+            large = [column(tab_in(0), handler.type, [value] * (4 * at_once + 1), f"web/{number}") for number in range(2)]
+            found, dead = self.between([batch(1, 1, [large[0], *of_others, large[1]])], handler)
+            self.assertEqual((handler.folded, dead), (2 * (4 * at_once + 1) + 15, 0))
+            self.assertGreaterEqual(len(found), 10)
+            self.assertLessEqual(max(found), at_once + 5, found)  # those that were sorted, and a piece
+
     def test_of_many_events_of_one_state_that_are_bad_so_many_are_buried_at_once(self) -> None:
         handler, at_once = NotingSum(), MOST_AT_ONCE * EVENTS
         found, dead = self.between([batch(1, 1, [column(tab_in(0), "Sum", ["no number"] * 5 * at_once)])], handler)

@@ -22,7 +22,9 @@ from taba.server.work.applying import MANY_EVENTS
 from taba.server.work.culprits import Turn
 from taba.server.work.faults import MAX_DETAIL, sentence
 from taba.server.work.folding import fold_type
-from taba.server.work.rows import Folded, Work
+from taba.server.work.pace import EVENTS, Pause
+from taba.server.work.rows import NEWER_STATE, Folded, Work
+from tests.examples import examples
 
 from ..samples import Spilling, Sum
 
@@ -64,8 +66,10 @@ class Unreadable(Lengths):
         raise ValueError("unreadable")
 
 
-def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = (), is_own: bool = False, **more: Any) -> Folded:
-    """Each row's values into a State of its own."""
+def folded(
+    handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = (), is_own: bool = False, in_lots: bool = False, **more: Any
+) -> Folded:
+    """Each row's values into a State of its own; `in_lots`: as a Handler of Taba's own that takes a while for each."""
     columns: list[Any] = []
     for row, values in enumerate(rows):
         packed: Any = list(values)
@@ -73,11 +77,15 @@ def folded(handler: Handler, *rows: Sequence[Any], states: Sequence[Framed] = ()
             packed = struct.pack(f"<{len(values)}d", *values)
         columns.append((row, struct.pack(f"<{len(values)}d", *[1.0] * len(values)), packed))
     parts = {row: [ABSENT] * getattr(handler, "further_parts", 0) for row in range(len(rows))}
-    steps = fold_type(handler, isinstance(handler, ArrayHandler), Work(states or [ABSENT] * len(rows), columns), 1.0, is_own, **more)
+    work = Work(states or [ABSENT] * len(rows), columns)
+    steps: Any = fold_type(handler, isinstance(handler, ArrayHandler), work, 1.0, is_own, **more)
+    if in_lots:
+        steps = module.fold_in_lots(handler, isinstance(handler, ArrayHandler), work, 1.0)
     sent: Any = None
     try:
         while True:
-            sent = {row: parts[row] for row in steps.send(sent)}
+            need = steps.send(sent)
+            sent = None if isinstance(need, Pause) else {row: parts[row] for row in need}
     except StopIteration as stop:
         answer: Folded = stop.value
         return answer
@@ -97,6 +105,53 @@ class Kinds(Handler):
 
     def fold(self, state: Any, events: Any, now: float) -> Any:
         return [*state, *[[time, type(time).__name__, value, type(value).__name__] for time, value in zip(*events, strict=True)]]
+
+
+class InPieces(SynchronousTestCase):
+    """Many Events of one State are folded so many at a time: what comes of it is what it were at once."""
+
+    def setUp(self) -> None:
+        self.patch(module, "MOST_AT_ONCE", 1)  # so that a piece is EVENTS of one State
+
+    def check(self, handler: Handler, *rows: Sequence[Any], **more: Any) -> Folded:
+        whole, parted = folded(handler, *rows, is_own=True, **more), folded(handler, *rows, in_lots=True, **more)
+        self.assertEqual((parted.states, parted.parts), (whole.states, whole.parts))
+        self.assertEqual(parted.failed.keys(), whole.failed.keys())
+        self.assertEqual([spoiled(parted, row) for row in range(len(rows))], [spoiled(whole, row) for row in range(len(rows))])
+        return parted
+
+    @examples(30)
+    @given(st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", 1, 2]), min_size=1, max_size=5 * EVENTS), min_size=1, max_size=4))
+    def test_the_others_of_whatever_events_are_at_fault_are_folded(self, rows: list[list[Any]]) -> None:
+        self.check(Lengths(), *rows)
+
+    def test_further_parts_and_pieces_of_which_nothing_is_right_and_one_event_alone_behind_them(self) -> None:
+        values = [float(number) for number in range(100, 101 + 5 * EVENTS)]
+        found = folded(Spilling(), values, [1.0], [2.0] * 3 * EVENTS, in_lots=True)  # when it spills hangs on the pieces
+        for row, expected in enumerate((values, [1.0], [2.0] * 3 * EVENTS)):
+            kept = b"".join([*found.parts.get(row, []), found.states[row]])
+            self.assertEqual(sorted(value for (value,) in struct.iter_unpack("<d", kept)), expected)
+        self.assertEqual(self.check(Sum(), [1.0] * (EVENTS + 1)).states.keys(), {0})
+        found = self.check(Lengths(), ["a"] * EVENTS + [1] * EVENTS + ["b"] * EVENTS + [1])
+        self.assertEqual(spoiled(found), [*range(EVENTS, 2 * EVENTS), 3 * EVENTS])
+        self.check(Lengths(), [1] * EVENTS + ["a"] * EVENTS)
+        self.check(Lengths(), [1] * 3 * EVENTS)
+
+    def test_where_a_state_cannot_be_read_its_row_fails_and_others_do_not(self) -> None:
+        state = Framed(1, 0, b"\xff")
+        found = self.check(Lengths(), ["a"] * 3 * EVENTS, ["b"] * 3 * EVENTS, ["c"], states=[state, ABSENT, ABSENT])
+        self.assertEqual((set(found.failed), set(found.states)), ({0}, {1, 2}))
+        newer = self.check(Lengths(), ["a"] * 3 * EVENTS, ["b"], states=[Framed(9, 0, b"x"), ABSENT])
+        self.assertEqual(newer.failed[0].reason, NEWER_STATE)
+
+    def test_sketches_of_pieces_are_those_of_the_whole(self) -> None:
+        values = [f"value {number % 50}" for number in range(400)]
+        for handler in (Cardinality(), TopK()):
+            shown = [
+                {key: value for key, value in handler.project(handler.load(found.states[0]), 1.0).items() if key != "_sketch"}
+                for found in (folded(handler, values, is_own=True), folded(handler, values, in_lots=True))
+            ]
+            self.assertEqual(*shown)
 
 
 class RunsOfOneRow(SynchronousTestCase):
