@@ -2,8 +2,9 @@
 
 1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
-   A move begins when half of the outbox is not acknowledged, or more is retained behind a batch that waits than may be, and goes on a
-   little at each tick: from the oldest group on, so that of each lane the spool has the first batches, and the outbox the others.
+   A move begins when half of the outbox is not acknowledged, or when behind a batch that waits more is retained, or more lanes are known,
+   than may be, and goes on a little at each tick: from the oldest group on, so that of each lane the spool has the first batches, and the
+   outbox the others.
 3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
 4. The table is complete at every publish. Totals that changed are published before anything else is sent, and before bytes are released.
 
@@ -440,8 +441,8 @@ class Keeper:
 
     @property
     def _is_stuck(self) -> bool:
-        """Whether more is retained than may be, behind a batch that waits: the outbox lets go of its oldest first."""
-        return self.books.retains_too_much and self.groups.is_stuck
+        """Whether behind a batch that waits more is retained, or more lanes are known, than may be: its oldest goes first."""
+        return self.groups.is_stuck and (self.books.retains_too_much or len(self.lanes) > backlog.MAX_LANES)
 
     @property
     def _is_half_full(self) -> bool:

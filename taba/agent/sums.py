@@ -43,9 +43,9 @@ MAX_RESTING = 10_000  # (ring, Tab)s that wait for that, some 5 MB; those beyond
 class Sum:
     """What is known of one Tab that heals, of one open ring."""
 
-    __slots__ = ("cell", "copy", "is_dirty", "is_noted", "key", "owed", "owed_events", "place", "told")
+    __slots__ = ("cell", "copy", "is_dirty", "is_noted", "is_written", "key", "owed", "owed_events", "place", "told")
 
-    def __init__(self, cell: int, place: int, copy: Copy, owed: float, owed_events: int, key: bytes, told: int):
+    def __init__(self, cell: int, place: int, copy: Copy, owed: float, owed_events: int, key: bytes, told: int, is_written: bool):
         self.cell = cell
         # owed events that were published, as the outbox's table has them: they have no records; less those that have, and wait
         self.key, self.told = key, told
@@ -53,6 +53,8 @@ class Sum:
         self.owed, self.owed_events = owed, owed_events
         self.is_dirty = True  # not sent since this Agent began, or not sure to have arrived
         self.is_noted = False
+        # the other copy is of a publish that came to nothing: the next one may cover as many records, but others, and is to write over it
+        self.is_written = is_written
 
 
 class Change(NamedTuple):
@@ -136,24 +138,24 @@ class Sums:
                     held, added_here, tab = ring.sums[index], its.get(index), ring.directory[index]
                     held.is_dirty = held.is_dirty or is_anew
                     owed_events = max(0, held.owed_events - held.told)
-                    if added_here is None and not owed_events and not held.is_dirty:
+                    if added_here is None and not (owed_events or held.is_dirty or held.is_written):
                         continue
                     left.append(index)
                     change = None
                     if tab is not None and tab.is_overflow:  # all of these go into one column, which stands for so many at the most
                         change = summed.get((tab.name, tab.type))
                     owed_events = min(owed_events, MAX_TOLD - (0 if change is None else change[3]))
-                    if added_here is None and not owed_events and not held.is_dirty:
-                        continue
-                    if not (can_send and held.is_noted):
-                        if added_here is not None:
-                            copy = Copy(covered, held.copy.total + added_here.total)
-                            ring.write_sum(held.cell, 1 - held.place, copy)
-                            changes.append(Change(ring, index, copy, held.told - added_here.events, 0, True))
+                    if added_here is None and not (owed_events or held.is_dirty or held.is_written):
                         continue
                     copy = Copy(covered, held.copy.total + (added_here.total if added_here else 0.0))
-                    events = (added_here.events if added_here else 0) + owed_events
-                    ring.write_sum(held.cell, 1 - held.place, copy)
+                    added_events = added_here.events if added_here else 0
+                    if not (can_send and held.is_noted):
+                        if added_here is not None or held.is_written:
+                            self._write(ring, held, copy)
+                            changes.append(Change(ring, index, copy, held.told - added_events, 0, True))
+                        continue
+                    events = added_events + owed_events
+                    self._write(ring, held, copy)
                     changes.append(Change(ring, index, copy, held.told + owed_events, events, False))
                     if tab is not None and tab.is_overflow:
                         change = summed.setdefault((tab.name, tab.type), [index, 0.0, 0, 0])
@@ -227,7 +229,7 @@ class Sums:
         """The publish is made: the copies that were written hold. Where the batches were dropped, the sums go again."""
         for change in pending.changes:
             held = change.ring.sums[change.place]
-            held.place, held.copy, held.told = 1 - held.place, change.copy, change.told
+            held.place, held.copy, held.told, held.is_written = 1 - held.place, change.copy, change.told, False
             held.is_dirty = change.is_held or not is_sent
             self._note_told(change.ring, change.place, change.told)
 
@@ -369,9 +371,17 @@ class Sums:
                     cell = _checked(ring.read_cell(tab.cell))
                     key = hashlib.blake2b(ring.key + index.to_bytes(4, "big"), digest_size=16).digest()
                     told = self._told.get(key, 0)
-                    ring.sums[index] = Sum(tab.cell, *cell.sum_at(covered), cell.owed, cell.owed_events, key, told)
+                    place, copy = cell.sum_at(covered)
+                    is_written = cell.sums[1 - place].covered > covered
+                    ring.sums[index] = Sum(tab.cell, place, copy, cell.owed, cell.owed_events, key, told, is_written)
                     self._note_told(ring, index, told)
             ring.summed = len(ring.directory)
+
+    @staticmethod
+    def _write(ring: Ring, held: Sum, copy: Copy) -> None:
+        """Write a copy that is to hold once the publish is made."""
+        held.is_written = True
+        ring.write_sum(held.cell, 1 - held.place, copy)
 
     @staticmethod
     def _note_told(ring: Ring, place: int, told: int) -> None:

@@ -389,6 +389,34 @@ class SumTests(SynchronousTestCase):
         self.assertEqual(sum(column.weight for column in world.columns()), sum(held.told for held in ring.sums.values()))
         liar.die()
 
+    def test_a_copy_of_a_publish_that_never_was_is_believed_by_nobody_though_as_many_records_are_covered_later(self) -> None:
+        for steps in range(10):
+            world = self.world()
+            producer = world.process()
+            other = producer.tab("other")
+            world.tick()
+            for _ in range(10):
+                producer.record(other, 1.0)
+            hole = producer.reserve()
+            world.add(producer, 1.0)
+            world.steps = steps  # ten records and the one behind the hole are eleven …
+            world.tick()
+            if not world.kills:
+                break
+            producer.commit(hole, other, 0)  # … and so are these, of which the last waits for the next drain
+            with mock.patch.object(Register, "has", return_value=False):
+                world.pump._events = 11
+                world.now += 2.0
+                world.pump.tick(world.now, at(world.now))
+            self.assertEqual(producer.tail, 11)
+            world.steps = 0
+            world.tick()
+            self.assertEqual(world.kills, 2)
+            for _ in range(3):
+                world.tick()
+            self.assertEqual(fold(world.columns())[1], 1.0, steps)
+        self.assertGreater(steps, 2)
+
     @examples(150)
     @given(
         st.lists(
