@@ -20,9 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from taba import batch, calls, counting, events, nesting
 from taba.batch import MAX_LIST_BYTES, BadColumn, Column, SentBatch, reading
 from taba.bounds import MAX_BATCH_BYTES, MAX_ENVELOPE_BYTES, MAX_VALUE_BYTES, MAX_VALUE_DEPTH, KiB, MiB
-from taba.errors import MalformedBatch, NoVerdicts
+from taba.errors import MalformedBatch, NoVerdicts, UnknownVersion
 from taba.server.fold import envelopes as envelopes_module
-from taba.server.fold.envelopes import Envelopes
+from taba.server.fold.envelopes import MAX_NOTED, SHOWN_SECONDS, Envelopes
 from taba.steps import finish
 from taba.tokens import Scope
 
@@ -321,6 +321,7 @@ class Waits:
     """An ingest, a router and posts of a Server that decides nothing until it is told to."""
 
     buckets = 8
+    problems: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -346,6 +347,21 @@ class Read(SynchronousTestCase):
         column = Column("web/1", "x", "Buffer", TIMES, values)
         entries = [SentBatch(batch.encode_batch(STREAM, 5, n + 1, [column]), n, NONCE) for n in range(batches)]
         return batch.decode_envelope(batch.encode_envelope("a", "h", 1.0, None, entries))
+
+    def test_what_comes_now_is_shown_whatever_versions_senders_make_up(self) -> None:
+        now = [0.0]
+        waits: Any = Waits()
+        envelopes = Envelopes(waits, waits, waits, bytes, lambda: now[0], lambda *_: None, lambda _: False)
+        for version in range(2 * MAX_NOTED):
+            envelopes.note_version(UnknownVersion("batch", 100 + version, [2]))
+        shown = envelopes.problems
+        self.assertEqual(len(shown), MAX_NOTED)
+        self.successResultOf(ensureDeferred(envelopes.decide(batch.Envelope("a", "h", 1.0, "other", []))))
+        self.assertEqual(len(envelopes.problems), MAX_NOTED + 1)
+        now[0] += SHOWN_SECONDS
+        self.assertEqual(envelopes.problems, [])
+        envelopes.note_version(UnknownVersion("batch", 99, [2]))
+        self.assertIn("99", " ".join(envelopes.problems))
 
     def test_others_have_their_turn_between_batches_that_are_made_of_much(self) -> None:
         envelopes, _ = self.make()

@@ -41,6 +41,7 @@ STRANGER_SECONDS = 5.0  # `later` for an Agent that sends to another store
 VERSION_SECONDS = 30.0  # `later` for a batch of another version: an upgrade takes longer
 SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to wait
 MAX_NOTED = 16  # such things that are told apart
+OTHER_STORE = "another store"  # one of them
 READING_OF_SENDER = MAX_WAITING_BYTES // 2  # of one token's bearer or address
 HEADER_BYTES = 64  # what a header counts as in a queue
 SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between two looks at the time
@@ -87,7 +88,7 @@ class Envelopes:
         if envelope.store is not None and not self._is_served(envelope.store):
             other = "and this Server serves another; if that is meant: taba store --accept"
             says = f"the Agent {envelope.agent} sends to the store {envelope.store[:8]}…, {other}"
-            self._note("another store", says)
+            self._note(OTHER_STORE, says)
             return [Verdict(LATER, STRANGER_SECONDS, says)] * len(envelope.entries)
         read, is_bound, room = 0, scope.is_bound, self.reading
         taker, left_out = room.enter(sender), ""
@@ -160,8 +161,11 @@ class Envelopes:
         self._note(f"{error.what} {error.version}", says)
 
     def _note(self, what: str, says: str) -> None:
-        if what in self._noted or len(self._noted) < MAX_NOTED:
-            self._noted[what] = (self._seconds(), says)
+        now = self._seconds()
+        if len(self._noted) >= MAX_NOTED:  # what is shown no more makes room
+            self._noted = {known: told for known, told in self._noted.items() if now - told[0] < SHOWN_SECONDS}
+        if what in self._noted or len(self._noted) < MAX_NOTED or what == OTHER_STORE:  # versions are whatever a sender says
+            self._noted[what] = (now, says)
 
     @property
     def problems(self) -> list[str]:

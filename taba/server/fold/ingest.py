@@ -479,14 +479,22 @@ class Ingest:
         self.tab_changes += any(map(keys.is_tab_change, outcome.commands))
         if outcome.handler_errors:
             self.errors.update(outcome.handler_errors)
-        for agent in outcome.turned_away:
-            if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
-                self._turned_away[agent] = self._clock.seconds()
+        if outcome.turned_away:
+            self._note_turned_away(outcome.turned_away)
         self.bad_meanings += outcome.bad_meanings
         for type, detail in outcome.first_errors.items():
             self._say(type, outcome.handler_errors[type], detail)
         self.unmarked += sum([verdict is BAD for verdict in outcome.verdicts])
         self.gaps += sum([verdict.word == GAP and item.header is None for item, verdict in zip(items, outcome.verdicts, strict=True)])
+
+    def _note_turned_away(self, agents: Sequence[str]) -> None:
+        now = self._clock.seconds()
+        if len(self._turned_away) >= MAX_TURNED_AWAY:  # those that are shown no more make room
+            since = now - TURNED_AWAY_SECONDS
+            self._turned_away = {agent: when for agent, when in self._turned_away.items() if when > since}
+        for agent in agents:
+            if agent in self._turned_away or len(self._turned_away) < MAX_TURNED_AWAY:
+                self._turned_away[agent] = now
 
     async def _decide_others(self, gate: Gate, bucket: int, items: list[WaitingBatch], slow: str) -> list[Verdict]:
         """What has no Events of this Type is decided now; the rest, and what follows it in its stream, later."""

@@ -19,7 +19,7 @@ from taba.server import keys
 from taba.server.fold import ingest as module
 from taba.server.fold.cycle import Outcome, WaitingBatch
 from taba.server.fold.errands import Errands
-from taba.server.fold.ingest import ENVELOPE_SECONDS, Ingest
+from taba.server.fold.ingest import ENVELOPE_SECONDS, MAX_TURNED_AWAY, TURNED_AWAY_SECONDS, Ingest
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Alone
@@ -365,6 +365,14 @@ class Lines(SynchronousTestCase):
         self.router.commit()
         self.assertEqual(self.router.commit(), 1)
         self.assertEqual(self.words(stays), ["applied"])
+
+    def test_an_agent_that_is_turned_away_now_is_named_however_many_were_before(self) -> None:
+        for number in range(MAX_TURNED_AWAY):
+            self.ingest._note([], Outcome([], [], 0, {}, {}, (), (f"before{number}",)))
+        self.clock.advance(TURNED_AWAY_SECONDS)
+        self.assertEqual(self.ingest.problems, [])
+        self.ingest._note([], Outcome([], [], 0, {}, {}, (), ("now",)))
+        self.assertIn("these Agents must wait: now.", self.ingest.problems[0])
 
 
 class Latencies(SynchronousTestCase):
