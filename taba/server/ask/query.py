@@ -37,6 +37,7 @@ QUIET_SECONDS = 15.0  # an answer so old is made anew though nothing was folded:
 SLICE_SHOWN = 60  # of these where each is shown: some 40 KiB of JSON, which is what a reader that has stopped reading holds
 SLICE_DETAILED = 5  # projected at a time with detail; some 10 ms
 SLICE_GROUPED = 200  # names whose groups are looked for between two looks at the time; a long one takes 0.1 ms
+SLICE_EACH = 5  # States, or pieces of an Aggregate, of Types that take each by itself: sketches of long texts 1 ms, large lists 2 and more
 MAX_PIECES = 200  # of one Aggregate, until they are made one
 
 log = Logger()
@@ -292,7 +293,7 @@ class Query:
 
     async def aggregate(self, type: str, projections: Sequence[Any]) -> Any:
         """One Aggregate of Projections, or Unanswered."""
-        answer = await self._bench.aggregate(type, projections)
+        answer = await self._aggregate(type, projections)
         if isinstance(answer, str):
             self._count(type, answer)
             return Unanswered(answer)
@@ -450,7 +451,7 @@ class Query:
         """The Projections of States of one Type; Unanswered for one that its Handler cannot project."""
         answers: list[Any] = []
         now = self._now()
-        at_once = SLICE_DETAILED if detail else SLICE_STATES
+        at_once = SLICE_DETAILED if detail else SLICE_EACH if self._bench.takes_each(type) else SLICE_STATES
         for start in range(0, len(states), at_once):
             await self.turns.breathe()
             answers += await self._bench.project(type, states[start : start + at_once], now, detail)
@@ -459,10 +460,23 @@ class Query:
                 self._count(type, answer)
         return [Unanswered(answer) if isinstance(answer, str) else answer for answer in answers]
 
+    async def _aggregate(self, type: str, pieces: Sequence[Any]) -> Any:
+        """The Aggregate of Projections and Aggregates, or a sentence: where a Type takes each by itself, some at a time become one."""
+        while len(pieces) > SLICE_EACH and self._bench.takes_each(type):
+            made: list[Any] = []
+            for start in range(0, len(pieces), SLICE_EACH):
+                await self.turns.breathe()
+                made.append(await self._bench.aggregate(type, pieces[start : start + SLICE_EACH]))
+                if isinstance(made[-1], str):
+                    return made[-1]
+            pieces = made
+        await self.turns.breathe()
+        return await self._bench.aggregate(type, pieces)
+
     async def _shorten(self, total: Total) -> None:
         """Make one of many pieces, so that none is held for each of many Clients or Tabs."""
         if len(total.pieces) >= MAX_PIECES and not total.differs:
-            answer = await self._bench.aggregate(total.type, total.pieces)
+            answer = await self._aggregate(total.type, total.pieces)
             if isinstance(answer, str):
                 self._count(total.type, answer)
                 total.fail(answer)
@@ -477,7 +491,7 @@ class Query:
         if total.is_made:
             [answer] = total.pieces
         else:
-            answer = await self._bench.aggregate(total.type, total.pieces)
+            answer = await self._aggregate(total.type, total.pieces)
         if isinstance(answer, str):
             self._count(total.type, answer)
             return Aggregated(total.type, None, answer)

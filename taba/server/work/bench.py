@@ -67,6 +67,10 @@ class Bench:
         """Whether the Handler of `type` folds all States at once."""
         return self._lookup.is_array(type)
 
+    def takes_each(self, type: str) -> bool:
+        """Whether the Handler of `type` is Taba's own, and takes each State and each Projection by itself: some milliseconds each."""
+        return self._lookup.own(type) and not self._lookup.is_array(type)
+
     def edge(self, type: str) -> int | None:
         """In which version States of `type` that were folded at the edge are merged here; None where none are."""
         return self._lookup.edge(type)

@@ -11,6 +11,7 @@ from taba.server import keys
 from taba.server.ask import overview, query, states
 from taba.server.fold.cycle import bucket_of
 from taba.server.prometheus import past, present
+from taba.turns import Turns
 
 from ..running import BUCKETS, ServerCase, asynchronous
 
@@ -63,6 +64,41 @@ class Slices(ServerCase):
         self.assertEqual(self.counted(filtered), [30, 30])
         some = await self.get(server, "/v1/superaggregate?name=sums&client_match=web/0.*")
         self.assertEqual(some["count"], 10)
+
+    @asynchronous
+    async def test_of_types_that_take_each_state_by_itself_others_have_their_turn_after_a_few(self) -> None:
+        server = await self.start()
+        texts = {"kinds": "Cardinality", "tops": "TopK", "lists": "Buffer"}
+        for number, client in enumerate(CLIENTS):
+            events = [{"tab": tab, "type": type, "value": f"text {number}"} for tab, type in texts.items()]
+            await self.post(server, events, client=client)
+        since = [0]  # States and Projections that were taken since others had their turn
+        most = {"project": 0, "aggregate": 0}
+        bench, breathe = server.query._bench, Turns.breathe
+
+        def watch(what: str) -> None:
+            original = getattr(bench, what)
+
+            async def watched(type: str, items: Any, *rest: Any) -> Any:
+                since[0] += len(items)
+                most[what] = max(most[what], since[0])
+                return await original(type, items, *rest)
+
+            self.patch(bench, what, watched)
+
+        async def counted(turns: Turns) -> None:
+            await breathe(turns)
+            since[0] = 0
+
+        self.patch(Turns, "breathe", counted)
+        for what in most:
+            watch(what)
+        found = await self.get(server, "/v1/aggregates")
+        self.assertEqual(found["kinds"], {"distinct": len(CLIENTS)})
+        self.assertEqual((len(found["tops"]["top"]), len(found["lists"]["values"])), (len(CLIENTS), len(CLIENTS)))
+        self.assertEqual({tab: len(of) for tab, of in (await self.get(server, "/v1/projections")).items()}, dict.fromkeys(texts, 30))
+        self.assertEqual((await self.get(server, "/v1/superaggregate?name=tops"))["top"], found["tops"]["top"])
+        self.assertEqual(most, {"project": query.SLICE_EACH, "aggregate": query.SLICE_EACH})
 
     @asynchronous
     async def test_a_client_that_is_merged_between_two_slices_is_counted_once(self) -> None:
