@@ -33,4 +33,7 @@ PARTS = [
 ]
 
 # a build without the GIL uses what is written in Python: these parts rely on the GIL
-setup(ext_modules=[] if sysconfig.get_config_var("Py_GIL_DISABLED") else PARTS)
+setup(
+    ext_modules=[] if sysconfig.get_config_var("Py_GIL_DISABLED") else PARTS,
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)
