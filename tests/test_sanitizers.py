@@ -131,6 +131,8 @@ class Sanitizers(SynchronousTestCase):
         folder = Path(self.mktemp()).absolute()
         for name in ("taba", "twisted", "tests"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "conftest.py", "corpus"))
+        # few examples, the same each time: they are several times slower here, and the parts' own tests try more of them
+        (folder / "tests" / "conftest.py").write_text("from tests.examples import load_profile\n\nload_profile()\n")
         libraries = []
         for part in run.parts:
             library = folder / (part.replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX"))
@@ -142,7 +144,6 @@ class Sanitizers(SynchronousTestCase):
             "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself frees little at its end
             "PYTHONMALLOC": "malloc",  # or the sanitizer sees Python's pools instead of objects
             "PYTHONPATH": str(folder),
-            # few examples: they are several times slower here, and the parts' own tests try all of them
             "HYPOTHESIS_PROFILE": "certain",
         }
         where = f"from importlib import import_module\nfor name in {run.parts}: print(import_module(name).__file__)"
