@@ -2,13 +2,14 @@
 
 1. A bucket goes to the healthy Server that rendezvous hashing prefers, of those that are near; one that fails is left alone, longer
    each time. Near are a few, the same for all Agents of a host: with many Agents and Servers each Server hears of few Agents.
-2. Fresh batches go first; the spool's have one envelope a Server under way, beside them.
+2. Fresh batches go first; the spool's have two envelopes a Server under way, beside them: one is read from disk while the other is folded.
 3. A batch with which three answered tries failed travels alone, so that it holds nobody else up.
 4. What is no answer with as many verdicts as batches means later, for all of them.
 5. A batch with States that were folded here goes to no Server that is known not to merge these: it waits, and whatever follows it.
 6. What is posted with keys goes in envelopes of its own: a Server looks each key up first, maybe at a server of the store that is away.
 7. An envelope has as much as its Server decides in a moment: what it has no time for it read in vain, and is sent again. So several
-   are under way of one drain, and the first is answered, and followed, while the last is read.
+   are under way of one drain, and the first is answered, and followed, while the last is read: many small ones rather than a few
+   large ones, or all are answered at once, and the Server has nothing to do until others are there.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from taba.agent.ages import Moment
 from taba.agent.lanes import MAX_RUN_BATCHES, Backoff, Lane, Outgoing, obey
 from taba.agent.schedule import Schedule
 from taba.batch import KEYS_FULL, LATER, KeyPart, SentBatch, Verdict, edges_of
-from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB, MiB
+from taba.bounds import MAX_ENVELOPE_BATCHES, MAX_ENVELOPE_BYTES, KiB
 from taba.options import is_loopback
 from taba.versions import Edges, Versions
 
 MAX_KEYED_IN_FLIGHT = 2  # of these, such of posts with keys: each of their batches has a record that is looked up first
-MAX_IN_FLIGHT = 4  # envelopes to one Server: it folds one while the next is on its way
+MAX_IN_FLIGHT = 8  # envelopes to one Server: it folds some while the next are on their way
 TRIAL_BYTES = 64 * KiB  # of an envelope to a Server that failed last time
-FULL_BYTES = 2 * MiB  # of an envelope to a Server that answers soon: a sixth of a second's work, in one of MAX_IN_FLIGHT places
-LEAST_BYTES = 128 * KiB  # … to one that never does
+FULL_BYTES = 640 * KiB  # of an envelope to a Server that answers soon: all that are under way are half a second's work, and with what
+# a Server makes of them, five times that, within what it reads of one sender
+LEAST_BYTES = 64 * KiB  # … to one that never does
+MAX_BACKLOG_IN_FLIGHT = 2  # of these, such of the spool's …
+BACKLOG_SHARE = 2  # … each of which may have as much as so many others
 BATCH_BYTES = 512  # that a batch counts as beside its own: what it costs a Server, whatever is in it
-SOON_SECONDS = 0.4  # an answer within this: the next full envelope may be larger, by SOON_MORE
+SOON_SECONDS = 0.6  # an answer within this: the next full envelope may be larger, by SOON_MORE
 LATE_SECONDS = 1.0  # one that took longer, or decided only a part: those that go from now on are half as large
 SOON_MORE = 1.25
 HURRIED_SECONDS = 0.5  # `later` by so little, and without a reason: there was no time for it, or no room
@@ -123,7 +127,9 @@ class ServerPeer:
         """Whether one more envelope may be under way."""
         if is_keyed and self.keyed_in_flight >= MAX_KEYED_IN_FLIGHT:
             return False
-        return self.is_usable(now) and self.in_flight < MAX_IN_FLIGHT and not (from_spool and self.backlog_in_flight)
+        return (
+            self.is_usable(now) and self.in_flight < MAX_IN_FLIGHT and not (from_spool and self.backlog_in_flight >= MAX_BACKLOG_IN_FLIGHT)
+        )
 
 
 class Parcel:
@@ -324,7 +330,7 @@ class Dispatch:
                 full.append(own)
                 continue
             if parcel is None:
-                room = TRIAL_BYTES if server.failures else server.room
+                room = TRIAL_BYTES if server.failures else server.room * (BACKLOG_SHARE if from_spool else 1)
                 parcel = filling[of] = self._begin(server, room, from_spool, is_keyed, now)
             parcel.add(run)
         return full + list(filling.values())

@@ -72,6 +72,7 @@ class Drained(NamedTuple):
     tellings: list[Telling]  # Tabs with events here that were not told of yet
     tallies: list[Sorted | Tally]  # what all of it comes to, by Tab
     is_cut: bool  # a limit ended it; there is more to read at once
+    may_wait: bool = False  # … but only in rings whose turn comes later: all that were to be read were read whole
 
 
 class Drain:
@@ -108,14 +109,16 @@ class Drain:
         batch_bytes: int = MAX_BATCH_BYTES,
         first: frozenset[Ring] = frozenset(),
         is_fresh: bool = False,
+        most_rings: int = 0,
     ) -> Drained:
         """Read (ring, is dead) pairs: at most so many events. `waiting`: how many there are in each ring, as was seen last.
 
         What clients in `spent` recorded is read and left out, but for what goes up and down. `batch_bytes`: what a batch may take, of
         which a State that was folded at the edge takes no more than a part. Where there is any in `first`, these rings alone are read,
-        whosever turn it is, and it stays so. `is_fresh`: all of them were looked at just now, and what came since may wait.
+        whosever turn it is, and it stays so. `is_fresh`: all of them were looked at just now, and what came since may wait. `most_rings`:
+        how many are read of those whose turn it is, 0 for all; the next drain goes on with the others.
         """
-        return finish(self.steps(rings, events, waiting, spent, batch_bytes, first, is_fresh))
+        return finish(self.steps(rings, events, waiting, spent, batch_bytes, first, is_fresh, most_rings))
 
     def steps(
         self,
@@ -126,6 +129,7 @@ class Drain:
         batch_bytes: int = MAX_BATCH_BYTES,
         first: frozenset[Ring] = frozenset(),
         is_fresh: bool = False,
+        most_rings: int = 0,
     ) -> Generator[None, None, Drained]:
         """The same in turns: yields after each of which others may have theirs, as long as all of these rings stay open. Whoever gives
         it up has changed nothing; one at a time is under way."""
@@ -159,8 +163,11 @@ class Drain:
         is_rest = 0 < self._rest < len(rings)
         if is_rest:
             in_turn = in_turn[: self._rest]
+        rest = len(in_turn)
         if first:
             in_turn = tuple(pair for pair in rings if pair[0] in first)
+        elif most_rings:
+            in_turn = in_turn[:most_rings]
         done = tried = 0
         together: set[Ring] = set()  # of these rings, those that were read with an earlier one
         for place, (ring, dead) in enumerate(in_turn):
@@ -245,10 +252,12 @@ class Drain:
                 done -= 1
                 break
             is_cut = is_cut or reading.is_cut
-        rest = len(in_turn) - done
+        rest -= done
+        may_wait = False
         if first:
             is_cut = True  # the round that these were before goes on
         else:
+            may_wait = done == len(in_turn) and rest > 0 and not is_cut
             is_cut = is_cut or (is_rest and self._left_some)  # in rings of this round
             self._rest, self._left_some = rest, rest > 0 and is_cut
             is_cut = is_cut or rest > 0
@@ -263,7 +272,8 @@ class Drain:
         malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
         if is_long:
             yield
-        return Drained(packed, added, readings, found, malformed, refused, lost, held_back, taken, empty, broken, tellings, tallies, is_cut)
+        told = lost, held_back, taken, empty, broken, tellings, tallies
+        return Drained(packed, added, readings, found, malformed, refused, *told, is_cut, may_wait)
 
     def _read_together(
         self, gathered: Gathered, pairs: Sequence[tuple[Ring, bool]], events: int, columns: int, value_bytes: int, spent: frozenset[str]

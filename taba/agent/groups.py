@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 from taba.agent.books import Books
 from taba.agent.history import History
@@ -33,7 +34,12 @@ class Groups:
     @property
     def is_busy(self) -> bool:
         """Whether Servers have applied less than half of what was published last."""
-        return bool(self._groups) and 2 * self._groups[-1].unacknowledged > len(self._groups[-1].held)
+        return self.are_busy(1)
+
+    def are_busy(self, last: int) -> bool:
+        """Whether Servers have applied less than half of the last so many together."""
+        groups = [*islice(reversed(self._groups), last)]
+        return 2 * sum([group.unacknowledged for group in groups]) > sum([len(group.held) for group in groups])
 
     @property
     def unacknowledged(self) -> int:

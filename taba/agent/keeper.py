@@ -470,6 +470,10 @@ class Keeper:
         """Whether Servers have applied less than half of what was published last."""
         return self.groups.is_busy
 
+    def are_busy(self, last: int) -> bool:
+        """Whether Servers have applied less than half of what was published the last so many times."""
+        return self.groups.are_busy(last)
+
     @property
     def unacknowledged(self) -> int:
         """Batches in the outbox that no Server has acknowledged."""

@@ -21,6 +21,9 @@ from taba.ring import MalformedRing
 
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 NEAR_PART = 2  # of whose room this part is full is near, as is what may overflow before the next look
+NEAR_SHARE = (
+    4  # and of whose Client a quarter waits, or less, of what waits of the one that has most: where all fill alike none goes before
+)
 _RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
 _POSITION, _BYTE_TAIL = 3, 5  # of a `place_to_look`
 _ODD = -1  # what the C part says of a ring that is to look itself
@@ -136,8 +139,8 @@ class Looks:
         return full
 
     def near(self, most: int) -> frozenset[Ring]:
-        """The rings that `is_filling` found nearly full, of those Clients that have least waiting in all of theirs: with so many records at
-        the most, and once a look."""
+        """The rings that `is_filling` found nearly full, of those Clients that have least waiting in all of theirs, and much less than
+        others: with so many records at the most, and once a look."""
         near, self._near = self._near, None
         if near is None or not (near := near | self._have_part(NEAR_PART)).any():
             return frozenset()
@@ -145,10 +148,10 @@ class Looks:
         waiting: Counter[str] = Counter()
         for ring, records in zip(self._rings, here, strict=True):
             waiting[ring.client] += records
-        found = []
+        found, least = [], max(waiting.values()) // NEAR_SHARE
         for row in sorted(np.flatnonzero(near).tolist(), key=lambda row: (waiting[self._rings[row].client], row)):
             most -= here[row]
-            if most < 0:
+            if most < 0 or waiting[self._rings[row].client] > least:
                 break
             found.append(self._rings[row])
         return frozenset(found)

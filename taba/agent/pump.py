@@ -19,6 +19,7 @@ from taba.agent.meanings import Meanings, Telling
 from taba.agent.outbox import Covered, EncodedBatch, TableFull, group_bytes
 from taba.agent.reader import Reading, Ring
 from taba.agent.register import ENDED, GONE, Register
+from taba.agent.rounds import Rounds
 from taba.agent.scratch import Scratch
 from taba.agent.spool import SpoolFull
 from taba.agent.sums import Pending, Sums
@@ -28,16 +29,6 @@ from taba.ring import MalformedRing
 from taba.versions import Edges
 
 SCAN_SECONDS = 1.0  # a dead client's ring is gone within three
-DRAIN_SECONDS = 0.25  # an event is on its way within this: a quarter of what P7 allows
-WIDE_DRAIN_SECONDS = 0.5  # … after one of WIDE_BATCHES: each costs by what it is more than by what is in it, for whoever has it
-WIDE_BATCHES = 256  # of a drain: half of the buckets that a store mostly has
-DRAIN_COLUMNS = 60_000  # a second, about, as many as drains may well have: each costs a Server, and the store, whatever is in it …
-FULL_DRAIN_SECONDS = 1.0  # … but after more than that, too, the next drain comes within this …
-WIDEST_DRAIN_SECONDS = 2.0  # … or within this, where columns have so many Events that they become fewer the more are drained together
-WIDENING_EVENTS = 2.0  # a column, for each second of that
-IDLE_DRAIN_SECONDS = 1.0  # while the looks find nothing in any ring: then a drain is for what stands beside records
-BUSY_DRAIN_SECONDS = 1.5  # while Servers have not applied half of the last drain: fewer and larger batches …
-BUSY_SHARE = 1.25  # … and of the pause that there is without that, where that is more
 TICK_SECONDS = 0.05  # a look at each ring's fill; one that is a quarter full, of records or of bytes, is drained at once
 FULL_TICK_SECONDS = 0.01  # while rings fill
 NEAR_EVENTS = 32_768  # of rings that are nearly full, drained alone where drains cannot take all, of those who have fewest …
@@ -109,12 +100,10 @@ class RingPump:
         self.deaths: dict[bytes, str] = {}  # rings whose process was found dead, and their clients; whoever tells of them clears it
         self._drops: dict[str, Counter[str]] = {}  # of the last look, by client, where there were any
         self.drops = Drops()
+        self.rounds = Rounds()
         self._reserve = Reserve()
         self.had_no_place = False  # as of that look: some process found not even a place to count its drops in
         self._behind: list[Ring] = []  # rings of which the last drain could not read all names
-        self._batches = 0  # of the last drain that had any
-        self._columns = self._read = 0  # columns of that drain and of those that it went on from, and Events that all these read
-        self._is_cut = False  # a limit ended the last drain
         self._is_hot = False  # a ring filled before its time: the next look comes sooner
         self._last_look = 0.0
         self._was_hurried = False  # the last drain was of rings that are nearly full alone
@@ -164,18 +153,30 @@ class RingPump:
         if self._to_tally:
             self._tally()
             return 0.0
-        # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
-        is_busy = self.keeper.is_busy
         # whose process died is read at once, so that its place is given back
-        is_filling = self._is_filling(now, 2 if is_busy else 4) or len(self._dead) > died or self._is_ending
-        pause = self._pause
-        if not is_filling and now < self._last_drain + (max(BUSY_DRAIN_SECONDS, BUSY_SHARE * pause) if is_busy else pause):
+        is_urgent = len(self._dead) > died or self._is_ending
+        rounds = self.rounds
+        if rounds.is_between and (is_urgent or not rounds.is_of(self.rings.open)):
+            self._end_round()
+            is_urgent = True
+        parts = rounds.parts_of_next(self.looks.has_records, len(self.rings.open))
+        # a batch costs a Server about the same whatever is in it: when they lag, what waits is drained together
+        is_busy = self.keeper.are_busy(parts)
+        is_filling = self._is_filling(now, 2 if is_busy else 4) or is_urgent
+        if not is_filling and now < self._last_drain + rounds.wait(parts, self.looks.has_records, is_busy):
             if self._read_ahead():
                 return 0.0
             return FULL_TICK_SECONDS if self._is_hot else TICK_SECONDS
         self._last_drain, self._is_hot = now, is_filling
-        self._under_way = self._begin(self._drain, is_fresh=True)
+        rounds.begin(1 if is_urgent else parts, self.rings.open)
+        self._under_way = self._begin(self._drain, is_fresh=True, parts=rounds.parts)
         return self._go_on(now, moment)
+
+    def _end_round(self) -> None:
+        """The next drain is of all rings, also where some had their part of a round and others had not."""
+        assert self._drain is not None
+        self._drain.begin_anew()
+        self.rounds.give_up()
 
     def _go_on(self, now: float, moment: Moment) -> float:
         """Drain for a turn; returns the seconds until the next tick."""
@@ -190,16 +191,6 @@ class RingPump:
         if is_cut and not self._behind:
             self._last_drain = 0.0  # there is more, now; but names are read first, which takes less than as many drains
         return 0.0 if is_cut or self._behind else FULL_TICK_SECONDS if is_filling else TICK_SECONDS
-
-    @property
-    def _pause(self) -> float:
-        """Seconds from one drain to the next, while no ring fills and Servers keep up."""
-        if not self.looks.has_records:
-            return IDLE_DRAIN_SECONDS
-        least = WIDE_DRAIN_SECONDS if self._batches >= WIDE_BATCHES else DRAIN_SECONDS
-        widened = self._read / (WIDENING_EVENTS * max(1, self._columns))  # a column of one Event is as many later
-        most = min(WIDEST_DRAIN_SECONDS, max(FULL_DRAIN_SECONDS, widened))
-        return max(least, min(most, self._columns / DRAIN_COLUMNS))
 
     def _read_ahead(self) -> bool:
         """Read new names for a turn, where the last drain found rings of which there are more than it may read. Returns whether it did."""
@@ -225,6 +216,8 @@ class RingPump:
         self.give_up_drain()
         if self._drain is None:
             return False
+        if self.rounds.is_between:
+            self._end_round()
         under_way = self._begin(self._drain)
         while (is_cut := under_way.step(now, moment)) is None:
             pass
@@ -240,10 +233,11 @@ class RingPump:
         closes a ring."""
         if self._under_way is not None:
             self._under_way.drain.begin_anew()
+            self.rounds.give_up()
         self._under_way = None
 
-    def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None, is_fresh: bool = False) -> _UnderWay:
-        """Have a drain under way, of these rings, or of all. `is_fresh`: the last look was just now."""
+    def _begin(self, drain: Drain, pairs: list[tuple[Ring, bool]] | None = None, is_fresh: bool = False, parts: int = 1) -> _UnderWay:
+        """Have a drain under way, of these rings, or of all. `is_fresh`: the last look was just now. `parts`: of as many it is one."""
         if pairs is None:
             # whether a ring is dead was seen before it is read: what its process wrote is all there
             pairs = [(ring, name in self._dead) for name, ring in self.rings.open.items()]
@@ -254,10 +248,11 @@ class RingPump:
         events, waiting, first = self._events, self.looks.waiting, frozenset[Ring]()
         if self._was_hurried:
             events = min(events, HURRIED_EVENTS)
-        elif self._is_cut:
+        elif self.rounds.is_cut:
             first = self.looks.near(NEAR_EVENTS)
         self._was_hurried = bool(first)  # others have the next drain
-        steps = drain.steps(pairs, events, waiting, spent, self.keeper.batch_bytes, first, is_fresh)
+        most_rings = -(-len(pairs) // parts) if parts > 1 else 0
+        steps = drain.steps(pairs, events, waiting, spent, self.keeper.batch_bytes, first, is_fresh, most_rings)
         return _UnderWay(drain, pairs, steps, self._publish_drained)
 
     def _publish_drained(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
@@ -273,13 +268,13 @@ class RingPump:
             return True
         if self._events < MAX_DRAIN_EVENTS:
             self._events = min(MAX_DRAIN_EVENTS, self._events * 2)
-        self._is_cut = drained.is_cut
+        self.rounds.ended(drained.is_cut, drained.may_wait)
         self._is_ending = any(ring.name in self._dead for ring, _ in drained.readings)
         dead = dict(under_way.pairs)
         if under_way.is_long and any(map(dead.get, drained.empty)):
             yield  # who gives it up has them found empty by the next drain again
         self._retire(dead, drained, under_way.now, under_way.moment)
-        return drained.is_cut
+        return drained.is_cut and not drained.may_wait
 
     def _publish_or_not(self, under_way: _UnderWay, drained: Drained) -> _Publishing:
         """Publish what was read, once there is room. Returns False where it must be read anew: a ring turned out to be none, or it is too
@@ -364,8 +359,7 @@ class RingPump:
         self._tell_clients(drained, sums, is_taken, why)
         self.sums.spares(drained.malformed + drained.refused + held_back)
         if batches:
-            self._batches, before = len(batches), (self._columns, self._read) if self._is_cut else (0, 0)
-            self._columns, self._read = before[0] + columns, before[1] + found
+            self.rounds.published(len(batches), columns, found)
             self.meanings.published(told)
             self.edge.published()
         self._to_tally = drained.tallies  # no promise rests on these: nothing of what was published waits for them

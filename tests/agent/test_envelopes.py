@@ -12,7 +12,7 @@ from taba.bounds import MiB
 from tests.agent.moments import at
 from tests.agent.world import World, WorldCase
 
-BATCH_BYTES = 100_000  # of content
+BATCH_BYTES = 30_000  # of content
 LATE = Verdict(LATER, 0.1)
 
 
@@ -57,6 +57,20 @@ class Envelopes(WorldCase):
         self.answer(world, first, self.applied(first))
         (again,) = world.dispatch.parcels(world.now, at(world.now))
         self.assertEqual(([send.lane.bucket for send in again.sends], again.server.in_flight), (buckets, 3))
+
+    def test_the_spool_has_two_envelopes_under_way_which_may_be_larger_than_those_of_what_is_fresh(self) -> None:
+        world = self.made(120)
+        world.move()
+        world.tick()
+        (opening,) = world.dispatch.parcels(world.now, at(world.now))
+        self.answer(world, opening, [Verdict(OPEN, b"n" * 16, 0)] * len(opening.sends))
+        first, second = world.dispatch.parcels(world.now, at(world.now))
+        for parcel in (first, second):
+            self.assertTrue(parcel.from_spool)
+            self.assertTrue(FULL_BYTES < parcel.size <= dispatch.BACKLOG_SHARE * FULL_BYTES, parcel.size)
+        self.answer(world, first, self.applied(first))
+        (third,) = world.dispatch.parcels(world.now, at(world.now))
+        self.assertEqual((third.from_spool, third.server.backlog_in_flight), (True, dispatch.MAX_BACKLOG_IN_FLIGHT))
 
     def test_what_comes_too_late_makes_those_that_go_next_half_as_large_once_for_all_that_were_under_way(self) -> None:
         world = self.made(60)

@@ -34,6 +34,15 @@ class GroupsTests(SynchronousTestCase):
         self.groups = Groups(self.outbox, self.history, self.books)
         self.lane = Lane(STREAM, BUCKET, self.books)
 
+    def test_servers_are_busy_while_half_of_the_last_groups_together_is_not_applied(self) -> None:
+        self.assertFalse(self.groups.are_busy(2))
+        first, second = self.publish(1, 2, 3, 4), self.publish(5, 6)
+        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2)), (True, True))
+        first.unacknowledged = 1
+        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2), self.groups.are_busy(9)), (True, False, False))
+        first.unacknowledged, second.unacknowledged = 4, 0
+        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2)), (False, True))
+
     # --- what the books ask for (Shelf) ---
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes:

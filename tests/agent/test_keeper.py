@@ -13,11 +13,12 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from taba import ring as layouts
-from taba.agent import pump
+from taba.agent import rounds
 from taba.agent.ages import Moment
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, Covered, OutboxCorrupt, OutboxFull
-from taba.agent.pump import DRAIN_SECONDS, TICK_SECONDS, WIDE_DRAIN_SECONDS
+from taba.agent.pump import TICK_SECONDS
+from taba.agent.rounds import DRAIN_SECONDS, WIDE_DRAIN_SECONDS
 from taba.batch import LATER, BatchId, Verdict
 from taba.client.segment import make_segment
 from taba.names import bucket_of
@@ -332,7 +333,7 @@ class KeeperTests(WorldCase):
             drains.clear()
 
     def test_after_a_drain_of_many_batches_the_next_one_comes_later_unless_a_ring_fills(self) -> None:
-        self.patch(pump, "WIDE_BATCHES", 3)
+        self.patch(rounds, "WIDE_BATCHES", 3)
         tabs = list({bucket_of(tab, BUCKETS): tab for tab in map("pace_{}".format, range(100))}.values())
         world = self.world()
 
