@@ -100,6 +100,18 @@ class EmbeddedStoreTests(TestCase):
         self.assertEqual([reply[1] for reply in replies], [b"yes", b"always", b"noeviction", b"0", b""])
         self.assertEqual(os.stat(Path(self.directory) / "store.sock").st_mode & 0o777, 0o700)
 
+    async def test_its_file_is_not_written_anew_for_the_little_that_is_over(self) -> None:
+        store = self.store()
+        await store.wait_running()
+        pool = self.pool(store)
+        for _ in range(80):
+            await pool.execute([(b"SET", b"a", bytes(2**20))])
+        await deferLater(reactor, 0.5, lambda: None)  # it looks ten times a second
+        told = bytes(await ask(pool, b"INFO", b"persistence")).decode()
+        found = dict(line.split(":", 1) for line in told.split() if ":" in line)
+        self.assertGreater(int(found["aof_current_size"]), 80 * 2**20)
+        self.assertEqual((found["aof_rewrites"], found["aof_rewrite_in_progress"]), ("0", "0"))
+
     async def test_one_that_is_killed_is_started_again_with_what_it_had_acknowledged(self) -> None:
         store = self.store()
         await store.wait_running()
