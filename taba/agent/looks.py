@@ -37,6 +37,7 @@ class Looks:
         self._rings: list[Ring] = []
         self._moves: list[int] = []  # of each ring, as `_asked` has it
         self._is_still = False  # the last look saw nothing that the one before it had not seen …
+        self._has_records: bool | None = None  # as of the last look, once that was asked for
         self._decided: dict[int, bool] = {}  # … and while it is so, by part, whether any of them is filling
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
         self._fills = np.zeros((0, _FILL), np.int64)
@@ -46,7 +47,9 @@ class Looks:
     @property
     def has_records(self) -> bool:
         """Whether the last look found something in any ring, or looked at none."""
-        return not self._rings or bool(self._fills[:, _RECORDS].any())
+        if self._has_records is None:
+            self._has_records = not self._rings or bool(self._fills[:, _RECORDS].any())
+        return self._has_records
 
     @property
     def waiting(self) -> list[int]:
@@ -67,7 +70,7 @@ class Looks:
                 self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()  # nothing has grown
                 self._is_still, self._decided = True, {}
             return []
-        self._is_still = False
+        self._is_still, self._has_records = False, None
         if rings != self._rings:
             self._take(list(rings))
         self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()

@@ -26,6 +26,7 @@ class LookingTests(Case):
     def seen(self, looks: Looks, rings: list[Ring]) -> list[list[int]]:
         self.assertEqual(looks.look(rings), [])
         found: list[list[int]] = looks._fills.tolist()
+        self.assertEqual(looks.has_records, any(records for records, *_ in found))
         return found
 
     def fill_of(self, producer: Producer) -> list[int]:

@@ -46,7 +46,7 @@ from taba.turns import Turns
 MAX_WAITING_BYTES = 64 * MiB  # of batches in all lines of this process, with all that was made of them
 MAX_LINE_BYTES = 16 * MiB  # of batches for one bucket, so that one slow bucket cannot fill the queue for all
 MAX_FOREIGN_CYCLES = 3  # of them with Events for Handlers of others, which may hang: the rest of the lines go on beside them
-MAX_CYCLES = 6  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
+MAX_CYCLES = 8  # transactions under way at a time on one server; the Router has more connections to each, and queries need some
 CYCLE_SECONDS = 3.0  # of the store's for one transaction; FOLD_SECONDS for Handlers of others, which say nothing of it, come to that
 PROBE_SECONDS = 2.0  # for a server that failed to take a write
 ENVELOPE_SECONDS = 1.5  # to decide an envelope's batches; what takes longer must not hold up the others' verdicts
