@@ -201,13 +201,13 @@ def a_stream_ends_while_the_outbox_has_what_a_move_left_there(put: Any) -> None:
     put(Lane, "in_outbox", property(lambda self: 0, lambda self, end: None))
 
 
-@beside("tests.agent.test_gaps.GapTests.test_nor_twice_nor_never_where_what_was_sent_beyond_it_is_in_the_spool")
+@focused("memory full,store fails over,replica lags,kill agent,messages lost", 40.0, 3.0, seed=97)
 def what_was_left_out_is_forgotten_with_a_kill(put: Any) -> None:
     real = recovery._last_table
     put(recovery, "_last_table", lambda keeper: (real(keeper)[0]._replace(skipped=()), real(keeper)[1]))
 
 
-@focused(MOVED + ",spool spoilt", 40.0, 2.5, seed=208)
+@focused("memory full,kill agent,server cut off,spool spoilt", 30.0, 4.0, seed=1)
 def what_a_spool_lost_is_told_in_its_file_alone(put: Any) -> None:
     def list_all(self: Any) -> None:
         found = self._database.execute("SELECT stream, bucket, number, events FROM batches")
@@ -216,7 +216,7 @@ def what_a_spool_lost_is_told_in_its_file_alone(put: Any) -> None:
     put(Spool, "_list_all", list_all)
 
 
-@focused(MOVED + ",spool spoilt", 40.0, 2.5, seed=223)
+@beside("tests.agent.test_spooling.SpoolingTests.test_what_the_spool_lost_and_the_outbox_has_is_folded_wherever_a_kill_comes")
 def what_a_spool_lost_stays_lost_where_it_is_there_again(put: Any) -> None:
     real = Spool.add
 
