@@ -301,7 +301,7 @@ def _spoil_spool(world: World, fault: Fault) -> None:
         return
     with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as database, contextlib.suppress(sqlite3.Error):
         row = database.execute("SELECT id, content FROM batches ORDER BY id LIMIT 1 OFFSET ?", (fault.detail["which"],)).fetchone()
-        if row is not None:
+        if row is not None and isinstance(row[1], bytes) and row[1]:  # damage to the file leaves any value there
             content = bytearray(row[1])
             content[len(content) // 2] ^= 1 << fault.detail["which"] % 8
             database.execute("UPDATE batches SET content = ? WHERE id = ?", (bytes(content), row[0]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -23,6 +25,7 @@ from simulation.clockwork import Process
 from simulation.command import kinds
 from simulation.faults import KINDS, Fault, silent
 from simulation.machine import WITH_OPEN, WITH_OS
+from simulation.names import AGENT
 from simulation.play import play
 from simulation.shrinking import shrink
 from simulation.world import World
@@ -241,6 +244,17 @@ class SimulationTests(SynchronousTestCase):
         gone = shrink(range(40), lambda without: not {7, 23} & without)
         self.assertEqual(set(range(40)) - gone, {7, 23})
         self.assertEqual(shrink([], lambda without: True), frozenset())
+
+    def test_a_row_of_the_spool_that_damage_has_changed_is_no_more_spoilt(self) -> None:
+        world = World(1, Random(1))
+        self.addCleanup(shutil.rmtree, world.machine.root)
+        os.mkdir(world.machine.disk)
+        for content, spoilt in (("''", 0), ("x''", 0), ("NULL", 0), ("x'07'", 1)):
+            with contextlib.closing(sqlite3.connect(os.path.join(world.machine.disk, f"{AGENT}.spool"))) as database, database:
+                database.executescript("DROP TABLE IF EXISTS batches; CREATE TABLE batches (id INTEGER PRIMARY KEY, content)")
+                database.execute(f"INSERT INTO batches VALUES (1, {content})")
+            KINDS["spool spoilt"].happen(world, Fault(1, 1.0, "spool spoilt", {"which": 0}))
+            self.assertEqual(world.fired["flipped a bit in the spool"], spoilt, content)
 
     def test_a_fold_counts_as_one_whichever_way_its_bucket_goes(self) -> None:
         """Of a CounterGroup ordinary buckets are folded together, past what other Types go by."""
