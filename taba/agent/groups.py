@@ -70,7 +70,8 @@ class Groups:
         end = self._outbox.released
         while self._groups:
             group = self._groups[0]
-            if group.unforgotten and (group.unacknowledged or self._outbox.free + end - self._outbox.released >= needed):
+            # how much is free is asked of the kernel: nearly always nobody needs any
+            if group.unforgotten and (not needed or group.unacknowledged or self._outbox.free + end - self._outbox.released >= needed):
                 break
             end = self._give_up_oldest()
         return end

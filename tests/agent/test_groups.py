@@ -14,7 +14,7 @@ from taba.agent.books import Books
 from taba.agent.groups import Groups
 from taba.agent.history import History
 from taba.agent.lanes import RETAIN_SECONDS, Group, HeldBatch, Lane
-from taba.agent.outbox import EncodedBatch, Table
+from taba.agent.outbox import EncodedBatch, Outbox, Table
 from taba.agent.schedule import Schedule
 from taba.batch import BatchId
 from tests.agent.moments import at
@@ -42,6 +42,19 @@ class GroupsTests(SynchronousTestCase):
         self.assertEqual((self.groups.is_busy, self.groups.are_busy(2), self.groups.are_busy(9)), (True, False, False))
         first.unacknowledged, second.unacknowledged = 4, 0
         self.assertEqual((self.groups.is_busy, self.groups.are_busy(2)), (False, True))
+
+    def test_how_much_is_free_is_asked_only_for_those_who_need_some(self) -> None:
+        group = self.publish(1)
+        group.unacknowledged = 0  # and it is retained
+        asked: list[int] = []
+
+        def free(outbox: Outbox) -> int:
+            asked.append(1)
+            return 0
+
+        self.patch(Outbox, "free", property(free))
+        self.assertEqual((self.groups.give_up_done(0), asked), (group.start, []))
+        self.assertEqual((self.groups.give_up_done(1), asked), (group.end, [1]))
 
     # --- what the books ask for (Shelf) ---
 
