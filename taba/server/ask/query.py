@@ -220,7 +220,7 @@ class Query:
             return totals, []
 
         async for lot in self._states.parts(asked.chosen, asked.wanted, SLICE_STATES, is_whole=True):
-            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
+            large = [part for part in lot if self._states.is_large(part, asked.chosen)]
             others = [part for part in lot if part not in large] if large else lot
             found, by_type = await self._states.read(others, asked.chosen, asked.wanted)
             totals = await self._totalled(found, by_type, asked.chosen)
@@ -252,7 +252,7 @@ class Query:
     async def slots(self, asked: Asked) -> AsyncIterator[tuple[str, Past | Unanswered]]:
         """By Tab the slots of all Clients that match, at their own widths, of a few Tabs at a time: one may have thousands of bins."""
         async for lot in self._states.parts(asked.chosen, asked.wanted, SLICE_DETAILED, is_whole=True):
-            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in asked.chosen.dead]
+            large = [part for part in lot if self._states.is_large(part, asked.chosen)]
             found = await self._slots_lot([part for part in lot if part not in large], asked.chosen, asked.wanted)
             for part in large:
                 found.update(await self._slots_in_slices(part, asked.chosen, asked.wanted))
@@ -275,10 +275,10 @@ class Query:
         chosen = Chosen(tabs, type_of, {})
         async for lot in self._states.parts(chosen, wanted, most, is_whole=take is not None):
             made: dict[str, Sequence[Any]] = {}
-            others = [part for part in lot if take is None or len(part.clients) <= SLICE_STATES]
+            others = [part for part in lot if take is None or not self._states.is_large(part, chosen)]
             if take is not None:
                 for part in lot:
-                    if len(part.clients) > SLICE_STATES:
+                    if self._states.is_large(part, chosen):
                         made[part.tab] = await self._states.in_slices(part, chosen, wanted, take)
             yield Lot(*await self._states.read(others, chosen, wanted), made)
             await self.turns.breathe()
@@ -339,7 +339,7 @@ class Query:
         """What each Tab comes to; one of which nothing is there is left out, or empty."""
         # all States of a Tab are as of one moment: a job that merges Clients must not have some of them counted twice, or not at all
         async for lot in self._states.parts(chosen, wanted, SLICE_STATES, is_whole=True):
-            large = [part for part in lot if len(part.clients) > SLICE_STATES and part.tab not in chosen.dead and not detail]
+            large = [part for part in lot if self._states.is_large(part, chosen) and not detail]
             others = [part for part in lot if part not in large] if large else lot
             found: dict[str, Total] = await (self._detail_lot if detail else self._total_lot)(others, chosen, wanted)
             for part in large:

@@ -23,6 +23,8 @@ from taba.server.work.knowing import further_parts
 from taba.turns import Turns
 
 SLICE_STATES = 500  # read and projected at a time; some 10 ms
+WEIGHT = 8  # States that are arrays, as which one of another Type counts: it may be some 80 KiB, and one of a foreign Type more
+LEAST_AT_ONCE = 5  # of those, where others come more at a time
 MOST_MERGES = 5  # into `_retired`, each while a Tab of many Clients was read in slices; then it is read at one stroke
 
 ByType: TypeAlias = dict[str, tuple[list[tuple[str, str]], list[list[keys.Framed]]]]  # Type → (Tab, Client) and the parts of each State
@@ -72,17 +74,26 @@ class States:
         """Why a Tab that was there when the question began is so no longer; None where it is."""
         return self._away.get(bucket_of(tab, self._router.buckets)) if self._away else None
 
+    def weight(self, tab: str, chosen: Chosen) -> int:
+        """As how many a State of this Tab counts among those that are read at a time."""
+        return 1 if tab in chosen.dead or self._bench.is_plain_array(chosen.type_of(tab)) else WEIGHT
+
+    def is_large(self, part: Part, chosen: Chosen) -> bool:
+        """Whether a Tab that is not divided has more States than are read at a time."""
+        return len(part.clients) * self.weight(part.tab, chosen) > SLICE_STATES and part.tab not in chosen.dead
+
     async def parts(self, chosen: Chosen, wanted: Filter, most: int, is_whole: bool = False) -> AsyncIterator[list[Part]]:
         """Parts of Tabs, in the order of `chosen`, with some `most` States at a time. `is_whole`: no Tab is divided."""
         lot: list[Part] = []
         size = 0
         async for tab, clients in self._chooser.each_clients_of(chosen.tabs, wanted):
-            step = len(clients) if is_whole or len(clients) < most else most
+            weight = min(self.weight(tab, chosen), max(1, most // LEAST_AT_ONCE))
+            step = len(clients) if is_whole or len(clients) * weight < most else max(1, most // weight)
             for start in range(0, len(clients) or 1, step or 1):
                 some = clients[start : start + step] if step < len(clients) else clients
                 is_last = start + len(some) >= len(clients)
                 lot.append(Part(tab, some, is_last, is_last and not start))
-                size += len(some) + 1
+                size += (len(some) + 1) * weight
                 if size >= most:
                     yield lot
                     lot, size = [], 0
@@ -96,16 +107,17 @@ class States:
         merged meanwhile, and all is read again. Nothing of a Tab that went away between two slices: a part is not the whole.
         """
         clients = part.clients if wanted.is_about_clients else [client for client in part.clients if client != RETIRED_CLIENT]
+        step = max(1, SLICE_STATES // self.weight(part.tab, chosen))
         for _ in range(MOST_MERGES):
             made: list[Any] = []
             merged: Any = None
-            for start in range(0, len(clients), SLICE_STATES):
-                some = clients[start : start + SLICE_STATES]
+            for start in range(0, len(clients), step):
+                some = clients[start : start + step]
                 found, by_type = await self.read([Part(part.tab, some, True, False)], chosen, wanted)
                 if self.why_away(part.tab) is not None:
                     return []
                 if not wanted.is_about_clients:
-                    retired = _take_client(part.tab, RETIRED_CLIENT, found, by_type, is_kept=start + SLICE_STATES >= len(clients))
+                    retired = _take_client(part.tab, RETIRED_CLIENT, found, by_type, is_kept=start + step >= len(clients))
                     if start and retired != merged:
                         break
                     merged = retired

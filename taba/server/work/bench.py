@@ -71,6 +71,10 @@ class Bench:
         """Whether the Handler of `type` is Taba's own, and takes each State and each Projection by itself: some milliseconds each."""
         return self._lookup.own(type) and not self._lookup.is_array(type)
 
+    def is_plain_array(self, type: str) -> bool:
+        """Whether the Handler of `type` is Taba's own, and its States are small and read many at a time."""
+        return self._lookup.own(type) and self._lookup.is_array(type)
+
     def edge(self, type: str) -> int | None:
         """In which version States of `type` that were folded at the edge are merged here; None where none are."""
         return self._lookup.edge(type)

@@ -101,6 +101,21 @@ class Slices(ServerCase):
         self.assertEqual(most, {"project": query.SLICE_EACH, "aggregate": query.SLICE_EACH})
 
     @asynchronous
+    async def test_of_large_states_fewer_are_read_at_a_time_and_all_are_counted(self) -> None:
+        server = await self.filled()
+        for number, client in enumerate(CLIENTS):
+            await self.post(server, [{"tab": "tops", "type": "TopK", "value": f"text {number}"}], client=client)
+        for module in (query, states):
+            self.patch(module, "SLICE_STATES", 3 * states.WEIGHT)
+        self.patch(query, "SLICE_SHOWN", 3 * states.WEIGHT)
+        self.patch(states, "LEAST_AT_ONCE", 3)
+        for path in ("/v1/aggregates?name=tops", "/v1/projections?name=tops", "/v1/aggregates"):
+            sizes = self.watch(server, {}, "tops")
+            found = (await self.get(server, path))["tops"]
+            self.assertEqual(len(found.get("top", found)), len(CLIENTS))
+            self.assertEqual(sizes, [3] * 10, path)
+
+    @asynchronous
     async def test_a_client_that_is_merged_between_two_slices_is_counted_once(self) -> None:
         server = await self.filled()
         before = len(CLIENTS)
