@@ -32,6 +32,7 @@ HANG_SECONDS = 120.0  # it only ends a hang
 RING_BYTES = 32 * 2**20  # holds all of an airport: some 121,000 flights of five records at most
 
 
+@pytest.mark.takes(seconds=60)
 class Demo(SynchronousTestCase):
     def setUp(self) -> None:
         # directories of the demo are made in here, so that other runs on this machine do not disturb

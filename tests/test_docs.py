@@ -38,6 +38,7 @@ REFERENCE, OPERATIONS = ROOT / "docs" / "reference.md", ROOT / "docs" / "operati
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=30)
 class Examples(SynchronousTestCase):
     def run_document(self, name: str, *agent: str, **environ: str) -> None:
         needs_program("curl")

@@ -17,11 +17,11 @@ from tests.patience import PATIENCE_SECONDS
 from tests.sources import copy_sources
 
 MINUTES = 15  # for an environment, on a busy machine with cold caches
-EXTRAS = {"demo": "demo", "bench": "bench"}  # command: what its environment is made of; "test" for all others
 
 
-@pytest.mark.real
 class FreshClone(SynchronousTestCase):
+    """Commands that need the same environment share a clone, for each takes most of a minute to be made; others have theirs meanwhile."""
+
     home: ClassVar[Path]
 
     @classmethod
@@ -30,8 +30,8 @@ class FreshClone(SynchronousTestCase):
         cls.addClassCleanup(shutil.rmtree, cls.home)
 
     def run_in_a_clone(self, *arguments: str, **others: str) -> str:
-        """What the command prints; those that need the same environment share it, for each takes most of a minute to be made."""
-        clone = self.home / EXTRAS.get(arguments[0], "test")
+        """What the command prints."""
+        clone = self.home / "clone"
         if not clone.exists():
             copy_sources(clone)
         # without what this run's own environment has: its path, its modules
@@ -42,16 +42,28 @@ class FreshClone(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         return done.stdout
 
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=90)
+class FreshDemo(FreshClone):
     def test_demo(self) -> None:
         self.assertIn('"web.requests"', self.run_in_a_clone("demo", "--seconds", "5", "--once"))
 
-    def test_test(self) -> None:
-        self.assertIn("passed", self.run_in_a_clone("test", "tests/test_names.py", "tests/client/test_record.py"))
 
+@pytest.mark.real
+@pytest.mark.takes(seconds=100)
+class FreshBench(FreshClone):
     def test_bench(self) -> None:
         out = self.run_in_a_clone("bench", "--quick", "--only", "record", "states")
         for peer in ("prometheus", "statsd"):
             self.assertIn(peer, out.lower())
+
+
+@pytest.mark.real
+@pytest.mark.takes(seconds=240)
+class FreshTests(FreshClone):
+    def test_test(self) -> None:
+        self.assertIn("passed", self.run_in_a_clone("test", "tests/test_names.py", "tests/client/test_record.py"))
 
     def test_soak(self) -> None:
         self.assertIn("verdict: every event once", self.run_in_a_clone("soak", "--minutes", "0.2", "--rate", "5000"))
@@ -63,7 +75,7 @@ class FreshClone(SynchronousTestCase):
         self.assertIn("## next", self.run_in_a_clone("changelog"))
 
     def test_check(self) -> None:
-        self.assertRegex(self.run_in_a_clone("check", "tests/test_names.py"), r"(?s)Success: no issues found.*[1-9]\d* passed")
+        self.assertRegex(self.run_in_a_clone("check", "tests/test_names.py"), r"(?s)[1-9]\d* passed.*Success: no issues found")
 
     def test_coverage(self) -> None:
         self.assertRegex(self.run_in_a_clone("coverage", "tests/test_names.py"), r"(?ms)[1-9]\d* passed.*^TOTAL .*%$")

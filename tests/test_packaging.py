@@ -35,6 +35,7 @@ print(stats["accelerated"])
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=90)
 class Packaging(SynchronousTestCase):
     agent: ClassVar[str] = agent_name("packaging")  # there is none: nobody reads these rings
     directory: ClassVar[Path]
