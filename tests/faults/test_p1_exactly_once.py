@@ -77,6 +77,7 @@ for wave in range(int(sys.argv[1])):
 """
 
 
+@pytest.mark.takes(seconds=15)
 class ExactlyOnce(ShortJob):
     buckets = USUAL_BUCKETS
 

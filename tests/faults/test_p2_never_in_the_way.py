@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from .job import ShortJob
 
 # records more than the ring holds, then says what became of it and of its process
@@ -25,6 +27,7 @@ print(json.dumps([stats["recorded"], stats["dropped"], len(os.listdir("/proc/sel
 """
 
 
+@pytest.mark.takes(seconds=15)
 class NeverInTheWay(ShortJob):
     def check_it_records(self) -> None:
         """200,000 records into a ring of 2,048 places end, each counted, with no thread or process beside."""

@@ -22,6 +22,7 @@ for number in range(10):
 """
 
 
+@pytest.mark.takes(seconds=15)
 class NothingLost(ShortJob):
     def test_recorded_while_there_is_no_server_is_folded_once_there_is_one(self) -> None:
         self.services.start_server()  # an Agent that never met one does not know the buckets

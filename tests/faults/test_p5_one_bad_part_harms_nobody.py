@@ -96,6 +96,7 @@ class BadHandlers(ShortJob):
         self.until(is_taken, f"{tab} is not taken")
 
 
+@pytest.mark.takes(seconds=15)
 class OneBadPart(BadHandlers):
     def bad_rings(self) -> list[Path]:
         """Segments with this Agent's prefix that are no rings: empty, noise, a head that promises too much."""

@@ -58,6 +58,7 @@ class Moves(Job):
         self.services.start_agent()
 
 
+@pytest.mark.takes(seconds=15)
 class Resharding(Moves):
     tabs = ShortJob.tabs
 

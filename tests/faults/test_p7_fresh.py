@@ -16,6 +16,7 @@ class Timed(Job):
         return found if None not in found.values() else None
 
 
+@pytest.mark.takes(seconds=15)
 class Fresh(Timed):
     tabs, buckets = ShortJob.tabs, ShortJob.buckets
 

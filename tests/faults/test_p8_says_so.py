@@ -25,6 +25,7 @@ class Logged(Job):
         return "\n".join(line.partition(words)[2] for line in lines)
 
 
+@pytest.mark.takes(seconds=15)
 class SaysSo(Logged):
     tabs, buckets = ShortJob.tabs, ShortJob.buckets
 
@@ -56,6 +57,7 @@ class SaysSo(Logged):
 
 
 @pytest.mark.real
+@pytest.mark.takes(seconds=15)
 class FullStore(Logged):
     def test_a_store_whose_memory_is_full_is_said_and_what_was_recorded_meanwhile_is_there_once_it_is_not(self) -> None:
         valkey = borrow(self, tcp=True)
