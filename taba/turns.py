@@ -26,7 +26,8 @@ class Turns:
     """Lets others have a turn where this process has worked on long things for TURN_SECONDS; of several askers that which has worked least.
 
     Each asker (`taba.places.ASKER`) has its own line: who asks one thing waits for a piece or two of another's, however many that one asks.
-    Who comes anew has worked as much as who had the last turn: nobody saves up turns by keeping quiet.
+    Who comes anew has worked as much as who had the last turn, and a part of that one's turn: nobody saves up turns by keeping quiet, and
+    however many come anew, one after the other, they do not always go before who was there.
 
     `clock`: the reactor. Whoever works in one process has one of them (`of`): of several each would let as much be done in one turn.
     """
@@ -47,7 +48,7 @@ class Turns:
         self._lines: dict[str, deque[Deferred[None]]] = {}  # by asker, what waits for a turn
         self._order: list[tuple[float, int, str]] = []  # a heap of those askers, by what they have worked, then by since when they wait
         self._worked: dict[str, float] = {}  # by asker, seconds, more than none of which it had when it came
-        self._least = 0.0  # what who had the last turn had worked before it
+        self._least = 0.0  # what who comes anew has worked: it grows with each turn, by the part that each would have had of it
         self._numbers = count()
         self._is_due = False
 
@@ -83,7 +84,8 @@ class Turns:
     def _next(self) -> None:
         self._began = began = self._clock.seconds()
         while self._order:
-            self._least, _, asker = heappop(self._order)
+            worked, _, asker = heappop(self._order)
+            self._least, share = max(self._least, worked), 1 / (len(self._lines) + 1)
             line = self._lines[asker]
             turn = line[0]
             if not turn.called:  # who waited may have gone
@@ -91,6 +93,7 @@ class Turns:
             line.popleft()
             now = self._clock.seconds()
             self._worked[asker] = self._worked.pop(asker) + now - began  # the last of them: who worked longest ago is forgotten first
+            self._least += share * (now - began)
             if line:
                 self._line_up(asker)
             else:

@@ -152,6 +152,18 @@ class ByAsker(SynchronousTestCase):
             self.turn()
         self.assertLessEqual(Counter(self.done)["good"], 11)
 
+    def test_who_is_there_has_its_turns_however_many_come_one_after_the_other_for_one_piece_each(self) -> None:
+        self.work(NOBODY, 1000)
+        waiting = 0
+        for at_once, turns_had in ((1, 100), (4, 300)):
+            self.done.clear()
+            for _ in range(turns_had):
+                while len(self.turns._lines) <= at_once:  # as fast as they have their turns
+                    waiting += 1
+                    self.work(f"one {waiting}", 1)
+                self.turn()
+            self.assertGreaterEqual(Counter(self.done)[NOBODY], turns_had // (at_once + 4), at_once)
+
     def test_a_look_for_all_waits_in_nobodys_line_whoever_began_it(self) -> None:
         for _ in range(40):
             self.work("many", 50)
