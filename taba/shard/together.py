@@ -32,7 +32,7 @@ from taba.shard.transaction import (
     wait_for_replicas,
 )
 
-MOST_BUCKETS = 64  # in one transaction: its server does nothing else meanwhile
+MOST_BUCKETS = 128  # in one transaction: its server does nothing else meanwhile
 MOST_BYTES = 2 * MiB  # that one transaction writes, but always what its first bucket writes
 
 

@@ -1,5 +1,5 @@
-"""What ordinary buckets have beside arrays: values in lists, of Types that fold these, absolutes, and what was folded at the edge.
-Pure.
+"""What ordinary buckets have beside arrays of floats: values in lists, of Types that fold these; absolutes; what was folded at the
+edge. Pure.
 
 1. What becomes of such columns is what Fold would make of them: where one of them is not to be folded, or its Handler has more to say than
    a State, its bucket is left to Fold.

@@ -257,6 +257,7 @@ class PlainTests(SynchronousTestCase):
         self.write(self.both(self.besides(1, NOW, 0), NOW)[0])
         kept = dict(self.hashes)
         tab = {type: tab_in(0, place, BUCKETS) for place, type in enumerate(("CounterGroup", "PercentileGroup", "Cardinality", "TopK"))}
+        flying = tab_in(0, 6, BUCKETS)
         edge = self.at_edge(column(tab["CounterGroup"], "CounterGroup", [1.0, 2.0], "web/1", [NOW, NOW]), [NOW, NOW])
         state = cast(AtEdge, edge.values)
         good = column(tab["CounterGroup"], "CounterGroup", [1.0], "web/0", [NOW])
@@ -265,11 +266,8 @@ class PlainTests(SynchronousTestCase):
             "two Types": ([column(tab["CounterGroup"], "Cardinality", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
             "a time that is none": ([column(tab["Cardinality"], "Cardinality", ["a", "b"], "web/0", [NOW, -1.0])], {"bad_time": 1}),
             "lists in a list": ([column(tab["Cardinality"], "Cardinality", [[1], "b"], "web/0", [NOW, NOW])], {}),
-            "a posted delta": ([column(tab_in(0, 6, BUCKETS), "UpDown", [1], "web/0", [NOW])], {}),
-            "no absolute": (
-                [column(tab_in(0, 6, BUCKETS), "UpDown", [[b"x"]], "web/0", [NOW])._replace(stands_for=2)],
-                {"handler_error": 2},
-            ),
+            "a posted delta": ([column(flying, "UpDown", [1], "web/0", [NOW])], {}),
+            "no absolute": ([column(flying, "UpDown", [[b"x"]], "web/0", [NOW])._replace(stands_for=2)], {"handler_error": 2}),
             "no Type": ([column(tab["Cardinality"], "Nothing", ["a"], "web/0", [NOW])], {"type_conflict": 1}),
             "a new State": ([column(tab["Cardinality"], "Cardinality", ["a"], "web/9", [NOW])], {}),
             "not a State's own": ([edge._replace(client="web/0")], {}),  # which the arrays have as well
