@@ -109,6 +109,7 @@ class Joining(SynchronousTestCase):
         submitted = self.submit(*(self.one(bucket) for bucket in range(MAX_JOINED + 1)))
         self.assertEqual((self.router.joined, self.router.alone), ([list(range(MAX_JOINED))], [MAX_JOINED]))
         self.router.join()
+        self.clock.pump([0.0] * 8)  # of so many columns others have their turns in between
         self.router.commit()
         self.assertEqual(self.words(submitted), ["applied"] * (MAX_JOINED + 1))
 
