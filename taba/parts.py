@@ -17,7 +17,7 @@ FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 14,
     "taba.batch._entries": 1,
-    "taba.batch._sections": 3,
+    "taba.batch._sections": 4,
     "taba.handlers._fresh": 1,
     "taba.handlers._latest": 1,
     "taba.handlers._rows": 4,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from random import Random
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import msgpack
@@ -27,6 +28,7 @@ from taba.batch import (
     reading,
     reading_batch,
 )
+from taba.batch.columns import MAX_LIST_BYTES, MAX_LIST_VALUES
 from taba.bounds import MAX_BATCH_COLUMNS, MAX_BUCKETS
 from taba.errors import TabaError
 from taba.steps import finish
@@ -190,6 +192,78 @@ class BatchesTests(SynchronousTestCase):
         self.assertTrue(self.same(encode_batch(STREAM, 5, 1, [gauge, *large])))
         more = column("more", "Gauge", ["x" * 10_000], "a", [1.0])
         self.assertFalse(self.same(encode_batch(STREAM, 5, 1, [*large, more])))  # in steps
+
+    def lists(self, several: list[Column]) -> bool:
+        """Whether all of them are columns that C made; then Python finds the same, and the same values once all are made."""
+        content = encode_batch(STREAM, 5, 1, several)
+        batch = reading._sections.read_batch(content, (5,), reading._BOUNDS, reading._NAMES, reading._FORMS)
+        if type(batch) is tuple:
+            return False
+        found, slow = plain_batch(content), finish(reading_batch(content))
+        assert found is not None
+        self.assertEqual(found.made_bytes, slow.made_bytes)
+        for ours, its in zip(found.columns, slow.columns, strict=True):
+            assert isinstance(ours, Column) and isinstance(its, Column)
+            self.assertIs(type(ours.values), type(its.values))
+            self.assertEqual(repr(ours.opened()), repr(its.opened()))
+        return True
+
+    def test_values_in_lists_are_made_in_c_as_python_makes_them(self) -> None:
+        numbers = [
+            0,
+            127,
+            128,
+            255,
+            256,
+            2**16,
+            2**32,
+            2**53 + 1,
+            2**64 - 1,
+            -1,
+            -32,
+            -33,
+            -128,
+            -129,
+            -(2**15) - 1,
+            -(2**31) - 1,
+            -(2**63),
+        ]
+        values = [*numbers, None, True, False, 1.5, -0.0, math.inf, "", "ä" * 31, "x" * 32, "x" * 300, "x" * 30_000, b"", b"x" * 300]
+        for value in values:
+            self.assertTrue(self.lists([column("a", "Buffer", [value, "b"], "web/1", [1.0, 2.0])]), repr(value)[:20])
+        row = [bytes(16), 2**62, -2.5]
+        absolutes = [column("a", "UpDown", [row], client, [1.0])._replace(stands_for=events) for client, events in (("b", 0), ("c", 3))]
+        self.assertTrue(self.lists([column("a", "Gauge", [1.0], "b", [1.0]), *absolutes, column("c", "TopK", ["x"], "b", [1.0])]))
+        self.assertTrue(self.lists([column("a", "UpDown", ["x"], "b", [1.0])._replace(stands_for=2)]))
+
+    def test_what_is_amiss_in_a_list_is_found_by_python(self) -> None:
+        for value in ([1], {"a": 1}, "x" * 40_000):
+            self.assertFalse(self.lists([column("a", "Buffer", [value], "web/1", [1.0])]))
+        for row in ([bytes(15), 1, 1.0], [bytes(16), -1, 1.0], [bytes(16), 1, 1], [bytes(16), 1], [bytes(16), 1, 1.0, 1]):
+            self.assertFalse(self.lists([column("a", "UpDown", [row], "web/1", [1.0])._replace(stands_for=1)]))
+        good = column("a", "Buffer", ["text"], "web/1", [1.0])
+        packed = cast(Any, msgpack.unpackb(encode_batch(STREAM, 5, 1, [good])))
+        events, section = packed[4]
+        for spoilt in (
+            section.replace(b"\xa4text", b"\xa4tex\xff"),
+            section.replace(b"\xa4text", b"\xa5text"),
+            section.replace(b"\xa4text", b"\xc1text"),
+            section.replace(b"web/1", b"web 1"),
+            section.replace(b"Buffer", b"Buf er"),
+            section[:-1],
+        ):
+            packed[4] = [events, spoilt]
+            self.assertFalse(self.same(cast(bytes, msgpack.packb(packed))))
+        packed[4] = [2, section]
+        self.assertFalse(self.same(cast(bytes, msgpack.packb(packed))))
+
+    def test_lists_that_are_read_in_one_go_are_within_what_a_batch_may_hold(self) -> None:
+        self.assertLessEqual(reading.READ_BYTES, MAX_LIST_BYTES)
+        self.assertLessEqual(reading.READ_BYTES // 9, MAX_LIST_VALUES)  # each has eight bytes of time beside its own
+        count = reading.READ_BYTES // 9
+        for number, are_in_one in ((count - 20, True), (count, False)):
+            content = encode_batch(STREAM, 5, 1, [column("a", "Buffer", [None] * number, "b", [1.0] * number)])
+            self.assertEqual(self.same(content), are_in_one)
 
     def test_many_tabs_of_one_section_are_told_apart(self) -> None:
         names = [f"tab{number % 40}\0web/{number}".encode() for number in range(400)]

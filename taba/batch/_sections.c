@@ -1,4 +1,4 @@
-/* Sections of a batch of which nothing is amiss, all of floats, taken apart in one pass over their bytes.
+/* Sections of a batch of which nothing is amiss, of floats or of lists, taken apart in one pass over their bytes.
 
    1. What is here is done a second time: taba/batch/reading.py takes any section apart, says what is wrong with it, and does all that this
       leaves alone. Both find the same (tests/test_sections.py).
@@ -7,9 +7,10 @@
 
 #include "../_part.h"
 #include "_bytes.h"
+#include "_listed.h"
 #include "_named.h"
 
-#define FORM 3 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 4 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200
 #define MOST_TYPE 64
 #define MOST_EVENTS (UINT64_C(1) << 32) /* of a section that is taken apart here: sums of counts stay far from what a word holds */
@@ -202,8 +203,9 @@ end:
 
 /* What is to be known of batches beside their bytes: see `read_batch`. */
 struct reading {
-    PyObject *check_type, *tab_of, *bad, *block_form;
+    PyObject *check_type, *tab_of, *bad, *block_form, *column_form, *packed_form;
     Py_ssize_t columns, object_bytes, most_name, unread; /* the last: bytes of names that may still be read in one go */
+    Py_ssize_t most_number, value_bytes, item_bytes;     /* of a count; of a value; that an item of a list is charged with */
     uint64_t made;
 };
 
@@ -212,6 +214,109 @@ static int refused(PyObject *bad) {
     if (!PyErr_ExceptionMatches(bad)) return -1;
     PyErr_Clear();
     return 0;
+}
+
+/* Have the names of Tabs be Tabs. As `take_fields`. */
+static int name_tabs(struct reading *reading, PyObject *tabs) {
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(tabs); at++) {
+        PyObject *name = PyList_GET_ITEM(tabs, at);
+        reading->unread -= PyBytes_GET_SIZE(name);
+        if (PyBytes_GET_SIZE(name) > reading->most_name || reading->unread <= 0) return 0; /* in steps */
+        PyObject *tab = PyObject_CallOneArg(reading->tab_of, name);
+        if (tab == NULL) return refused(reading->bad);
+        PyList_SetItem(tabs, at, tab);
+    }
+    return 1;
+}
+
+/* Have `column` be one of these of a section of lists, whose times and values these are, and which stands for `weight` where that is some.
+   As above. */
+static int listed_column(struct reading *reading, const struct section *found, Py_ssize_t at, const uint8_t *times, uint32_t count,
+                         Bytes values, PyObject *weight, PyObject **column) {
+    const Py_ssize_t size = values.end - values.at;
+    if (size > reading->value_bytes) return 0;
+    PyObject *its;
+    Py_ssize_t objects = count;
+    if (weight != Py_None && count == 1 && is_row(values)) {
+        PyObject *content = PyBytes_FromStringAndSize((const char *)values.at, size), *one = PyLong_FromLong(1);
+        PyObject *given[2] = {content, one};
+        its = content == NULL || one == NULL ? NULL : PyObject_Vectorcall(reading->packed_form, given, 2, NULL);
+        Py_XDECREF(content);
+        Py_XDECREF(one);
+        objects = ROW_OBJECTS;
+    } else {
+        its = take_values(values, count);
+    }
+    if (its == NULL) return PyErr_Occurred() ? -1 : 0;
+    reading->made += (uint64_t)reading->item_bytes * (uint64_t)objects;
+    int32_t own;
+    memcpy(&own, PyBytes_AS_STRING(found->places) + at * (Py_ssize_t)sizeof own, sizeof own);
+    PyObject *items[6] = {client_of(PyList_GET_ITEM(found->fields, at)), Py_NewRef(PyList_GET_ITEM(found->tabs, own)), Py_NewRef(found->type),
+                          PyBytes_FromStringAndSize((const char *)times, 8 * (Py_ssize_t)count), its, Py_NewRef(weight)};
+    *column = named(reading->column_form, 6, items);
+    return *column == NULL ? -1 : 1;
+}
+
+/* Have `columns` be those of a section of lists, which is charged already but for them. As above. */
+static int columns_of(struct reading *reading, Bytes from, uint64_t events, PyObject **columns) {
+    struct section found = {0};
+    PyObject *checked, *made = NULL;
+    const uint8_t *start, *counts, *times, *weights = NULL;
+    Py_ssize_t size, times_size, items = take_array(&from);
+    uint64_t all = 0, stands = 0;
+    int done = 0;
+    if ((items != 5 && items != 6) || !take_text(&from, &start, &size) || size > MOST_TYPE) return 0;
+    if ((found.type = PyUnicode_DecodeUTF8((const char *)start, size, NULL)) == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    Py_ssize_t number = found.columns = take_array(&from);
+    if (number < 1 || number > reading->columns || number > from.end - from.at) goto end;
+    done = -1;
+    found.fields = PyList_New(number);
+    found.tabs = PyList_New(0);
+    found.places = PyBytes_FromStringAndSize(NULL, number * (Py_ssize_t)sizeof(int32_t));
+    if (found.fields == NULL || found.tabs == NULL || found.places == NULL || (done = take_fields(&from, &found)) <= 0) goto end;
+    done = 0;
+    if (!take_bin(&from, &counts, &size) || size != 4 * number || !take_bin(&from, &times, &times_size)) goto end;
+    if (take_array(&from) != number) goto end;
+    Bytes values = from;
+    for (Py_ssize_t at = 0; at < number; at++)
+        if (!take_bin(&from, &start, &size)) goto end;
+    if (items == 6 && (!take_bin(&from, &weights, &size) || size != 4 * number)) goto end;
+    if (from.at != from.end) goto end;
+    for (Py_ssize_t at = 0; at < number; at++) {
+        uint32_t count = uint32_at(counts, at), weight = weights == NULL ? count : uint32_at(weights, at);
+        if (!count || count > (uint64_t)reading->most_number || weight > (uint64_t)reading->most_number) goto end;
+        all += count;
+        stands += weight;
+    }
+    if ((uint64_t)times_size != 8 * all || stands != events) goto end;
+    if ((checked = PyObject_CallOneArg(reading->check_type, found.type)) == NULL) {
+        done = refused(reading->bad);
+        goto end;
+    }
+    Py_DECREF(checked);
+    if ((done = name_tabs(reading, found.tabs)) <= 0) goto end;
+    done = -1;
+    if ((made = PyList_New(number)) == NULL) goto end;
+    for (Py_ssize_t at = 0; at < number; at++) {
+        uint32_t count = uint32_at(counts, at);
+        PyObject *column = NULL, *weight = weights == NULL ? Py_NewRef(Py_None) : PyLong_FromUnsignedLong(uint32_at(weights, at));
+        take_bin(&values, &start, &size);
+        done = weight == NULL ? -1 : listed_column(reading, &found, at, times, count, (Bytes){start, start + size}, weight, &column);
+        Py_XDECREF(weight);
+        if (done <= 0) goto end;
+        PyList_SET_ITEM(made, at, column);
+        times += 8 * (Py_ssize_t)count;
+    }
+    reading->columns -= number;
+    reading->made += (uint64_t)reading->object_bytes * (uint64_t)(number - 1);
+    *columns = Py_NewRef(made);
+end:
+    Py_XDECREF(made);
+    clear_section(&found);
+    return done;
 }
 
 /* Have `block` be that of a section. As `take_fields`. */
@@ -228,24 +333,13 @@ static int block_of(struct reading *reading, Bytes from, uint64_t events, PyObje
         goto end;
     }
     Py_DECREF(checked);
+    if ((done = name_tabs(reading, found.tabs)) <= 0) goto end;
     done = -1;
     if ((moved = PyDict_New()) == NULL) goto end;
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(found.tabs); at++) {
-        PyObject *name = PyList_GET_ITEM(found.tabs, at);
-        reading->unread -= PyBytes_GET_SIZE(name);
-        if (PyBytes_GET_SIZE(name) > reading->most_name || reading->unread <= 0) {
-            done = 0; /* in steps */
-            goto end;
-        }
-        PyObject *tab = PyObject_CallOneArg(reading->tab_of, name);
-        if (tab == NULL) {
-            done = refused(reading->bad);
-            goto end;
-        }
         PyObject *rows = PyLong_FromUnsignedLongLong(found.of_tab[at]);
-        int is_kept = rows != NULL && PyDict_SetItem(moved, tab, rows) == 0;
+        int is_kept = rows != NULL && PyDict_SetItem(moved, PyList_GET_ITEM(found.tabs, at), rows) == 0;
         Py_XDECREF(rows);
-        Py_DECREF(tab);
         if (!is_kept) goto end;
     }
     reading->columns -= found.columns;
@@ -261,29 +355,35 @@ end:
 
 PyDoc_STRVAR(read_batch_doc,
 "read_batch(content, versions, bounds, names, forms) -> Batch | (Batch, columns) | None\n\n"
-"The batch in `content` where it is of one of these versions, all its sections are such as `read` takes, and it has no meanings; None where\n"
-"anything is out of the ordinary, or would be read in steps. Where it has other sections as well, each of these is its bytes and how many\n"
-"Events it says that it has, and beside the batch stands how many columns they may have. `bounds`: bytes of a batch, its columns, its events, bytes of names that are\n"
-"read in one go, bytes that a column is charged with, buckets, bytes of a name that is remembered; `names`: what raises for no Type, what\n"
-"makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns and Block.");
+"The batch in `content` where it is of one of these versions, all its sections are such as `read` takes, or have lists of values that hold no\n"
+"others, or of absolutes, and it has no meanings; None where anything is out of the ordinary, or would be read in steps. Where it has other\n"
+"sections as well, each of these is its bytes and how many Events it says that it has, and beside the batch stands how many columns they may\n"
+"have. `bounds`: bytes of a batch, its columns, its events, bytes of names, and of sections of lists, that are read in one go, bytes that a\n"
+"column is charged with, buckets, bytes of a name that is remembered, bytes of a value, bytes that one is charged with; `names`: what raises\n"
+"for no Type, what makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns, Block, Column and Packed.");
 
 static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t number) {
     (void)module;
     if (number != 5 || !PyBytes_CheckExact(given[0]) || !PyTuple_CheckExact(given[3]) || PyTuple_GET_SIZE(given[3]) != 3 ||
-        !PyTuple_CheckExact(given[4]) || PyTuple_GET_SIZE(given[4]) != 3) {
-        PyErr_SetString(PyExc_TypeError, "read_batch takes the bytes of a batch, versions, bounds, three names and three forms");
+        !PyTuple_CheckExact(given[4]) || PyTuple_GET_SIZE(given[4]) != 5) {
+        PyErr_SetString(PyExc_TypeError, "read_batch takes the bytes of a batch, versions, bounds, three names and five forms");
         return NULL;
     }
     PyObject *names = given[3], *forms = given[4], *parts = NULL, *batch = NULL;
-    Py_ssize_t most[7];
-    for (int at = 0; at < 7; at++)
+    Py_ssize_t most[9];
+    for (int at = 0; at < 9; at++)
         if ((most[at] = bound(given[2], at)) == -1 && PyErr_Occurred()) return NULL;
-    struct reading reading = {PyTuple_GET_ITEM(names, 0), PyTuple_GET_ITEM(names, 1), PyTuple_GET_ITEM(names, 2), PyTuple_GET_ITEM(forms, 2),
-                              most[1], most[4], most[6], most[3], 0};
+    struct reading reading = {
+        .check_type = PyTuple_GET_ITEM(names, 0), .tab_of = PyTuple_GET_ITEM(names, 1), .bad = PyTuple_GET_ITEM(names, 2),
+        .block_form = PyTuple_GET_ITEM(forms, 2), .column_form = PyTuple_GET_ITEM(forms, 3), .packed_form = PyTuple_GET_ITEM(forms, 4),
+        .columns = most[1], .object_bytes = most[4], .most_name = most[6], .unread = most[3],
+        .most_number = most[0], .value_bytes = most[7], .item_bytes = most[8],
+    };
     Bytes from = {.at = (const uint8_t *)PyBytes_AS_STRING(given[0])};
     from.end = from.at + PyBytes_GET_SIZE(given[0]);
     uint64_t version, bucket, its_number, total = 0;
-    Py_ssize_t others = 0; /* bytes of sections that are not read here */
+    Py_ssize_t others = 0; /* bytes of sections of other values than floats */
+    int is_left = 0;       /* one of them is not read here */
     const uint8_t *stream, *start;
     Py_ssize_t stream_size, size, items;
     if (from.end - from.at > most[0] || take_array(&from) != BATCH_ITEMS || !take_number(&from, &version)) Py_RETURN_NONE;
@@ -302,6 +402,14 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
             goto none;
         int done = block_of(&reading, (Bytes){start, start + size}, events, &block);
         if (done == 0 && (others += size + 1) > most[3]) goto none; /* in steps */
+        if (done == 0) {
+            const struct reading before = reading;
+            done = columns_of(&reading, (Bytes){start, start + size}, events, &block);
+            if (done == 0) {
+                reading = before; /* whatever was charged of it is charged where it is read */
+                is_left = 1;
+            }
+        }
         if (done == 0 && (block = Py_BuildValue("(y#K)", (const char *)start, size, (unsigned long long)events)) != NULL) done = 1;
         int is_kept = done > 0 && PyList_Append(parts, block) == 0;
         Py_XDECREF(block);
@@ -314,7 +422,7 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
                          PyLong_FromUnsignedLongLong(its_number), columns, PyTuple_New(0), PyLong_FromLong(0),
                          PyLong_FromUnsignedLongLong(reading.made)};
     batch = named(PyTuple_GET_ITEM(forms, 0), 7, made);
-    if (others && batch != NULL) batch = Py_BuildValue("(Nn)", batch, reading.columns);
+    if (is_left && batch != NULL) batch = Py_BuildValue("(Nn)", batch, reading.columns);
     goto end;
 none:
     batch = Py_NewRef(Py_None);

@@ -57,8 +57,8 @@ def plain_batch(content: bytes) -> Batch | None:
     `reading_batch` says what there is."""
     if _sections is None:
         return None
-    batch = _sections.read_batch(content, versions.HERE.batches, _BOUNDS, _NAMES, _FORMS)
-    return _with_others(*batch) if type(batch) is tuple else cast("Batch | None", batch)
+    batch: Any = _sections.read_batch(content, versions.HERE.batches, _BOUNDS, _NAMES, _FORMS)
+    return _with_others(*batch) if type(batch) is tuple else batch
 
 
 def _with_others(batch: Batch, columns: int) -> Batch | None:
@@ -187,10 +187,13 @@ class Fields:
 
 _FIELDS = Fields()
 _sections = find("taba.batch._sections")  # without it Python does it all
-# what _sections.read_batch is told
-_BOUNDS = (MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BATCH_EVENTS, READ_BYTES, COLUMN_OBJECT_BYTES, MAX_BUCKETS, MAX_CACHED_NAME)
+# what _sections.read_batch is told; lists that are read in one go are never more than a batch may have
+_BOUNDS = (
+    *(MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BATCH_EVENTS, READ_BYTES, COLUMN_OBJECT_BYTES, MAX_BUCKETS, MAX_CACHED_NAME),
+    *(MAX_VALUE_BYTES, OBJECT_BYTES),
+)
 _NAMES = (_check_type, _tab, BAD)
-_FORMS = (Batch, Columns, Block)
+_FORMS = (Batch, Columns, Block, Column, Packed)
 _PLAIN_TYPES = {type(None), bool, int, float, str, bytes}
 _BINS = (b"\xc4", b"\xc5", b"\xc6")  # first bytes of bins
 _BYTES = {bytes}
