@@ -94,7 +94,7 @@ class Envelopes:
         taker, left_out = room.enter(sender), ""
         try:
             found: list[WaitingBatch | Verdict] = []
-            rest, agent = SLICE_BYTES, envelope.agent
+            rest, agent, has_keys = SLICE_BYTES, envelope.agent, False
             place: WaitingBatch | Verdict
             for entry in envelope.entries:
                 if breathe is not None and rest >= SLICE_BYTES:
@@ -103,15 +103,18 @@ class Envelopes:
                 # the first of those that are being read is always, so that no size is refused for ever
                 batch = None
                 if isinstance(entry, SentBatch):
-                    if room.held and not room.has_room(taker, len(entry.batch)):
-                        left_out = room.refusal(taker, len(entry.batch))
+                    content, follows, nonce, key = entry
+                    if room.held and not room.has_room(taker, len(content)):
+                        left_out = room.refusal(taker, len(content))
                         break
-                    batch = None if entry.key else plain_batch(entry.batch)
-                if batch is not None and batch.bucket < buckets:  # as nearly all
-                    content, follows, nonce, _ = cast(SentBatch, entry)
+                    batch = None if key else plain_batch(content)
+                    if batch is not None and batch.bucket >= buckets:
+                        batch = None
+                if batch is not None:  # as nearly all
                     place = _new_waiting(WaitingBatch, (follows, batch, len(content), nonce, None, None, agent))
                 else:
                     place = await self._read(entry, envelope, buckets, breathe, taker)
+                    has_keys = has_keys or (isinstance(place, WaitingBatch) and place.part is not None)
                 if is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
                 size = place.size + place.batch.made_bytes if isinstance(place, WaitingBatch) else 0
@@ -121,7 +124,7 @@ class Envelopes:
                 taker.has += size
             # what is left is not read at all: the batches of a lane come in their order
             found += [Verdict(LATER, FULL_SECONDS, left_out)] * (len(envelope.entries) - len(found))
-            return await self._decide(found, sender)
+            return await (self._decide(found, sender) if has_keys else self._submit(found))
         finally:
             room.change(taker, -read)
             room.leave(taker)
@@ -137,8 +140,6 @@ class Envelopes:
             keyed.append(lane in behind)
         others = [place for place, has_key in zip(found, keyed, strict=True) if not has_key]
         posts = [place for place, has_key in zip(found, keyed, strict=True) if has_key]
-        if not posts:
-            return await self._submit(others)
         verdicts: list[Iterator[Verdict]] = []
         for outcome in await gather([self._submit(others), self._submit_posts(posts, sender)]):
             if isinstance(outcome, Exception):
@@ -148,6 +149,8 @@ class Envelopes:
 
     async def _submit(self, found: Sequence[WaitingBatch | Verdict]) -> list[Verdict]:
         waiting = [place for place in found if isinstance(place, WaitingBatch)]
+        if waiting and len(waiting) == len(found):
+            return await self._ingest.submit(waiting)
         decided = iter(await self._ingest.submit(waiting) if waiting else ())
         return [next(decided) if isinstance(place, WaitingBatch) else place for place in found]
 

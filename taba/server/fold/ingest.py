@@ -21,7 +21,8 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from taba.batch import GAP, LATER, Batch, Block, Column, Verdict, decoded_sections
+from taba.batch import GAP, LATER, Batch, Block, Column, Verdict
+from taba.batch.columns import Columns
 from taba.bounds import MiB
 from taba.errors import StoreUnavailable
 from taba.places import ASKER, NOBODY
@@ -189,18 +190,22 @@ class Ingest:
 
     def _gate_of(self, bucket: int) -> Gate:
         name = self._router.place_of(bucket)
-        return self._gates.get(name) or self._gates.setdefault(name, Gate(name))
+        gate = self._gates.get(name)
+        if gate is None:
+            gate = self._gates[name] = Gate(name)
+        return gate
 
     def _looks(self, batch: Batch) -> tuple[bool, int]:
         """Whether it is foreign, and how many States it touches at the most."""
-        dumping, beside = self._bench.dumping, self._bench.beside
+        dumping, columns = self._bench.dumping, batch.columns
         states, is_own = 0, True
-        for part in decoded_sections(batch.columns):
+        for part in columns.sections if isinstance(columns, Columns) else (columns,):
             if isinstance(part, Block):
                 states += len(part.fields)
                 is_own = is_own and dumping[part.type] is not None  # what folds dumps is Taba's own
             else:
                 states += len(part)
+                beside = self._bench.beside
                 is_own = is_own and all([isinstance(column, Column) and beside[column.type] is not None for column in part])
         return not is_own and any(map(self._bench.may_hang, batch.types)), states
 
