@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -21,14 +20,13 @@ import pytest
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from demo import flights
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 from tests.services import Services
 
 pytestmark = pytest.mark.real  # the demo in full, six times, and a year of flights
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
-HANG_SECONDS = 120.0  # it only ends a hang
 RING_BYTES = 32 * 2**20  # holds all of an airport: some 121,000 flights of five records at most
 
 
@@ -55,10 +53,10 @@ class Demo(SynchronousTestCase):
     def check_that_nothing_is_left(self, agent: str) -> None:
         self.assertEqual(os.listdir(self.place.name), [])
         self.assertEqual([path.name for path in SHM.iterdir() if agent in path.name], [])
-        deadline = time.monotonic() + 10
-        while (left := [process for process in psutil.process_iter(["environ"]) if self.belongs(process)]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.assertEqual(left, [])
+        until(lambda: not self.left(), lambda: f"processes are left: {self.left()}")
+
+    def left(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter(["environ"]) if self.belongs(process)]
 
     def belongs(self, process: psutil.Process) -> bool:
         return self.place.name in ((process.info["environ"] or {}).get("TMPDIR") or "")
@@ -110,9 +108,7 @@ class Demo(SynchronousTestCase):
             assert process.stderr is not None
             said += process.stderr.readline()
         process.kill()
-        deadline = time.monotonic() + 40
-        while os.listdir(self.place.name) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: not os.listdir(self.place.name), "directories are left")
         self.check_that_nothing_is_left(self.agent_of(said))
 
 
@@ -157,10 +153,7 @@ class Replay(SynchronousTestCase):
                 timeout=PATIENCE_SECONDS,
             )
             self.assertEqual((done.returncode, done.stderr), (0, ""))
-        deadline = time.monotonic() + HANG_SECONDS
-        while (found := self.found(services)) != (left, cancelled, late) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        self.assertEqual(found, (left, cancelled, late))
+        until(lambda: self.found(services) == (left, cancelled, late), lambda: f"{self.found(services)}, and not {left, cancelled, late}")
         self.assertEqual(services.query.aggregates(name="flights.hour")["flights.hour"]["values"], {"2013-12-31 23:00": 3})
 
     def found(self, services: Services) -> tuple[Counter[Any], Counter[Any], Counter[Any]]:
