@@ -13,15 +13,18 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from taba.agent.books import Books
+from taba.agent.groups import Groups
 from taba.agent.lanes import MAX_RUN_BATCHES, HeldBatch, Lane, Outgoing
 from taba.agent.outbox import EncodedBatch
 from taba.agent.schedule import Schedule
 from taba.agent.spool import Spool, SpoolFull, is_damage
 from taba.batch import BatchId, SentBatch
+from taba.bounds import MiB
 
 MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
 SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
+RESTORED_BYTES = 1 * MiB  # of batches that the spool has again, in one transaction
 HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it anew
 
 
@@ -35,10 +38,12 @@ class Backlog:
         books: Books,
         schedule: Schedule,
         lanes: dict[tuple[bytes, int], Lane],
+        groups: Groups,
         queue: Callable[[Lane, float], None],
         now: float,
     ):
         self._spool, self._books, self._schedule, self._lanes, self._queue = spool, books, schedule, lanes, queue
+        self._groups = groups  # of the outbox
         self._cursor: tuple[bytes, int] | None = None
         self.activated = self.now = now
         self.salvage = ""  # of the spool's, the last of which the lost batches were counted without asking, by a version before
@@ -216,11 +221,12 @@ class Backlog:
     def count_lost(self) -> None:
         """Have what a salvage of the spool could not read asked for, and counted where the store does not have it.
 
-        What of it is under way to a Server is brought back.
+        What of it is under way to a Server, or in the outbox still, is brought back.
         """
         spool, books = self._spool, self._books
         if not spool.salvage or spool.salvage == self.salvage:
             return
+        self.bring_back()
         self._lost, self._asked = sorted(spool.lost), 0
         under_way: list[EncodedBatch] = []
         for id in self._lost:
@@ -242,6 +248,22 @@ class Backlog:
                 spool.restore(under_way)
             except (sqlite3.Error, SpoolFull) as error:  # should they not be applied either, they are counted when they are read back
                 books.spool_problem = f"{error}"
+
+    def bring_back(self) -> None:
+        """Have the spool keep again what it lost and the outbox has still: in a move, or after one that a kill ended. What it does not take
+        is lost."""
+        some, its_bytes = list[EncodedBatch](), 0
+        try:
+            for batch in self._groups.copies(self._spool.lost) if self._spool.lost else ():
+                some.append(batch)
+                its_bytes += len(batch.content)
+                if its_bytes > RESTORED_BYTES:
+                    self._spool.restore(some)
+                    some, its_bytes = [], 0
+            if some:
+                self._spool.restore(some)
+        except (sqlite3.Error, SpoolFull) as error:
+            self._books.spool_problem = f"{error}"
 
     def _ask_more(self) -> None:
         """Take up lanes of which the spool lost batches, as far as there is room for lanes."""

@@ -2,18 +2,21 @@
 
 1. A group is given up from the oldest on, and only once all of its batches are acknowledged, forgotten, or elsewhere.
 2. What is given up is noted in the history as its batches were counted; the outbox releases it when its owner says so.
+3. Of what moved to the spool the outbox has a copy until it releases the group: whatever the spool loses meanwhile is not lost.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
+from zlib import crc32
 
 from taba.agent.books import Books
 from taba.agent.history import History
 from taba.agent.lanes import Group, HeldBatch, Lane
-from taba.agent.outbox import Outbox, StoredBatch, StoredGroup
+from taba.agent.outbox import EncodedBatch, Outbox, OutboxCorrupt, StoredBatch, StoredGroup
+from taba.batch import BatchId
 
 
 class Groups:
@@ -122,3 +125,30 @@ class Groups:
         self._books.pending_bytes -= batch.length
         self._books.pending_batches -= 1
         batch.group, batch.position = None, -1
+
+    def copies(self, lost: Container[BatchId]) -> Iterator[EncodedBatch]:
+        """What of these waits in the spool, and is here still as it was written."""
+        for group in self._groups:
+            for stored, batch in self._in_both(group):
+                if batch.is_pending and stored.id in lost and (content := self._whole(stored)) is not None:
+                    yield EncodedBatch(stored.id, stored.created, stored.events, content, stored.key)
+
+    def copy(self, of: HeldBatch) -> bytes | None:
+        """The bytes of one that is in the spool; None where they are not here any more, or not as they were written."""
+        for group in self._groups:
+            if of in group.held:
+                return next((self._whole(stored) for stored, batch in self._in_both(group) if batch is of), None)
+        return None
+
+    def _in_both(self, group: Group) -> Iterator[tuple[StoredBatch, HeldBatch]]:
+        try:
+            found = self._outbox.group(group.start).batches
+        except OutboxCorrupt:  # damaged as well: then it has nothing that is to be had, as where it was released
+            return
+        for stored, batch in zip(found, group.held, strict=True):
+            if batch is not None and batch.group is None:
+                yield stored, batch
+
+    def _whole(self, stored: StoredBatch) -> bytes | None:
+        content = self._outbox.read(stored.position, stored.length)
+        return content if crc32(content) == stored.crc else None

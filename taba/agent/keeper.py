@@ -68,8 +68,8 @@ class Keeper:
         self.schedule = Schedule()
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.books = Books(self, history, self.schedule)
-        self.backlog = Backlog(spool, self.books, self.schedule, self.lanes, self.queue, now)
         self.groups = Groups(outbox, history, self.books)
+        self.backlog = Backlog(spool, self.books, self.schedule, self.lanes, self.groups, self.queue, now)
         self._new_stream = new_stream
         self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read
         self.before_publish: Callable[[], None] = lambda: None  # the owner's: see that the outbox is where it should be
@@ -364,7 +364,8 @@ class Keeper:
             self.schedule.put(lane, now)
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
-        """The bytes of a batch; None where the spool's row is gone or torn. Raises Unreadable where the disk does not say."""
+        """The bytes of a batch; None where the spool's row is gone or torn, and the outbox has them no more. Raises Unreadable where the
+        disk does not say."""
         if batch.group is not None:
             return self.outbox.read(batch.position, batch.length)
         id = id_of(lane, batch)
@@ -374,7 +375,7 @@ class Keeper:
             self.books.unreadable[id] = f"{error}"
             raise Unreadable(f"{error}") from None
         self.books.unreadable.pop(id, None)
-        return content
+        return self.groups.copy(batch) if content is None and lane.in_outbox > self.outbox.released else content
 
     def is_intact(self, batch: HeldBatch) -> bool:
         """Whether the bytes of a batch are those that were written: of the spool's each read looks, of the outbox's this does."""

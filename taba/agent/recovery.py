@@ -7,17 +7,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from zlib import crc32
+from collections.abc import Mapping
 
 from taba.agent.ages import Moment
-from taba.agent.keeper import MOVE_BYTES, Keeper
+from taba.agent.keeper import Keeper
 from taba.agent.lanes import HeldBatch, Skip
 from taba.agent.openings import Openings
-from taba.agent.outbox import EncodedBatch, Table, decode_table
-from taba.agent.spool import SpoolFull
+from taba.agent.outbox import Table, decode_table
 from taba.batch import BatchId, KeyPart
 from taba.bounds import BATCH_DAYS, DAY
 
@@ -72,7 +69,6 @@ def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
     outbox, spool = keeper.outbox, keeper.spool
     last: dict[tuple[bytes, int], int] = {}  # numbers in the spool, of lanes that are in the outbox as well
     twice: dict[BatchId, HeldBatch] = {}  # what is in both
-    back, back_bytes = list[EncodedBatch](), 0  # what the spool lost, and is in the outbox still
     for found in outbox.groups():
         group = keeper.groups.begin(found)
         keeper.keys += [KeyPart.decode(stored.key) for stored in found.batches if stored.key]
@@ -91,31 +87,15 @@ def _take_groups(keeper: Keeper, settled: set[BatchId]) -> None:
             if not is_spooled:
                 keeper.groups.hold(group, stored, keeper.lane_of(stored.id))
                 continue
-            if stored.id in spool.lost and crc32(content := outbox.read(stored.position, stored.length)) == stored.crc:
-                back.append(EncodedBatch(stored.id, stored.created, stored.events, content, stored.key))
-                back_bytes += stored.length
-                if back_bytes > MOVE_BYTES:
-                    _bring_back(keeper, back)
-                    back, back_bytes = [], 0
             batch = twice[stored.id] = HeldBatch(stored)
             group.held.append(batch)  # the spool's
             # its stream is not ended before the outbox has let go of it: found there by the next Agent, it would fold again
             keeper.lane_of(stored.id).in_outbox = found.end
-    _bring_back(keeper, back)
+    keeper.backlog.bring_back()
     for key, number in last.items():
         if number and (lane := keeper.lanes.get(key)) is not None:
             rows = [row for row in spool.rows(*key, 0, number) if row.id not in settled]
             lane.precede(twice.get(row.id) or HeldBatch(row) for row in rows)
-
-
-def _bring_back(keeper: Keeper, batches: Sequence[EncodedBatch]) -> None:
-    """Have the spool keep what it lost; where it does not take that, it is lost."""
-    if not batches:
-        return
-    try:
-        keeper.spool.restore(batches)
-    except (sqlite3.Error, SpoolFull) as error:
-        keeper.books.spool_problem = f"{error}"
 
 
 def _last_known(keeper: Keeper) -> Mapping[tuple[bytes, int], int]:

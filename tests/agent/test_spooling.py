@@ -9,7 +9,7 @@ import sqlite3
 from typing import Any
 from unittest import mock
 
-from taba.agent import books, keeper
+from taba.agent import books, groups, keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, EncodedBatch, Outbox
 from taba.agent.spool import SpoolFull
@@ -155,6 +155,49 @@ class SpoolingTests(WorldCase):
     def test_what_the_spool_lost_and_the_outbox_has_is_folded_wherever_a_kill_comes(self) -> None:
         self.kills(lambda world, kill: self._lost_from_one_of_both(world, kill, "TRUE"))
         self.kills(lambda world, kill: self._lost_from_one_of_both(world, kill, "number = 1"), 1)
+
+    def _damaged_within_a_move(self, damage: str, is_mended: bool, is_recovered: bool, is_to_end: bool) -> World:
+        """Of what moves two batches are in the spool, and damaged there."""
+        world = self.world()
+        for _ in range(2):
+            world.record(50)
+            world.tick()
+        with mock.patch.object(keeper, "MOVE_BATCHES", 2):
+            world.keeper._move_some(world.now, at(world.now))
+        self.assertEqual((world.spool.batches, world.keeper.outbox.released), (2, 0))
+        if is_recovered:
+            world.die()
+            world.born()
+        with contextlib.closing(sqlite3.connect(world.spool.path)) as database, database:
+            database.execute(damage)
+        if is_mended:
+            self.assertTrue(world.keeper.backlog.heal(sqlite3.DatabaseError("database disk image is malformed")))
+        if is_to_end:
+            world.move()
+        world.send()
+        world.die()
+        world.born()
+        for _ in range(8):
+            world.now += 10.0
+            world.tick()
+            world.send()
+        return world
+
+    def test_what_the_disk_takes_within_a_move_is_taken_from_the_outbox_that_has_it_still(self) -> None:
+        torn, gone = "UPDATE batches SET content = zeroblob(length)", "DELETE FROM batches"
+        for damage, is_recovered in itertools.product((torn, gone), (False, True)):
+            for is_mended, is_to_end in ((False, False), (True, False), (True, True)):
+                with self.subTest(damage=damage, is_recovered=is_recovered, is_mended=is_mended, is_to_end=is_to_end):
+                    world = self._damaged_within_a_move(damage, is_mended, is_recovered, is_to_end)
+                    books = world.keeper.books
+                    self.assertEqual((books.recorded, +books.totals(), world.store.folded), (100, {}, 100))
+                    self.assertEqual((world.spool.lost, world.spool.salvage, world.spool.batches), ({}, "", 0))
+
+    def test_what_is_damaged_in_both_places_is_counted(self) -> None:
+        with mock.patch.object(groups, "crc32", lambda content: -1):
+            world = self._damaged_within_a_move("DELETE FROM batches", True, False, False)
+        dropped = world.keeper.books.totals()["spool_corrupt"]
+        self.assertEqual((dropped > 0, world.store.folded + dropped), (True, 100))
 
     def test_what_was_retained_for_its_time_is_forgotten_and_the_spool_empties(self) -> None:
         world = self.world()
