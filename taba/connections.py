@@ -182,7 +182,7 @@ class BoundedSite(server.Site):
         self.known.discard(channel)
 
     def _renew(self) -> None:
-        """Certificates are asked of other authorities: who comes again is asked anew. What is being answered is."""
+        """Certificates are asked of other authorities: who comes again is asked anew. What is being answered is, and closed then."""
         for channel in [*self.known, *self.hall]:
             if not channel.is_served:
                 channel.cut()
@@ -265,7 +265,12 @@ class BoundedChannel(http.HTTPChannel):
     def has_certificate(self) -> bool:
         """Whether it has shown one that authorities of now have signed."""
         shown = getattr(self.transport, "getPeerCertificate", lambda: None)()
-        return shown is not None and self.site.guard is not None and self._authorities == self.site.guard.authorities
+        return shown is not None and self.site.guard is not None and not self._is_of_before
+
+    @property
+    def _is_of_before(self) -> bool:
+        """Whether other authorities are asked by now than when it began."""
+        return self.site.guard is not None and self._authorities != self.site.guard.authorities
 
     def cut(self) -> None:
         """Close at once."""
@@ -401,7 +406,9 @@ class BoundedChannel(http.HTTPChannel):
 
     def answering(self, request: BoundedRequest, size: int) -> None:
         """An answer of `size` bytes is about to be written: the peer has so long to take it."""
-        if request.is_known and (self.persistent or not request.startedWriting) and not self.site.admit(self):
+        has_no_place = request.is_known and (self.persistent or not request.startedWriting) and not self.site.admit(self)
+        # of authorities of before it would be refused on this connection ever after
+        if has_no_place or (self._is_of_before and not request.startedWriting):
             request.setHeader("connection", "close")
             self.persistent = False
         self._give_time(size)

@@ -115,6 +115,9 @@ class Handshakes(Cases, TestCase):
         self.prepare(self.mktemp())
         self.patch(connections, "LINGER_SECONDS", 0.05)
 
+    async def renew(self, call: Call) -> Answer:
+        return Answer(cast(Guard, self.site.guard).reload())
+
     async def serve(self, pair: Pair, authorities: Path | None = None) -> ListeningTls:
         tls = ListeningTls(TlsFiles(*pair, authorities))
         guard = Guard(None, tls, LOCAL, time.monotonic)
@@ -123,6 +126,7 @@ class Handshakes(Cases, TestCase):
             Route("GET", "/fine", fine, "", ANY),
             Route("GET", "/healthz", fine, "", OPEN),
             Route("GET", "/hear", self.hear, "", OPEN),
+            Route("GET", "/renew", self.renew, "", ANY),
         ]
         self.site = connections.make_site(Api(routes, guard))
         port = await listen_at(Front(LOCAL, guard, tls), self.site, reactor, Descriptors("Server", time.monotonic))
@@ -248,6 +252,32 @@ class Handshakes(Cases, TestCase):
         self.assertEqual(guard.reload(), [])
         sock = cast(Any, again).sock
         self.assertEqual(await threads.deferToThread(lambda: _ends(sock)), True)
+
+    async def test_a_connection_that_is_answered_while_authorities_change_is_closed_then_and_who_comes_again_is_answered(self) -> None:
+        needs_localhost()
+        ours, theirs = self.directory / "ours.pem", Authority(self.directory, "theirs")
+        shutil.copy(self.authority.file, ours)
+        await self.serve(self.own, ours)
+        context = ssl.create_default_context(cafile=str(self.authority.file))
+        context.load_cert_chain(self.own.certificate, self.own.key)
+
+        def ask(connection: http.client.HTTPSConnection, path: str) -> tuple[int, str | None]:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status, answer.getheader("connection")
+
+        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=PATIENCE_SECONDS)
+        self.addCleanup(connection.close)
+        with ours.open("ab") as file:
+            file.write(theirs.file.read_bytes())
+        asked = [await threads.deferToThread(ask, connection, path) for path in ("/fine", "/renew", "/fine", "/fine")]
+        self.assertEqual(asked, [(200, None), (200, "close"), (200, None), (200, None)])
+        self.patch(self.site, "known", set())  # one that was not cut
+        shutil.copy(self.authority.file, ours)
+        cast(Guard, self.site.guard).reload()
+        asked = [await threads.deferToThread(ask, connection, "/fine") for _ in range(3)]
+        self.assertEqual(asked, [(403, "close"), (200, None), (200, None)])
 
     async def test_neither_old_protocols_nor_silence_nor_plain_http_hold_a_place(self) -> None:
         await self.serve(self.own)
