@@ -16,6 +16,7 @@ from taba.caps import Caps
 from taba.connections import BoundedSite
 from taba.errors import StoreUnavailable
 from taba.handlers.lookup import Lookup
+from taba.places import ASKER, NOBODY
 from taba.plural import many
 from taba.server import keys
 from taba.server.aging import StoreAge
@@ -223,6 +224,7 @@ class Status:
         return self._types[1]
 
     async def _look(self) -> None:
+        ASKER.set(NOBODY)  # all who ask meanwhile wait for it
         await self.counts()
         await self._all_types()
         await self._look_for_conflicts()

@@ -10,7 +10,7 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 
 from taba import turns
-from taba.places import ASKER
+from taba.places import ASKER, NOBODY
 from taba.server.service import Server
 from taba.tokens import READ, line_of, new_token
 
@@ -36,6 +36,19 @@ class Neighbours(ServerCase):
         path.write_text("\n".join(map(line_of, (self.many, self.other))))
         self.patch(turns, "TURN_SECONDS", 0.0)  # so that every piece is a turn
         return await self.start(tokens=str(path))
+
+    @asynchronous
+    async def test_what_a_status_looks_for_is_had_for_all_who_ask_whoever_came_first(self) -> None:
+        server = await self.start()
+        look, asked = server.status._look_for_conflicts, list[str]()
+
+        async def seen() -> None:
+            asked.append(ASKER.get())
+            await look()
+
+        self.patch(server.status, "_look_for_conflicts", seen)
+        self.assertEqual((await self.ask(server, "/v1/status")).status, 200)
+        self.assertEqual(set(asked), {NOBODY})
 
     @asynchronous
     async def test_a_small_question_waits_for_few_pieces_of_anothers_however_many_that_one_asks(self) -> None:

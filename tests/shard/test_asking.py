@@ -11,6 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
+from taba.places import ASKER, NOBODY
 from taba.shard.buckets import owner_key
 from taba.shard.router import Router
 from taba.shard.servers import asking as asking_module
@@ -83,6 +84,33 @@ class AskingTests(SynchronousTestCase):
         self.answer(b"six", [b"o0"])
         self.assertEqual(self.successResultOf(later), [b"six", b"o0"])
         self.assertEqual(self.asking.under_way, ASKED_AT_ONCE - 1)
+
+    def test_what_is_asked_together_waits_for_a_connection_in_nobodys_line_whoever_came_first(self) -> None:
+        connection, had = self.pool.idle(), 0
+        self.asking.under_way = 0
+
+        async def have() -> None:
+            nonlocal had
+            ASKER.set("many")
+            taken = await self.pool.take(SECONDS)
+            had += 1
+            self.pool.release(taken)
+
+        async def ask(number: int) -> Any:
+            ASKER.set("many")
+            return await self.join(number)
+
+        waiting = [ensureDeferred(have()) for _ in range(40)]
+        asked = [ensureDeferred(ask(number)) for number in range(2)]
+        assert connection is not None
+        self.pool.release(connection)
+        self.assertEqual((had, self.sent()), (1, [[b"GET", b"k0"], [b"MGET", owner_key(0)]]))
+        self.assertEqual(ASKER.get(), NOBODY)
+        self.answer(b"zero", [b"o0"])
+        self.answer(b"one", [b"o1"])
+        self.assertEqual([self.successResultOf(one)[0] for one in asked], [b"zero", b"one"])
+        for one in waiting:
+            self.successResultOf(one)
 
     def test_where_owner_keys_are_not_of_one_slot_each_is_read_by_itself(self) -> None:
         asked = [self.join(0, is_whole=False), self.join(1, is_whole=False), self.join(3, is_whole=False)]

@@ -135,11 +135,12 @@ def claim(kept: bytes | None, part: KeyPart, drawn: bytes, age: int, most: int, 
 
 
 def _forget(records: list[tuple[bytes, bytes, bytes, int]], count: int) -> None:
-    """So many go: each the oldest of whoever has most."""
+    """So many go: each the oldest of whoever has most; never the last, whose post goes on."""
     of = Counter(when // _AGES for *_, when in records)
     less: Counter[int] = Counter()
+    newest = records[-1][3] // _AGES
     for _ in range(count):
-        who = max(of, key=of.__getitem__)
+        who = max(of, key=lambda who: (of[who] > (who == newest), of[who]))
         of[who] -= 1
         less[who] += 1
     kept = []

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from taba.errors import StoreUnavailable
+from taba.places import ASKER, NOBODY
 from taba.shard.servers.connection import Command, Connection, Reply
 
 ASKED_AT_ONCE = 2  # writes: while one is answered the next is made
@@ -106,6 +107,7 @@ class Asking:
         _tell(late, [StoreUnavailable(f"{self._pool.text}: no answer to what was asked before")] * len(late))
 
     async def _ask(self, connection: Connection | None, lot: Sequence[Joiner]) -> None:
+        ASKER.set(NOBODY)  # they are of several, and so are those that go on from here: else all waited in the line of who came first
         owners = list(dict.fromkeys([question.owner for question in lot if question.owner is not None]))
         is_whole = bool(owners) and all([question.is_whole for question in lot])
         # after all that was asked: what was read was read while the buckets were open here

@@ -104,6 +104,16 @@ class Claims(SynchronousTestCase):
         self.claim(here, 10, poster="good")
         self.assertNotEqual(self.claim(here, 0, poster="good"), good[0])
 
+    def test_where_fewer_have_room_than_before_the_new_key_stays(self) -> None:
+        for most in (1, 2, 3):
+            kept: bytes | None = None
+            for number, poster in enumerate((b"a", b"b", b"a", b"c", b"b")):
+                kept, _ = claim(kept, part(number), b"%d" % number * 16, 5, 9, poster)
+            for poster in (b"a", b"b", b"c", b"d"):
+                fewer, stream = claim(kept, part(9), b"n" * 16, 5, most, poster)
+                self.assertEqual(len(fewer), most * posts._RECORD.size)
+                self.assertEqual(claim(fewer, part(9), b"m" * 16, 5, most, poster), (fewer, stream), (most, poster))
+
     def test_what_a_server_of_before_wrote_is_nobodys_and_a_stores_age_is_told_for_ever(self) -> None:
         before = posts._RECORD.pack(part(0).key, part(0).digest, b"s" * 16, 7)
         self.assertEqual(claim(before, part(0), b"n" * 16, 5, 2, b"\xff" * 8), (before, b"s" * 16))  # by a Server that was ahead
