@@ -34,13 +34,8 @@ class Groups:
         """Whether the oldest waits for a Server: those behind it wait with it."""
         return bool(self._groups) and self._groups[0].unacknowledged > 0
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether Servers have applied less than half of what was published last."""
-        return self.are_busy(1)
-
     def are_busy(self, last: int) -> bool:
-        """Whether Servers have applied less than half of the last so many together."""
+        """Whether Servers have applied less than half of what was published the last so many times."""
         groups = [*islice(reversed(self._groups), last)]
         return 2 * sum([group.unacknowledged for group in groups]) > sum([len(group.held) for group in groups])
 

@@ -466,11 +466,6 @@ class Keeper:
         room = max(0, self.spool.free) + max(0, self.outbox.limit - self.books.pending_bytes)
         return Rest(is_spooling, self.spool.free - self.books.pending_bytes, room, self.reserve, self.books.acknowledged_bytes)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether Servers have applied less than half of what was published last."""
-        return self.groups.is_busy
-
     def are_busy(self, last: int) -> bool:
         """Whether Servers have applied less than half of what was published the last so many times."""
         return self.groups.are_busy(last)

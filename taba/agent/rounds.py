@@ -55,7 +55,11 @@ class Rounds:
         """Of how many parts the next drain is one: as many as its round has, or as one of so many rings is to have that begins with it."""
         if self.is_between:
             return self.parts
-        return max(1, min(MOST_PARTS, self.columns // PART_COLUMNS, rings)) if has_records else 1
+        parts = min(MOST_PARTS, self.columns // PART_COLUMNS, rings)
+        if not has_records or parts < 2:
+            return 1
+        each = -(-rings // parts)
+        return -(-rings // each)  # of five rings, two each, it is three parts and not four: else the round was over before its pause
 
     def begin(self, parts: int, rings: Iterable[str]) -> None:
         """A drain of so many parts of a round of these rings begins."""

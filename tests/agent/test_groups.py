@@ -37,11 +37,11 @@ class GroupsTests(SynchronousTestCase):
     def test_servers_are_busy_while_half_of_the_last_groups_together_is_not_applied(self) -> None:
         self.assertFalse(self.groups.are_busy(2))
         first, second = self.publish(1, 2, 3, 4), self.publish(5, 6)
-        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2)), (True, True))
+        self.assertEqual((self.groups.are_busy(1), self.groups.are_busy(2)), (True, True))
         first.unacknowledged = 1
-        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2), self.groups.are_busy(9)), (True, False, False))
+        self.assertEqual((self.groups.are_busy(1), self.groups.are_busy(2), self.groups.are_busy(9)), (True, False, False))
         first.unacknowledged, second.unacknowledged = 4, 0
-        self.assertEqual((self.groups.is_busy, self.groups.are_busy(2)), (False, True))
+        self.assertEqual((self.groups.are_busy(1), self.groups.are_busy(2)), (False, True))
 
     def test_how_much_is_free_is_asked_only_for_those_who_need_some(self) -> None:
         group = self.publish(1)
@@ -103,18 +103,18 @@ class GroupsTests(SynchronousTestCase):
         self.publish(1, 2)
         self.publish(3)
         self.assertEqual((len(self.groups), self.groups.unacknowledged, self.books.pending_batches), (2, 3, 3))
-        self.assertTrue(self.groups.is_stuck and self.groups.is_busy)
+        self.assertTrue(self.groups.is_stuck and self.groups.are_busy(1))
         self.acknowledge(1)
         self.assertEqual((self.groups.unacknowledged, self.books.pending_batches, self.groups.is_stuck), (2, 2, True))
         self.acknowledge(2)
-        self.assertEqual((self.groups.is_stuck, self.groups.is_busy), (False, True))  # the last one has nothing applied
+        self.assertEqual((self.groups.is_stuck, self.groups.are_busy(1)), (False, True))  # the last one has nothing applied
         self.acknowledge(3)
-        self.assertEqual((self.groups.unacknowledged, self.groups.is_busy, self.books.pending_bytes), (0, False, 0))
+        self.assertEqual((self.groups.unacknowledged, self.groups.are_busy(1), self.books.pending_bytes), (0, False, 0))
 
     def test_half_of_the_last_group_applied_is_no_longer_busy(self) -> None:
         self.publish(1, 2)
         self.acknowledge(1)
-        self.assertFalse(self.groups.is_busy)
+        self.assertFalse(self.groups.are_busy(1))
 
     def test_without_need_what_is_forgotten_goes_and_what_is_acknowledged_stays(self) -> None:
         first, second = self.publish(1), self.publish(2)

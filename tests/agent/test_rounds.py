@@ -135,7 +135,7 @@ class Rounds(RoundsCase):
             self.record(world, 20, 20, 20, 20)
             world.tick()
             began = world.now
-            self.assertTrue(world.keeper.is_busy)  # nobody took any
+            self.assertTrue(world.keeper.are_busy(1))  # nobody took any
             self.record(world, 1, 1, 1, 1)
             recorded = world.keeper.books.recorded
             while world.keeper.books.recorded == recorded:
@@ -198,6 +198,17 @@ class Parts(RoundsCase):
         for parts, wait in ((1, 1.0), (4, 0.25), (4, 0.25), (1, 0.25), (1, 1.0)):
             self.assertEqual(found.wait(parts, False, False), wait * rounds.IDLE_DRAIN_SECONDS)
             found.begin(parts, ())
+
+    def test_a_round_has_as_many_parts_as_there_are_lots_of_its_rings(self) -> None:
+        found = rounds.Rounds()
+        found.columns = 10 * rounds.PART_COLUMNS
+        for rings in range(1, 30):
+            parts = found.parts_of_next(True, rings)
+            each = -(-rings // parts)
+            self.assertEqual((parts, parts <= rounds.MOST_PARTS), (-(-rings // each), True), rings)
+        self.assertEqual([found.parts_of_next(True, rings) for rings in (0, 1, 4, 5, 7, 100)], [1, 1, 4, 3, 4, 4])
+        found.columns = 2 * rounds.PART_COLUMNS - 1
+        self.assertEqual(found.parts_of_next(True, 100), 1)
 
     def test_with_another_ring_there_the_next_drain_is_of_all(self) -> None:
         world = self.begun()

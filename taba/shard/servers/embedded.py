@@ -38,7 +38,7 @@ FIRST_RESTART_SECONDS = 0.1
 LAST_RESTART_SECONDS = 5.0
 STEADY_SECONDS = 10.0  # a process that lived so long is restarted without growing delay
 OUTPUT_BYTES = 4096  # of its last words, kept for messages
-REWRITTEN_BYTES = 256 * MiB  # of its file, before it is written anew: all that is over takes so much room on the disk at the most
+REWRITTEN_BYTES = 256 * MiB  # of its file, before it is written anew, or twice what it had after the last time, where that is more
 
 SETTINGS = (
     *("--port", "0", "--unixsocket", SOCKET_NAME, "--unixsocketperm", "700"),
