@@ -82,6 +82,10 @@ class Scope(NamedTuple):
         """As a line of the file has it, with a space before each."""
         return "".join([f" client={bound}" for bound in self.clients] + [f" prefix={prefix}" for prefix in self.prefixes])
 
+    def why(self, reason: str) -> str:
+        """Why the store, or a part of it, does not answer, as the bearer is told it: it names shards and where they are."""
+        return UNTOLD if self.is_bound else reason
+
     def shown(self, problems: Sequence[str] | None) -> list[str] | None:
         """Problems as the bearer is told them: they name Clients and Tabs of all, so who is bound hears only how many there are."""
         if problems is None or not self.is_bound:
@@ -90,6 +94,7 @@ class Scope(NamedTuple):
 
 
 UNBOUND = Scope()
+UNTOLD = "the store, or a part of it, does not answer now: a token that is bound to nothing is told which, and why"
 
 
 class Grant(NamedTuple):
@@ -104,6 +109,7 @@ class Grant(NamedTuple):
 
 
 EVERYTHING = Grant(ADMIN)  # what everybody may where no tokens are asked for
+NOBODY = Grant(OPEN)  # what anybody may where they are, who shows none
 
 
 class Tokens:

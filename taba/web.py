@@ -31,7 +31,7 @@ from taba.guard import Guard, Refused
 from taba.options import is_loopback
 from taba.places import ASKER, Crowded, Places
 from taba.routes import Found, Route, Table
-from taba.tokens import ANY, EVERYTHING, Grant
+from taba.tokens import ANY, EVERYTHING, NOBODY, Grant
 
 MAX_LISTEN_SECONDS = 3600.0  # to a broadcast; who goes on listening asks anew, with a token that is still known
 MAX_STREAMS = 32  # answers that are being sent slice by slice at once …
@@ -71,6 +71,7 @@ class Api(resource.Resource):
         path = request.path.decode("ascii", "replace")
         method = request.method.decode("ascii", "replace")
         found = self.table.find(method, path)
+        grant = NOBODY
         try:
             _check_origin(request)
             grant = self._admit(request, found)
@@ -96,7 +97,7 @@ class Api(resource.Resource):
         except MalformedBatch as error:
             answer = refusal(HTTPError(400, "malformed", str(error)))
         except StoreUnavailable as error:
-            answer = refusal(HTTPError(503, "store_unavailable", str(error)))
+            answer = refusal(HTTPError(503, "store_unavailable", grant.scope.why(str(error))))
         except defer.CancelledError:
             raise
         except Exception:
@@ -197,8 +198,10 @@ class Api(resource.Resource):
     def _admit(self, request: Any, found: Found | None) -> Grant:
         """What whoever asks may do. Raises Refused where that is not this."""
         wanted = ANY if found is None else found.route.token
-        if self.guard is None or not self.guard.needs_token(wanted):
+        if self.guard is None or not self.guard.is_closed:
             return EVERYTHING
+        if not self.guard.needs_token(wanted):
+            return NOBODY
         grant: Grant = request.identify()
         self.guard.admit(grant, wanted)
         self.guard.admit_bound(grant, found is not None and found.route.is_scoped, wanted)

@@ -135,6 +135,7 @@ def within(content: dict[str, Any], scope: Scope) -> dict[str, Any]:
     own["overflow"] = {client: {**said, "base": None} for client, said in own["overflow"].items()}
     rings = [ring for ring in content["rings"] if scope.covers_client(ring["client"])]
     refused = [{**one, "detail": None} for one in content["refused"]]
+    own["spool"] = {**content["spool"], "path": ""}
     return {**content, **own, "rings": rings, "refused": refused, "problems": scope.shown(content["problems"])}
 
 

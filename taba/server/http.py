@@ -369,7 +369,7 @@ class Routes:
 
     def _asked(self, call: Call) -> tuple[Query, Reachable]:
         """Whom to ask: with partial=1, whoever can be reached."""
-        reachable = Reachable(self._router)
+        reachable = Reachable(self._router, call.grant.scope)
         return (self._query.of(reachable) if call.values[PARTIAL.name] else self._query), reachable
 
     def _reader(self, call: Call, reachable: Reachable) -> IsReader:
@@ -433,7 +433,8 @@ class Routes:
     async def status(self, call: Call) -> Answer:
         content = {**await self._status.describe(), "url": self._presence.url}
         if call.grant.scope.is_bound:
-            content |= {"problems": call.grant.scope.shown(content["problems"]), "types_missing": []}
+            untold = {"problems": call.grant.scope.shown(content["problems"]), "types_missing": []}
+            content |= {**untold, "store": {**content["store"], "url": ""}}
         return Answer(content, text=lambda: "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in content.items()))
 
     async def latency(self, call: Call) -> Answer:
@@ -494,8 +495,8 @@ class Routes:
             raise HTTPError(503, "not_ready", "this Server stops")
         # one shard of many that is away is a problem, and no reason to send nobody here
         if not self._health.is_working:
-            wrong = [*self._health.problems, *self._router.problems]
-            raise HTTPError(503, "not_ready", "; ".join(wrong) or "the store is not connected")
+            wrong = [*self._health.problems, *self._router.problems] if call.grant.kind != OPEN else []  # they name hosts and paths
+            raise HTTPError(503, "not_ready", "; ".join(wrong) or "this Server does not work now: its log says why")
         return Answer({"ready": True}, text=lambda: "ready\n")
 
 

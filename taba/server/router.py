@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from taba.shard.servers.connection import Command as Command
@@ -25,7 +25,7 @@ class IsRouter(IsReader, Protocol):
     """taba.shard.Router is one; tests have others."""
 
     def read_many(
-        self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None = None
+        self, reads: Mapping[int, Sequence[Command]], away: MutableMapping[int, str] | None = None
     ) -> Awaitable[Mapping[int, Sequence[Any]]]:
         """By bucket the replies; with `away`, what cannot be had is in there instead, and why."""
         ...

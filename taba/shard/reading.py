@@ -7,7 +7,7 @@ that is away) is left to `_read_many`, which looks at the map again and waits, u
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from taba.errors import StoreUnavailable
@@ -51,7 +51,7 @@ class Reads(Operations):
         keys_read(bucket, reads)
         return await self._read_here(bucket, reads)
 
-    async def read_many(self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None = None) -> dict[int, list[Any]]:
+    async def read_many(self, reads: Mapping[int, Sequence[Command]], away: MutableMapping[int, str] | None = None) -> dict[int, list[Any]]:
         """`read` of many buckets: bucket → replies; one round trip per shard, all shards at once.
 
         With `away`, what cannot be had in time is not in the answer, and why is in `away`, by bucket.
@@ -186,7 +186,7 @@ class Reads(Operations):
         return reply[: len(keys)]
 
     async def _read_many(
-        self, reads: Mapping[int, Sequence[Command]], away: dict[int, str] | None, passed: float = 0.0
+        self, reads: Mapping[int, Sequence[Command]], away: MutableMapping[int, str] | None, passed: float = 0.0
     ) -> dict[int, list[Any]]:
         """`passed`: how many of its seconds are over."""
         began = self._reactor.seconds() - passed

@@ -100,6 +100,7 @@ class Bound(SynchronousTestCase):
             "dropped_by_client": {"web/1": {"full": 1}, "pay/1": {"full": 2}},
             "overflow": {of: {"tabs": 3, "dropped": 0, "base": "pay_salaries"} for of in ("web/1", "pay/1")},
             "refused": [{"bucket": 1, "events": 2, "reason": "bad_column", "detail": "pay_salaries of pay/1"}],
+            "spool": {"path": "/srv/pay/spool", "batches": 3},
             "problems": ["pay/1 makes too many Tabs", "pay_salaries has no Handler"],
         }
         told = within(content, Scope(clients=("web/*",), prefixes=("web.",)))

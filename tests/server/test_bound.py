@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import deferLater
+
 from taba import web
 from taba.batch import Verdict
 from taba.events import key_part
@@ -14,7 +16,8 @@ from taba.server.fold import posts
 from taba.server.service import Server
 from taba.tokens import ADMIN, READ, WRITE, Scope, digest_of, line_of, new_token
 
-from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded
+from ..stores import borrow
+from .running import BUCKETS, Answered, ServerCase, asynchronous, encoded, reactor
 from .samples import column
 
 TEAMS = {
@@ -92,6 +95,40 @@ class Bound(ServerCase):
         for what, empty in nothing.items():
             answered = await self.ask_as(f"team {READ}", server, f"/v1/{what}?name=team_b.x")
             self.assertEqual((answered.status, answered.json), (200, empty), what)
+
+    @asynchronous
+    async def test_a_team_hears_that_the_store_is_away_and_not_where_it_is(self) -> None:
+        self.patch(web, "MAX_LISTEN_SECONDS", 0.05)
+        self.valkey = borrow(self, tcp=True)
+        server = await self.begin()
+        await self.fill(server)
+        where = f"127.0.0.1:{self.valkey.port}"
+        self.assertIn(where, (await self.ask_as(READ, server, "/v1/status")).json["store"]["url"])
+        self.assertEqual((await self.ask_as(f"team {READ}", server, "/v1/status")).json["store"]["url"], "")
+        self.patch(server.router, "_away_seconds", 0.05)
+        self.valkey.kill()
+
+        async def said(who: str, path: str, method: str = "GET", body: bytes | None = None) -> str:
+            """All of an answer, the header that says what is away among it."""
+            answered = await self.ask_as(who, server, path, method, body)
+            if "partial" in path:
+                self.assertEqual(answered.status, 200, (path, answered.body))
+                away = json.loads(answered.headers.getRawHeaders("Taba-Away")[0])
+                self.assertEqual([(shard, of["buckets"]) for shard, of in away.items()], [("s1" if who == READ else "?", "0-15")])
+            return f"{answered.headers} {answered.text}"
+
+        for what in ("names", "clients", "types", "projections", "aggregates", "superaggregate", "overview", "who", "slots", "stream"):
+            for filters in ("name=team_a.x", "name=*", "name=team_a.x&partial=1", "name=*&partial=1")[: 2 if what == "stream" else 4]:
+                path = f"/v1/{what}?{filters}"
+                self.assertIn(where, await said(READ, path))
+                told = await said(f"team {READ}", path)
+                self.assertIn("does not answer now: a token that is bound to nothing is told which, and why", told, path)
+                self.assertNotIn(where, told, path)
+        self.assertNotIn(where, (await self.ask_as(f"team {READ}", server, "/v1/status")).text)
+        self.assertNotIn(where, (await self.post_as(f"team {WRITE}", server, "web/1", ["team_a.x"], "k")).text)
+        while (ready := await self.ask(server, "/readyz")).status == 200:
+            await deferLater(reactor, 0.05)
+        self.assertEqual(ready.json, {"error": "not_ready", "detail": "this Server does not work now: its log says why"})
 
     @asynchronous
     async def test_a_team_listens_to_its_own(self) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from taba.errors import TabaError
@@ -52,7 +52,14 @@ class Chosen(NamedTuple):
 class Chooser:
     """Finds what is meant. `away`: where buckets that cannot be had are noted, and left out; None: then StoreUnavailable is raised."""
 
-    def __init__(self, router: IsReader, index: Index, turns: Turns, match_elsewhere: MatchElsewhere, away: dict[int, str] | None = None):
+    def __init__(
+        self,
+        router: IsReader,
+        index: Index,
+        turns: Turns,
+        match_elsewhere: MatchElsewhere,
+        away: MutableMapping[int, str] | None = None,
+    ):
         self._router, self._index, self._turns, self._match_elsewhere = router, index, turns, match_elsewhere
         self._away = away
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 from taba.errors import StoreUnavailable
@@ -47,7 +47,7 @@ class Index:
         self._kept = 0
         self._looks: SharedLook[tuple[Looked, dict[int, str]]] = SharedLook(self._look)
 
-    async def look(self, away: dict[int, str] | None = None) -> Looked:
+    async def look(self, away: MutableMapping[int, str] | None = None) -> Looked:
         """All buckets as they are now. Raises StoreUnavailable; with `away`, what cannot be had is in there instead, and why."""
         found, gone = await self._looks.done()
         if gone and away is None:

@@ -161,12 +161,12 @@ class _Question:
         """Look once, and say what has changed. Raises QueryRefused and Crowded where it is the first time; later they are said."""
         ASKER.set(self._asker)  # a look that the clock begins has none
         began = self._clock.seconds()
-        reachable = Reachable(self._router)
+        reachable = Reachable(self._router, self._wanted.scope)
         try:
             texts = await self._aggregates(reachable)
             wrong = reachable.sentence() or None
         except StoreUnavailable as error:
-            texts, wrong = self._said[0], str(error)
+            texts, wrong = self._said[0], self._wanted.scope.why(str(error))
         except (QueryRefused, Crowded) as error:
             if is_first:
                 raise

@@ -7,22 +7,36 @@
 from __future__ import annotations
 
 import json
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taba.shard import Router
 from taba.shard.servers.connection import Command
+from taba.tokens import UNBOUND, Scope
 
 MAX_NAMED_SHARDS = 20  # in the header that says what is away; of more, how many
 MAX_WHY = 200  # characters of the reason that it gives for each
+UNTOLD_SHARD = "?"  # what stands there for all shards, where whoever asks is not told which there are
+
+
+class Away(UserDict[int, str]):
+    """By bucket why it is away, as the bearer of a token of this scope is told it, whatever is written here."""
+
+    def __init__(self, scope: Scope):
+        self._scope = scope
+        super().__init__()
+
+    def __setitem__(self, bucket: int, why: str) -> None:
+        super().__setitem__(bucket, self._scope.why(why))
 
 
 class Reachable:
-    """The buckets of `router` that answer, for one question; `away` has the others, and why."""
+    """The buckets of `router` that answer, for one question of the bearer of a token; `away` has the others, and why."""
 
-    def __init__(self, router: Router):
-        self.away: dict[int, str] = {}
-        self._router = router
+    def __init__(self, router: Router, scope: Scope = UNBOUND):
+        self.away = Away(scope)
+        self._router, self._scope = router, scope
 
     @property
     def buckets(self) -> int:
@@ -40,7 +54,8 @@ class Reachable:
             return {}
         by_shard: dict[str, list[int]] = {}
         for bucket in sorted(self.away):
-            by_shard.setdefault(self._router.map.shard_of(bucket), []).append(bucket)
+            shard = UNTOLD_SHARD if self._scope.is_bound else self._router.map.shard_of(bucket)
+            by_shard.setdefault(shard, []).append(bucket)
         said: dict[str, Any] = {
             shard: {"buckets": runs(buckets), "why": self.away[buckets[0]][:MAX_WHY]}
             for shard, buckets in list(by_shard.items())[:MAX_NAMED_SHARDS]
