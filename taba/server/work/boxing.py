@@ -3,10 +3,12 @@
 1. Memory, files, and processor time from one request to the next have limits; what goes beyond is an error of the code that does, or
    its end. Each file is bounded, and how many are open, not how many it leaves on a disk.
 2. The network is taken away by a namespace; by a filter of system calls sockets are, those of files as well, memory that no limit
-   counts, other programs and other processes: it starts none, and signals, traces and limits none. Threads it may start.
+   counts, other programs and other processes: it starts none, and signals, traces, limits and slows none; nor are there keys and queues
+   that outlive it. Threads it may start.
 3. The memory of the Server is behind /proc, where no call need be made for it: a domain of Landlock keeps a process from that of every
    process outside, root's too; where there is none, a Server that is not root's closes it to all of its user (`close_memory`).
-4. Where the kernel allows one of these not, the child works on, and says so; what it has started then ends with it by its session, unless
+4. Of what root alone may do it keeps what files take: it mounts nothing, sets no clock, and looks into no process.
+5. Where the kernel allows one of these not, the child works on, and says so; what it has started then ends with it by its session, unless
    it left that.
 """
 
@@ -32,6 +34,9 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000  # from linux/sched.h
 CLONE_THREAD = 0x1_0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2  # from linux/prctl.h and seccomp.h
 PR_SET_DUMPABLE = 4
+CAPABILITY_VERSION = 0x2008_0522  # from linux/capability.h
+KEPT_CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4  # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: what a root's files take
+F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP = 8, 15, 0x8901, 0x8902  # who is signalled, by whatever number, when a pipe can be read
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same number on every kind of machine
 LANDLOCK_ACCESS_FS_MAKE_BLOCK, LANDLOCK_ACCESS_NET_BIND_TCP = 1 << 11, 1 << 0  # from linux/landlock.h
 LANDLOCK_CREATE_RULESET_VERSION, LANDLOCK_WITH_NET = 1, 4  # what asks for the version of Landlock, and the first with rules for nets
@@ -44,6 +49,9 @@ class _Calls(NamedTuple):
     clone: int  # makes processes or threads, by its first argument
     clone3: int  # the same, where a filter cannot see which
     mmap: int
+    sendto: int
+    fcntl: int
+    ioctl: int
     refused: tuple[int, ...]
     own: tuple[int, ...]  # whose first argument is a process: this one, or 0
 
@@ -54,18 +62,34 @@ _CALLS = {
         56,
         435,
         9,
-        # fork, vfork, execve, execveat; socket, io_uring_setup (it opens sockets, too); ptrace, process_vm_readv and _writev,
-        # pidfd_send_signal, pidfd_open, pidfd_getfd; shmget, memfd_create
-        (57, 58, 59, 322, 41, 425, 101, 310, 311, 424, 434, 438, 29, 319),
-        (62, 200, 234, 129, 297, 302),  # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, prlimit64
+        44,
+        72,
+        16,
+        (
+            # fork, vfork, execve, execveat; socket, io_uring_setup (it opens sockets, too); ptrace, process_vm_readv and _writev,
+            # pidfd_send_signal, pidfd_open, pidfd_getfd, process_madvise, kcmp; shmget, memfd_create, memfd_secret
+            *(57, 58, 59, 322, 41, 425, 101, 310, 311, 424, 434, 438, 440, 312, 29, 319, 447),
+            # connect, bind, sendmsg, sendmmsg: one of a pair of sockets reaches others of files; msgget, semget, mq_open; add_key,
+            # request_key, keyctl; userfaultfd, bpf, perf_event_open, fanotify_init; setpriority, ioprio_set, migrate_pages, move_pages;
+            # unshare, setns, mount, umount2, chroot, open_by_handle_at
+            *(42, 49, 46, 307, 68, 64, 240, 248, 249, 250, 323, 321, 298, 300, 141, 251, 256, 279, 272, 308, 165, 166, 161, 304),
+        ),
+        # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, prlimit64; sched_setaffinity, _setscheduler, _setparam and _setattr
+        (62, 200, 234, 129, 297, 302, 203, 144, 142, 314),
     ),
     "aarch64": _Calls(
         0xC000_00B7,
         220,
         435,
         222,
-        (221, 281, 198, 425, 117, 270, 271, 424, 434, 438, 194, 279),  # the same without the first two, which there are not
-        (129, 130, 131, 138, 240, 261),
+        206,
+        25,
+        29,
+        (
+            *(221, 281, 198, 425, 117, 270, 271, 424, 434, 438, 440, 272, 194, 279, 447),  # fork and vfork there are not
+            *(203, 200, 211, 269, 186, 190, 180, 217, 218, 219, 282, 280, 241, 262, 140, 30, 238, 239, 97, 268, 40, 39, 51, 265),
+        ),
+        (129, 130, 131, 138, 240, 261, 122, 119, 118, 274),
     ),
 }
 _LOAD, _EQUAL, _AT_LEAST, _HAS_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of BPF: a word, jumps, an end
@@ -89,6 +113,7 @@ def enter() -> Box:
         os.setsid()  # so that what it leaves behind can be found, and ended with it
     _confine()
     has_left = _leave_network()
+    _drop_capabilities()
     _leave_others()
     is_filtered = _filter_calls()
     return Box(not (has_left or is_filtered), not is_filtered, _reaches_memory(os.getppid()))
@@ -136,6 +161,16 @@ def _leave_network() -> bool:
         with suppress(OSError), open(f"/proc/self/{name}", "w") as file:
             file.write(content)
     return True
+
+
+def _drop_capabilities() -> None:
+    """Have what root may do beyond others no more, but for files; no program is run that would give it back."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    who = ctypes.create_string_buffer(struct.pack("Ii", CAPABILITY_VERSION, 0), 8)
+    held = ctypes.create_string_buffer(24)
+    if libc.capget(who, held) == 0:
+        effective, permitted = struct.unpack_from("II", held)
+        libc.capset(who, struct.pack("6I", effective & KEPT_CAPABILITIES, permitted & KEPT_CAPABILITIES, 0, 0, 0, 0))
 
 
 def _leave_others() -> None:
@@ -202,6 +237,25 @@ def _filter(calls: _Calls, process: int) -> bytes:
             (_RETURN, 0, 0, denied),
             (_RETURN, 0, 0, _ALLOW),
         ]
+    for call, one, other in ((calls.fcntl, F_SETOWN, F_SETOWN_EX), (calls.ioctl, FIOSETOWN, SIOCSPGRP)):
+        lines += [
+            (_EQUAL, 0, 5, call),
+            (_LOAD, 0, 0, _ARGUMENTS + _ARGUMENT_BYTES),
+            (_EQUAL, 1, 0, one),
+            (_EQUAL, 0, 1, other),
+            (_RETURN, 0, 0, denied),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    to = _ARGUMENTS + 4 * _ARGUMENT_BYTES  # an address; nowhere but to the other of a pair
+    lines += [
+        (_EQUAL, 0, 6, calls.sendto),
+        (_LOAD, 0, 0, to),
+        (_EQUAL, 0, 2, 0),
+        (_LOAD, 0, 0, to + _ARGUMENT_BYTES // 2),
+        (_EQUAL, 1, 0, 0),
+        (_RETURN, 0, 0, denied),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
     lines += [
         (_EQUAL, 0, 5, calls.mmap),
         (_LOAD, 0, 0, _ARGUMENTS + 3 * _ARGUMENT_BYTES),  # flags

@@ -39,6 +39,7 @@ from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotSta
 from taba.server.work.patterns import PATTERN_CHILDREN, PatternRefused, Patterns
 from taba.server.work.rows import Failed, Folded, ForeignWork, run_of
 
+OWN_OPTIONS = "TABA_SERVER_"  # as variables begin in which a Server finds its options
 ITEM_SECONDS = 2.0  # of a child's own time for one item: a State's fold or Projection, an Aggregate; they take microseconds
 QUICK_SECONDS = 0.5  # … where others wait for it: who takes longer is asked again apart, and is at fault for nothing yet
 APART_SECONDS = 600.0  # that a Type works apart since the last time that it gave reason to
@@ -96,7 +97,8 @@ class Sandbox:
     """The child processes of one Server, and which Types are suspended."""
 
     def __init__(self, lookup: Lookup, reactor: Any, environ: Mapping[str, str] | None = None):
-        environ = os.environ if environ is None else environ
+        # no option of this process, such as the store with its password, is for code of others
+        environ = {name: text for name, text in (os.environ if environ is None else environ).items() if not name.startswith(OWN_OPTIONS)}
         self._lookup, self._reactor = lookup, reactor
         self.prints = Prints(reactor)
         self._handlers = ChildLine(reactor, environ, lookup.excluded, True, self.prints, has_reserve=True)
