@@ -599,8 +599,10 @@ _TCP_NOTSENT_LOWAT = 25  # of Linux; in Python's socket from 3.12 on
 
 
 def _header_problem(request: http.Request) -> str | None:
-    """What is wrong with the headers of a request, if anything is: routes read them as text."""
+    """What is wrong with the headers of a request, if anything is: routes read them as text, and where its body ends is said once."""
     for name, values in request.requestHeaders.getAllRawHeaders():
+        if len(values) > 1 and name.lower() == b"transfer-encoding":
+            return "it has more than one Transfer-Encoding: a proxy before this may see its end elsewhere"
         for value in values:
             try:
                 value.decode()

@@ -42,6 +42,15 @@ class Bounds(Served):
         bad = await self.say(head, b"3e8\r\n" + b"x" * LIMIT + b"\r\n1\r\nx\r\n")
         self.assertIn(b" 413 ", bad.splitlines()[0])
 
+    async def test_where_a_body_ends_is_said_in_one_way_or_the_request_is_refused_with_all_that_comes_behind_it(self) -> None:
+        one, sized, chunked = b"0\r\n\r\n", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"
+        whole = b"Transfer-Encoding: identity\r\n"
+        for headers in (sized + chunked, chunked + sized, sized + sized, chunked + chunked, chunked + whole, whole + chunked):
+            said = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n" + one + LAST)
+            self.assertEqual((said.count(b"HTTP/1.1 "), said[9:12]), (1, b"400"), (headers, said))
+        said = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\n" + chunked + b"\r\n" + one + LAST)
+        self.assertEqual(said.count(b"HTTP/1.1 200"), 2, said)
+
     async def test_a_body_of_chunks_of_a_byte_each_is_taken_in_turns_with_all_that_stands_behind_it(self) -> None:
         self.patch(connections, "CHUNKS_BYTES", 64)
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
