@@ -2,7 +2,7 @@
 
 1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
-   A move begins when half of the outbox is not acknowledged, or when behind a batch that waits more is retained, or more lanes are known,
+   A move begins when three quarters of the outbox are not acknowledged, or when behind a batch that waits more is retained, or more lanes are known,
    than may be, and goes on a little at each tick: from the oldest group on, so that of each lane the spool has the first batches, and the
    outbox the others.
 3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
@@ -50,6 +50,7 @@ from taba.bounds import DAY, MAX_BATCH_BYTES, MAX_BUCKETS, STREAM_DAYS, KiB, MiB
 
 MAX_PENDING_BATCHES = 65_536  # in the outbox, whatever their bytes: some 0.5 KiB each beside them. With more all moves to the spool
 MOVE_BATCHES = 512  # at once, likewise: of 300 bytes each, so many take as long as a megabyte of large ones
+MOVE_SHARE = 0.75  # of the outbox that no Server took yet: from then on all moves to the spool, faster than most load can come
 MOVE_BYTES = 1 * MiB  # of batches that move to the spool in one transaction: for so long the loop waits for the disk, 20 to 50 ms
 SPARE_SHARE = 64  # of the outbox this part is left by drains for posts: 1 MiB of the default
 KEYED_STREAMS = 4  # at a time, of posts with keys: of so many posters each has one; of more several share one
@@ -412,7 +413,7 @@ class Keeper:
         self._bound_retained()
         self._release(0)
         self.backlog.forget()
-        if self._moving > self.outbox.released or self._is_half_full or self._is_stuck:
+        if self._moving > self.outbox.released or self._is_overfull or self._is_stuck:
             self._move_some(now, moment)
             self._bound_retained()  # what is retained behind the last that waited
         if is_second:
@@ -446,8 +447,8 @@ class Keeper:
         return self.groups.is_stuck and (self.books.retains_too_much or len(self.lanes) > backlog.MAX_LANES)
 
     @property
-    def _is_half_full(self) -> bool:
-        return 0 < self.books.pending_bytes > self.outbox.limit // 2 or self.books.pending_batches > MAX_PENDING_BATCHES
+    def _is_overfull(self) -> bool:
+        return 0 < self.books.pending_bytes > self.outbox.limit * MOVE_SHARE or self.books.pending_batches > MAX_PENDING_BATCHES
 
     @property
     def holds_backlog(self) -> bool:
@@ -462,7 +463,7 @@ class Keeper:
     @property
     def rest(self) -> Rest:
         """What there is for what comes."""
-        is_spooling = self._is_half_full or self._spooled_stream == self.stream
+        is_spooling = self._is_overfull or self._spooled_stream == self.stream
         room = max(0, self.spool.free) + max(0, self.outbox.limit - self.books.pending_bytes)
         return Rest(is_spooling, self.spool.free - self.books.pending_bytes, room, self.reserve, self.books.acknowledged_bytes)
 

@@ -214,7 +214,7 @@ class ProblemTests(SynchronousTestCase):
     def test_a_spool_at_its_bound_is_told_before_anything_is_dropped(self) -> None:
         world = self.world(spool_bytes=MiB + 100_000)
         while not world.keeper.moves:
-            world.record(2000)
+            world.record(3000)
             world.tick()
         world.move()
         self.only("spool full", f"{world.spool.batches} batches", "bring a Server back")
