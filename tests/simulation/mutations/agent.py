@@ -201,7 +201,7 @@ def a_stream_ends_while_the_outbox_has_what_a_move_left_there(put: Any) -> None:
     put(Lane, "in_outbox", property(lambda self: 0, lambda self, end: None))
 
 
-@focused("memory full,store fails over,replica lags,kill agent,messages lost", 40.0, 3.0, seed=97)
+@focused("memory full,store fails over,replica lags,kill agent,messages lost", 40.0, 3.0, seed=53)
 def what_was_left_out_is_forgotten_with_a_kill(put: Any) -> None:
     real = recovery._last_table
     put(recovery, "_last_table", lambda keeper: (real(keeper)[0]._replace(skipped=()), real(keeper)[1]))
