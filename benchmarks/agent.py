@@ -217,7 +217,7 @@ def _timed(act: Callable[[], object]) -> float:
 
 
 def _move(effort: Effort, environ: dict[str, str], directory: Path) -> list[Row]:
-    """What nobody acknowledges, until three quarters of the outbox move to the spool, in ticks between which an Agent's loop does other things."""
+    """What nobody acknowledges moves from a full outbox to the spool, in ticks between which an Agent's loop does other things."""
     turns: list[float] = []
     with ExitStack() as stack:
         draining = Draining(stack, environ, directory, 1000)

@@ -2,9 +2,9 @@
 
 1. What is published is either acknowledged and forgotten, or counted under a reason; nothing leaves in another way.
 2. Room is made in this order: what is acknowledged is given up; then everything moves, unchanged, to the spool, and a new stream begins.
-   A move begins when three quarters of the outbox are not acknowledged, or when behind a batch that waits more is retained, or more lanes are known,
-   than may be, and goes on a little at each tick: from the oldest group on, so that of each lane the spool has the first batches, and the
-   outbox the others.
+   A move begins when three quarters of the outbox are not acknowledged, or when behind a batch that waits more is retained, or more lanes
+   are known, than may be, and goes on a little at each tick: from the oldest group on, so that of each lane the spool has the first
+   batches, and the outbox the others.
 3. Where the memory has no room at all, what is fresh goes into the spool, with the table that tells where it came from.
 4. The table is complete at every publish. Totals that changed are published before anything else is sent, and before bytes are released.
 

@@ -31,7 +31,7 @@ class Life:
             self._moves, self._is_spooling = keeper.moves, True
             if self._teller.may("move", now):
                 self._log.info(
-                    "three quarters of the outbox are what no Server took: it moves to the spool (move {moves}; {batches} batches are there)",
+                    "three quarters of the outbox wait for a Server: all moves to the spool (move {moves}; {batches} batches are there)",
                     moves=keeper.moves,
                     batches=keeper.spool.batches,
                 )
