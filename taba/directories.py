@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,6 +16,16 @@ def make_directory(directory: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
     if not directory.is_dir():
         raise NotADirectoryError(20, "Not a directory")
+
+
+@contextmanager
+def own_alone() -> Iterator[None]:
+    """Have what is made meanwhile be this user's alone until it is given a mode of its own, whatever the umask."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def strangers_in(status: os.stat_result, user: int) -> str | None:

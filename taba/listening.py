@@ -24,6 +24,7 @@ from twisted.logger import Logger
 
 from taba.bounds import MiB
 from taba.descriptors import Descriptors, wait_for_room
+from taba.directories import own_alone
 from taba.errors import ConfigurationError
 from taba.guard import Guard, TokenFile
 from taba.installing import install_hint
@@ -100,7 +101,9 @@ async def listen_at(front: Front, site: Any, reactor: Any, descriptors: Descript
 
         factory = TLSMemoryBIOFactory(front.tls, False, site, reactor)
     try:
-        port = await serverFromString(reactor, front.listen.text).listen(factory)
+        with own_alone():  # a socket of a file, too, has its mode only after it can be reached
+            listening = serverFromString(reactor, front.listen.text).listen(factory)
+        port = await listening
     except (CannotListenError, OSError, ValueError) as failure:
         reason = getattr(failure, "socketError", failure)
         raise ConfigurationError("--listen", front.listen.text, f"takes an endpoint that is free: {reason}") from None

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba import listening
 from taba.bounds import MiB
+from taba.descriptors import Descriptors
+from taba.guard import Guard
 from taba.listening import (
     COLLECT_SECONDS,
     ENDED_BYTES,
@@ -27,8 +34,11 @@ from taba.listening import (
     QUIET_SECONDS,
     YOUNG_COLLECTIONS,
     YOUNG_OBJECTS,
+    Front,
     freeze_when_running,
+    listen_at,
 )
+from taba.options import listen
 from tests.patience import PATIENCE_SECONDS
 
 # cycles that are alive in each quiet moment and garbage in the next, 40 lots of them: which are gone
@@ -262,3 +272,23 @@ class Cycles(SynchronousTestCase):
 
     def test_none_within_all_bounds(self) -> None:
         self.assertEqual(self.gone(NOT, NOT, NOT, 0, 10), 0)
+
+
+class OfAFile(TestCase):
+    async def test_nobody_else_reaches_a_socket_before_it_has_its_mode_whatever_the_umask(self) -> None:
+        modes: list[int] = []
+        chmod = os.chmod
+
+        def seen(path: str, mode: int) -> None:
+            modes.append(stat.S_IMODE(os.stat(path).st_mode))
+            chmod(path, mode)
+
+        self.patch(os, "chmod", seen)
+        self.addCleanup(os.umask, os.umask(0))
+        with TemporaryDirectory() as directory:
+            at = listen(f"unix:{directory}/s:mode=660")
+            front = Front(at, Guard(None, None, at, time.monotonic))
+            port = await listen_at(front, Factory(), reactor, Descriptors("Server", time.monotonic))
+            self.assertEqual(stat.S_IMODE(os.stat(f"{directory}/s").st_mode), 0o660)
+            await port.stopListening()
+        self.assertEqual((modes, os.umask(0)), ([0o600], 0))

@@ -29,6 +29,7 @@ from taba.agent.lanes import Backoff
 from taba.agent.noting import Noting
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, DATAGRAM_BYTES, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
+from taba.directories import own_alone
 from taba.receiving import InputAddress
 
 STATSD = "statsd"
@@ -399,7 +400,8 @@ def _bound_path(address: InputAddress) -> tuple[socket.socket, tuple[int, int]]:
     beside = f"{path}.{os.getpid()}"
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DATAGRAM_BYTES * 4)
-        made.bind(beside)
+        with own_alone():  # before it has its mode
+            made.bind(beside)
         os.chmod(beside, address.mode)
         status = os.stat(beside)
         os.rename(beside, path)  # at once what it is to be, and in the place of a file that is nobody's

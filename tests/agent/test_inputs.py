@@ -343,6 +343,21 @@ class Sockets(SynchronousTestCase):
             sender.send(b"x")
         self.assertEqual(second.recv(10), b"x")
 
+    def test_nobody_else_reaches_it_before_it_has_its_mode_whatever_the_umask(self) -> None:
+        modes: list[int] = []
+        chmod = os.chmod
+
+        def seen(path: str, mode: int) -> None:
+            modes.append(stat.S_IMODE(os.stat(path).st_mode))
+            chmod(path, mode)
+
+        self.patch(os, "chmod", seen)
+        self.addCleanup(os.umask, os.umask(0))
+        made, _ = bound(receiving(f"unix:{self.path}:mode=0660"))
+        self.addCleanup(os.unlink, self.path)
+        made.close()
+        self.assertEqual((modes, os.umask(0)), ([0o600], 0))
+
     def test_a_file_that_is_no_socket_stays(self) -> None:
         with open(self.path, "w") as file:
             file.write("mine")
