@@ -67,22 +67,26 @@ def twistd(plugin: str, *options: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port that is free on loopback now, and that no outgoing connection is given before somebody listens there.
+    """A port that is free on loopback now, as is the one after it, a second worker's; and that no outgoing connection is given before
+    somebody listens there.
 
     For TCP and UDP, and another each time that this process asks: who had the last one may not listen yet.
     """
     while True:
-        port = _chance.randrange(*UNASSIGNED_PORTS)
-        if port in _given_ports:
-            continue
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-            try:
-                stream.bind(("127.0.0.1", port))
-                datagrams.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        port = _chance.randrange(*UNASSIGNED_PORTS, 2)
+        if port not in _given_ports and _is_free(port) and _is_free(port + 1):
             _given_ports.add(port)
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        try:
+            stream.bind(("127.0.0.1", port))
+            datagrams.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def wait_for_port(process: Process, port: int, seconds: float) -> None:

@@ -188,17 +188,17 @@ def _moved_on(one: Any, waiting: Any) -> Any:
 
 @focused(STORE + ",kill server,messages repeated", seed=4)
 def a_posts_key_is_not_remembered(put: Any) -> None:
-    put(posts, "claim", lambda kept, part, drawn, age, most: (b"", drawn))
+    put(posts, "claim", lambda kept, part, drawn, *_: (b"", drawn))
 
 
 @focused(STORE + ",kill server,messages repeated", seed=5)
 def another_request_under_a_key_is_taken(put: Any) -> None:
     real = posts.claim
 
-    def claim(kept: Any, part: Any, drawn: bytes, age: int, most: int) -> Any:
+    def claim(kept: Any, part: Any, drawn: bytes, *more: Any) -> Any:
         records = list(posts._RECORD.iter_unpack(kept[: len(kept) // posts._RECORD.size * posts._RECORD.size])) if kept else []
         known = any(key == part.key and digest == part.digest for key, digest, _, _ in records)
-        return real(kept if known else None, part, drawn, age, most)
+        return real(kept if known else None, part, drawn, *more)
 
     put(posts, "claim", claim)
 
