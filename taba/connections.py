@@ -295,6 +295,14 @@ class BoundedChannel(http.HTTPChannel):
             self._deadline = self.callLater(MAX_REQUEST_SECONDS, self._too_slow)
         super().dataReceived(data)
 
+    def lineReceived(self, line: bytes) -> None:
+        if self._receivedHeaderSize > 0 and line[:1] in (b" ", b"\t"):
+            # HTTPChannel would join it to the header before it (RFC 9112, 5.2)
+            detail = "a header goes on in a next line: a proxy before this may see it otherwise; write it in one"
+            self._refuse(HTTPError(400, "bad_request", detail))
+        else:
+            super().lineReceived(line)
+
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > MAX_LENGTH_DIGITS:
             self.refuse_body()
@@ -378,7 +386,15 @@ class BoundedChannel(http.HTTPChannel):
             cast(Any, self._networkProducer).pauseProducing()
             ensureDeferred(self._read_on())
         else:
-            super().rawDataReceived(data)
+            self._take_raw(data)
+
+    def _take_raw(self, data: bytes) -> None:
+        """Take bytes of a body; a chunk that says that it is larger than what is left of the bound is refused before it comes."""
+        super().rawDataReceived(data)
+        decoder: Any = self._transferDecoder
+        to_come = decoder.length if getattr(decoder, "state", None) == "BODY" else 0  # of a chunk
+        if self._lingering < 0 and to_come > 0 and self.requests[-1].received + to_come > self.site.max_body_bytes:
+            self.refuse_body()
 
     async def _read_on(self) -> None:
         """Take what came of a chunked body a piece at a time; what came behind it is for the next request."""
@@ -390,7 +406,7 @@ class BoundedChannel(http.HTTPChannel):
                 break
             piece = bytes(unread[:CHUNKS_BYTES])
             del unread[:CHUNKS_BYTES]
-            super().rawDataReceived(piece)
+            self._take_raw(piece)
             if self._transferDecoder is None:
                 rest = bytes(unread)
                 break

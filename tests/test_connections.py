@@ -51,6 +51,28 @@ class Bounds(Served):
         said = await self.say(b"POST /echo HTTP/1.1\r\nHost: localhost\r\n" + chunked + b"\r\n" + one + LAST)
         self.assertEqual(said.count(b"HTTP/1.1 200"), 2, said)
 
+    async def test_a_header_that_goes_on_in_a_next_line_is_refused_with_all_that_comes_behind_it(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.05)
+        length = b"X-A: a\r\n Content-Length: 5\r\n"
+        for folded in (b"X-A: a\r\n b\r\n", b"Transfer-Encoding:\r\n\tchunked\r\n", b"X-A: a\r\n \r\n", b" X-A: a\r\n", length):
+            for before in (b"GET /echo HTTP/1.1\r\n", GET + b"GET /echo HTTP/1.1\r\nHost: localhost\r\n"):
+                said = await self.say(before + folded + b"\r\n" + LAST)
+                served = before.count(b"GET") - 1
+                self.assertEqual((said.count(b"HTTP/1.1 200"), said.count(b"HTTP/1.1 400")), (served, 1), (folded, said))
+                self.assertIn(b"goes on in a next line", said)
+
+    async def test_a_chunk_larger_than_what_is_left_of_the_bound_is_refused_before_it_comes(self) -> None:
+        self.patch(connections, "LINGER_SECONDS", 0.05)
+        self.patch(connections, "MAX_REQUEST_SECONDS", 1e6)  # so that nothing but its size refuses it
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        most = b"%x\r\n" % LIMIT
+        for size in (b"%x\r\n" % (LIMIT + 1), b"%x\r\n" % 2**64, b"f" * 1000 + b"\r\nx", b"1\r\nx\r\n" + most, b"1\r\nx\r\n" + most + b"x"):
+            for first, then in ((head + size, b""), (head, size), (head + size[:-1], size[-1:])):
+                said = await self.say(first, then)
+                self.assertEqual((said.count(b"HTTP/1.1"), said[9:12]), (1, b"413"), (size, said))
+        self.assertEqual((await self.say(head + b"f" * 1100))[9:12], b"400")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     async def test_a_body_of_chunks_of_a_byte_each_is_taken_in_turns_with_all_that_stands_behind_it(self) -> None:
         self.patch(connections, "CHUNKS_BYTES", 64)
         head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
