@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,11 @@ class Shown(NamedTuple):
     own: PrivateCertificate
     chain: list[Certificate]
 
+    @property
+    def expires(self) -> float:
+        """When its own certificate ends, in unix seconds."""
+        return float(self.own.original.to_cryptography().not_valid_after_utc.timestamp())
+
 
 class TlsFiles(NamedTuple):
     """The files of --tls-cert, --tls-key and --tls-ca."""
@@ -70,6 +76,13 @@ class TlsFiles(NamedTuple):
             raise ConfigurationError("--tls-key", str(self.key), f"takes the key of the certificate in {self.certificate}") from None
         return Shown(own, chain)
 
+    def read_after(self, before: Shown | None) -> Shown:
+        """The same, read again. Raises ConfigurationError, too, where it is past its end and what is shown until now is not."""
+        shown = self.read()
+        if before is not None and shown.expires <= time.time() < before.expires:
+            raise ConfigurationError("--tls-cert", str(self.certificate), "takes a certificate that is not past its end")
+        return shown
+
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ListeningTls:
@@ -80,11 +93,12 @@ class ListeningTls:
         self.changes = -1
         """How often other authorities were read than before: what was shown until then was signed by those of then."""
         self._trusted: list[bytes] | None = None
+        self._shown: Shown | None = None
         self.reload()
 
     def reload(self) -> None:
         """Read the files again: new connections get what is in them now. Raises ConfigurationError, and keeps what was there."""
-        shown = self.files.read()
+        shown = self.files.read_after(self._shown)
         options: dict[str, Any] = {}
         digests: list[bytes] = []
         if self.files.authorities is not None:
@@ -97,7 +111,8 @@ class ListeningTls:
         if digests != self._trusted:
             self._trusted = digests
             self.changes += 1
-        self.expires = shown.own.original.to_cryptography().not_valid_after_utc.timestamp()
+        self._shown = shown
+        self.expires = shown.expires
 
     @property
     def asks_for_certificates(self) -> bool:
@@ -125,12 +140,13 @@ class SendingTls:
 
     def __init__(self, authorities: Path | None, shown: TlsFiles | None):
         self._authorities, self._files = authorities, shown
+        self._shown: Shown | None = None
         self.reload()
 
     def reload(self) -> None:
         """Read the files again. Raises ConfigurationError, and keeps what was there."""
         trusted = None if self._authorities is None else _read_certificates("--cacert", self._authorities)
-        shown = None if self._files is None else self._files.read()
+        shown = None if self._files is None else self._files.read_after(self._shown)
         self._trust = None if trusted is None else trustRootFromCertificates(trusted)
         self._shown = shown
 

@@ -41,6 +41,7 @@ CHANCE = {*CLOCKS, "time.sleep", "datetime.now", "os.urandom", "random", "secret
 EDGES = {
     "clocks.py": {"time.monotonic"},  # it makes reactors' time of it
     "tokens.py": {"secrets"},  # new tokens
+    "tls.py": {"time.time"},  # whether a certificate is past its end: peers, in handshakes, ask the machine's clock too
     "inputs/process.py": {"time.time", "time.monotonic"},  # a process of its own, without a reactor
     "agent/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Agent
     "server/service.py": {"time.time", "os.urandom", "random", "reactor", "clocks"},  # composes the Server

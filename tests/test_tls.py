@@ -107,6 +107,26 @@ class Files(Cases, SynchronousTestCase):
         self.assertEqual(tls.expires, expires)
         self.assertTrue(trust.creatorForNetloc(b"localhost", 1))
 
+    def test_a_certificate_that_is_past_its_end_replaces_none_that_is_not(self) -> None:
+        fine, past = self.authority.sign("fine"), self.authority.sign("past", days=-1)
+        tls, trust = ListeningTls(TlsFiles(*self.own)), SendingTls(self.authority.file, TlsFiles(*self.own))
+        expires = tls.expires
+        for path, new in zip(self.own, past, strict=True):
+            shutil.copy(new, path)
+        for part in (tls, trust):
+            self.assertRegex(
+                str(self.assertRaises(ConfigurationError, part.reload)), "--tls-cert: .*takes a certificate that is not past its end"
+            )
+        self.assertEqual((tls.expires, tls.problems(time.time())), (expires, []))
+        started = ListeningTls(TlsFiles(*self.own))  # there is nothing better; who looks is told
+        started.reload()
+        self.assertRegex(started.problems(time.time())[0], "is past its end")
+        for path, new in zip(self.own, fine, strict=True):
+            shutil.copy(new, path)
+        for listening in (tls, started):
+            listening.reload()
+            self.assertEqual(listening.problems(time.time()), [])
+
 
 class Handshakes(Cases, TestCase):
     """A real listener with TLS on loopback, asked by what an Agent asks with and by Python's own ssl."""
@@ -210,6 +230,14 @@ class Handshakes(Cases, TestCase):
         tls.reload()
         self.assertEqual((await self.ask(trusted=fresh.file))[0], 200)
         self.assertIn("--cacert", await self.ask())
+
+    async def test_what_was_shown_before_is_while_the_files_have_one_past_its_end(self) -> None:
+        needs_localhost()
+        tls = await self.serve(self.own)
+        for path, new in zip(self.own, self.authority.sign("past", "localhost", days=-1), strict=True):
+            shutil.copy(new, path)
+        self.assertRaises(ConfigurationError, tls.reload)
+        self.assertEqual((await self.ask())[0], 200)
 
     async def test_connections_whose_certificate_was_signed_by_authorities_of_before_are_cut_and_answered_no_more(self) -> None:
         needs_localhost()
