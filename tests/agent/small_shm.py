@@ -81,7 +81,7 @@ def defaults() -> None:
     """64 MiB, all defaults, the Agent first and no Server: whatever it holds, clients can still record."""
     host = Host()
     before = host.free()
-    for number in range(70):
+    for number in range(110):
         host.client(f"web/{number}", 1200)
         for _ in range(3):
             host.tick()
