@@ -21,9 +21,8 @@ from taba.ring import MalformedRing
 
 HOLDS = 0.75  # of its room a ring may fill before the next look; one value may need a quarter of the byte ring
 NEAR_PART = 2  # of whose room this part is full is near, as is what may overflow before the next look
-NEAR_SHARE = (
-    4  # and of whose Client a quarter waits, or less, of what waits of the one that has most: where all fill alike none goes before
-)
+# and of whose Client this part waits, or less, of what waits of the one that has most: where all fill alike none goes before
+NEAR_SHARE = 4
 _RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
 _POSITION, _BYTE_TAIL = 3, 5  # of a `place_to_look`
 _ODD = -1  # what the C part says of a ring that is to look itself

@@ -40,9 +40,8 @@ LIFE, SOCKET, DESK = 0, 3, 4  # descriptors
 RING_BYTES = 4 * MiB  # unless TABA_RING_BYTES says otherwise: room for the Tabs of many processes
 LOCAL = "local"  # the origin of what comes through a unix socket
 TURN_BYTES = 8 << 10  # recorded between two looks at all else …
-TURN_SECONDS = (
-    0.01  # … or as much as is recorded in so long, and a piece: a KiB of names that are all new takes 2 to 3 ms, of known ones 0.1
-)
+# … or as much as is recorded in so long, and a piece: a KiB of names that are all new takes 2 to 3 ms, of known ones 0.1
+TURN_SECONDS = 0.01
 PIECE_BYTES = 2 << 10  # recorded between two looks at the clock, or half as much again
 TURN_TABS = 4000  # of those that are over, let go of between two looks: 1 ms
 NEVER = 1_000_000_000  # young collections before a full one: of 100,000 Tabs it takes 0.2 s, and finds nothing
