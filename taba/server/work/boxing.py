@@ -67,12 +67,15 @@ _CALLS = {
         16,
         (
             # fork, vfork, execve, execveat; socket, io_uring_setup (it opens sockets, too); ptrace, process_vm_readv and _writev,
-            # pidfd_send_signal, pidfd_open, pidfd_getfd, process_madvise, kcmp; shmget, memfd_create, memfd_secret
-            *(57, 58, 59, 322, 41, 425, 101, 310, 311, 424, 434, 438, 440, 312, 29, 319, 447),
-            # connect, bind, sendmsg, sendmmsg: one of a pair of sockets reaches others of files; msgget, semget, mq_open; add_key,
+            # pidfd_send_signal, pidfd_open, pidfd_getfd, process_madvise, kcmp; memfd_create, memfd_secret
+            *(57, 58, 59, 322, 41, 425, 101, 310, 311, 424, 434, 438, 440, 312, 319, 447),
+            # connect, bind, sendmsg, sendmmsg: one of a pair of sockets reaches others of files; add_key,
             # request_key, keyctl; userfaultfd, bpf, perf_event_open, fanotify_init; setpriority, ioprio_set, migrate_pages, move_pages;
             # unshare, setns, mount, umount2, chroot, open_by_handle_at
-            *(42, 49, 46, 307, 68, 64, 240, 248, 249, 250, 323, 321, 298, 300, 141, 251, 256, 279, 272, 308, 165, 166, 161, 304),
+            *(42, 49, 46, 307, 248, 249, 250, 323, 321, 298, 300, 141, 251, 256, 279, 272, 308, 165, 166, 161, 304),
+            # what others of this user have is used by its number, too: shmget, shmat, shmctl; semget, semop, semctl, semtimedop; msgget,
+            # msgsnd, msgrcv, msgctl; mq_open, mq_unlink
+            *(29, 30, 31, 64, 65, 66, 220, 68, 69, 70, 71, 240, 241),
         ),
         # kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, prlimit64; sched_setaffinity, _setscheduler, _setparam and _setattr
         (62, 200, 234, 129, 297, 302, 203, 144, 142, 314),
@@ -86,8 +89,9 @@ _CALLS = {
         25,
         29,
         (
-            *(221, 281, 198, 425, 117, 270, 271, 424, 434, 438, 440, 272, 194, 279, 447),  # fork and vfork there are not
-            *(203, 200, 211, 269, 186, 190, 180, 217, 218, 219, 282, 280, 241, 262, 140, 30, 238, 239, 97, 268, 40, 39, 51, 265),
+            *(221, 281, 198, 425, 117, 270, 271, 424, 434, 438, 440, 272, 279, 447),  # fork and vfork there are not
+            *(203, 200, 211, 269, 217, 218, 219, 282, 280, 241, 262, 140, 30, 238, 239, 97, 268, 40, 39, 51, 265),
+            *(194, 196, 195, 190, 193, 191, 192, 186, 189, 188, 187, 180, 181),
         ),
         (129, 130, 131, 138, 240, 261, 122, 119, 118, 274),
     ),
