@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import stat
 import time
@@ -48,7 +49,21 @@ class Shown(NamedTuple):
     @property
     def expires(self) -> float:
         """When its own certificate ends, in unix seconds."""
-        return float(self.own.original.to_cryptography().not_valid_after_utc.timestamp())
+        return _end(self.own)
+
+    @property
+    def begins(self) -> float:
+        """From when on its own certificate is taken, in unix seconds."""
+        return float(self.own.original.to_cryptography().not_valid_before_utc.timestamp())
+
+    @property
+    def ends_first(self) -> float:
+        """When the first of what is shown ends: peers may need each link of the chain."""
+        return min(map(_end, (self.own, *self.chain)))
+
+    def is_taken(self, unix_now: float) -> bool:
+        """Whether peers whose clocks are right take its own certificate."""
+        return self.begins <= unix_now < self.expires
 
 
 class TlsFiles(NamedTuple):
@@ -77,10 +92,12 @@ class TlsFiles(NamedTuple):
         return Shown(own, chain)
 
     def read_after(self, before: Shown | None) -> Shown:
-        """The same, read again. Raises ConfigurationError, too, where it is past its end and what is shown until now is not."""
-        shown = self.read()
-        if before is not None and shown.expires <= time.time() < before.expires:
-            raise ConfigurationError("--tls-cert", str(self.certificate), "takes a certificate that is not past its end")
+        """The same, read again. Raises ConfigurationError, too, where it is past its end, or begins later, and what is shown until now is
+        taken."""
+        shown, now = self.read(), time.time()
+        if before is not None and before.is_taken(now) and not shown.is_taken(now):
+            takes = "that is not past its end" if shown.expires <= now else f"that has begun, which this one does {_in(shown.begins - now)}"
+            raise ConfigurationError("--tls-cert", str(self.certificate), f"takes a certificate {takes}")
         return shown
 
 
@@ -94,6 +111,8 @@ class ListeningTls:
         """How often other authorities were read than before: what was shown until then was signed by those of then."""
         self._trusted: list[bytes] | None = None
         self._shown: Shown | None = None
+        self._last_authority = math.inf
+        """When the last of the authorities ends, in unix seconds: then nobody's certificate is taken any more."""
         self.reload()
 
     def reload(self) -> None:
@@ -101,18 +120,21 @@ class ListeningTls:
         shown = self.files.read_after(self._shown)
         options: dict[str, Any] = {}
         digests: list[bytes] = []
+        last = math.inf
         if self.files.authorities is not None:
-            trusted = [found.original for found in _read_certificates("--tls-ca", self.files.authorities)]
+            authorities = _read_certificates("--tls-ca", self.files.authorities)
+            trusted = [found.original for found in authorities]
             options = {"verify": True, "caCerts": trusted, "requireCertificate": False}
             digests = sorted(found.digest("sha256") for found in trusted)
+            last = max(map(_end, authorities))
         extra = [link.original for link in shown.chain]
         self._options = CertificateOptions(shown.own.privateKey.original, shown.own.original, extraCertChain=extra, **options)
         self._options.getContext()
         if digests != self._trusted:
             self._trusted = digests
             self.changes += 1
-        self._shown = shown
-        self.expires = shown.expires
+        self._shown, self._last_authority = shown, last
+        self.expires = shown.ends_first
 
     @property
     def asks_for_certificates(self) -> bool:
@@ -124,11 +146,22 @@ class ListeningTls:
 
     def problems(self, unix_now: float) -> list[str]:
         """What needs a person, in sentences."""
-        days = (self.expires - unix_now) / DAY
-        if days > EXPIRY_DAYS:
-            return []
-        when = f"ends in {many(round(days), 'day')}" if days > 0 else "is past its end"
-        return [f"the certificate in {self.files.certificate} {when}: put a new one there and send SIGHUP"]
+        assert self._shown is not None
+        found = []
+        if unix_now < self._shown.begins:
+            when = _in(self._shown.begins - unix_now)
+            cure = "put one there that has begun and send SIGHUP, or see to this host's clock"
+            found.append(f"the certificate in {self.files.certificate} begins {when}, and nobody takes it before: {cure}")
+        ends = (
+            (self.expires, "the certificate" if self.expires == self._shown.expires else "one of the chain", self.files.certificate),
+            (self._last_authority, "the last of the authorities", self.files.authorities),
+        )
+        for end, what, path in ends:
+            days = (end - unix_now) / DAY
+            if days <= EXPIRY_DAYS:
+                when = f"ends in {many(round(days), 'day')}" if days > 0 else "is past its end"
+                found.append(f"{what} in {path} {when}: put a new one there and send SIGHUP")
+        return found
 
 
 @implementer(IPolicyForHTTPS)
@@ -184,6 +217,16 @@ def tls_sentence(error: BaseException | None, words: TlsWords = OPTIONS) -> str 
     if "wrong version" in reasons or "record layer" in reasons or "packet length" in reasons:
         return f"it speaks no TLS; check whether its address begins with {words.plain}"
     return f"TLS: {reasons or 'the handshake failed'}"[:200]
+
+
+def _end(of: Certificate) -> float:
+    return float(of.original.to_cryptography().not_valid_after_utc.timestamp())
+
+
+def _in(seconds: float) -> str:
+    """When that is, in words; less than a day in hours."""
+    days = seconds / DAY
+    return f"in {many(round(days), 'day')}" if days >= 1 else f"in {many(math.ceil(24 * days), 'hour')}"
 
 
 def _read_certificates(option: str, path: Path) -> list[Certificate]:

@@ -35,22 +35,22 @@ class Pair(NamedTuple):
 class Authority:
     """Signs certificates, whose files it keeps in `directory`; `file` has its own."""
 
-    def __init__(self, directory: Path, name: str = "authority"):
+    def __init__(self, directory: Path, name: str = "authority", days: float = 365.0):
         self._directory, self._name = directory, _name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._serial = 1
-        own = _certificate(self._name, self._name, self._key, 1, 365).add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        own = _certificate(self._name, self._name, self._key, 1, days).add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         # Pythons from 3.13 on want to be told what a key is for, and whose key signed
         own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
         own = own.add_extension(_SIGNS, True)
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str, *hosts: str, days: float = 90.0) -> Pair:
-        """A certificate for these hosts (names and addresses) that ends in so many days."""
+    def sign(self, name: str, *hosts: str, days: float = 90.0, begins: float = -400.0) -> Pair:
+        """A certificate for these hosts (names and addresses) that ends in so many days, and begins in so many."""
         key = ec.generate_private_key(ec.SECP256R1())
         self._serial += 1
-        builder = _certificate(_name(name), self._name, key, self._serial, days)
+        builder = _certificate(_name(name), self._name, key, self._serial, days, begins)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), False)
@@ -62,11 +62,12 @@ class Authority:
         return pair
 
 
-def _certificate(name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: int, days: float) -> x509.CertificateBuilder:
+def _certificate(
+    name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, serial: int, days: float, begins: float = -400.0
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.timezone.utc)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key.public_key()).serial_number(serial)
-    begin = now - datetime.timedelta(days=400)
-    return builder.not_valid_before(begin).not_valid_after(now + datetime.timedelta(days=days))
+    return builder.not_valid_before(now + datetime.timedelta(days=begins)).not_valid_after(now + datetime.timedelta(days=days))
 
 
 def _name(text: str) -> x509.Name:

@@ -127,6 +127,32 @@ class Files(Cases, SynchronousTestCase):
             listening.reload()
             self.assertEqual(listening.problems(time.time()), [])
 
+    def test_nor_does_one_that_begins_later_and_who_has_nothing_better_says_so(self) -> None:
+        tls, trust = ListeningTls(TlsFiles(*self.own)), SendingTls(self.authority.file, TlsFiles(*self.own))
+        for path, new in zip(self.own, self.authority.sign("later", begins=3.2), strict=True):
+            shutil.copy(new, path)
+        for part in (tls, trust):
+            said = str(self.assertRaises(ConfigurationError, part.reload))
+            self.assertRegex(said, "--tls-cert: .*takes a certificate that has begun, which this one does in 3 days")
+        self.assertEqual(tls.problems(time.time()), [])
+        started = ListeningTls(TlsFiles(*self.own))
+        self.assertRegex(started.problems(time.time())[0], "begins in 3 days, and nobody takes it before: put one there that has begun")
+        self.assertRegex(started.problems(time.time() + 3 * DAY)[0], "begins in 5 hours")
+        self.assertEqual(started.problems(time.time() + 4 * DAY), [])
+
+    def test_the_end_of_what_stands_between_and_of_the_last_authority_is_said_too(self) -> None:
+        between = Authority(self.directory, "between", days=EXPIRY_DAYS - 4)
+        with self.own.certificate.open("ab") as file:
+            file.write(between.file.read_bytes())
+        self.assertRegex(ListeningTls(TlsFiles(*self.own)).problems(time.time())[0], "one of the chain in .*own.pem ends in 10 days")
+        own = self.authority.sign("fine")
+        [said] = ListeningTls(TlsFiles(*own, between.file)).problems(time.time() + 11 * DAY)
+        self.assertIn("the last of the authorities in", said)
+        self.assertIn("between.pem is past its end: put a new one there", said)
+        with between.file.open("ab") as file:  # one of two is another's end
+            file.write(self.authority.file.read_bytes())
+        self.assertEqual(ListeningTls(TlsFiles(*own, between.file)).problems(time.time() + 11 * DAY), [])
+
 
 class Handshakes(Cases, TestCase):
     """A real listener with TLS on loopback, asked by what an Agent asks with and by Python's own ssl."""
