@@ -14,8 +14,6 @@ A connection is a newcomer until a request of it was admitted, and known from th
 from __future__ import annotations
 
 import json
-import socket
-import struct
 from collections import Counter
 from typing import Any, cast
 
@@ -33,10 +31,11 @@ from taba.guard import Refused
 from taba.options import is_loopback
 from taba.places import ASKER
 from taba.plural import many
+from taba.sockets import bound_unsent, has_unsent, user_of
 from taba.tokens import EVERYTHING, Grant
 from taba.tries import RECENT_SECONDS, address_of
 from taba.turns import Turns
-from taba.web import Api, refusal, refused
+from taba.web import Api, header_problem, refusal, refused
 
 MAX_KNOWN = 768  # connections that are kept between requests
 MAX_HALL = 224  # newcomers, who have not been served yet
@@ -52,14 +51,12 @@ MAX_REQUEST_SECONDS = 30.0  # for a peer to send one request whole
 MAX_IDLE_SECONDS = 120.0  # for a kept-alive connection to say nothing
 ANSWER_SECONDS = 30.0  # for a peer to take an answer …
 ANSWER_BYTES_PER_SECOND = 128 * KiB  # … and longer for a large one, at this rate
-MAX_UNSENT_BYTES = 128 * KiB  # of an answer, that the kernel takes before its peer does; it would take some MiB, and all be made for that
 MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and read: 32 of the largest
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
 CHUNKS_BYTES = 4 * KiB  # of a chunked body, taken at once: where each chunk is a byte, some 15 ms
 TLS_HANDSHAKE = b"\x16"  # the first byte of one
-_CREDENTIALS = struct.Struct("3i")  # of the peer of a socket of a file system: process, user, group
 
 
 def make_site(api: Api, max_body_bytes: int = MAX_BODY_BYTES) -> BoundedSite:
@@ -227,7 +224,7 @@ class BoundedChannel(http.HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        _bound_unsent(self.transport)
+        bound_unsent(self.transport)
         if self.site.guard is not None:
             self._authorities = self.site.guard.authorities
         self.peer = getattr(cast(Connection, self.transport).getPeer(), "host", None) or ""
@@ -242,9 +239,9 @@ class BoundedChannel(http.HTTPChannel):
     @property
     def owner(self) -> str:
         """Whose this connection is: of a socket of a file system the user, else the host; all addresses of loopback are this one."""
-        used = getattr(self.transport, "socket", None)
-        if used is not None and used.family == socket.AF_UNIX:
-            return f"uid {_CREDENTIALS.unpack(used.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]}"
+        user = user_of(self.transport)
+        if user is not None:
+            return f"uid {user}"
         return "this host" if self.is_local else address_of(self.peer)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -313,7 +310,7 @@ class BoundedChannel(http.HTTPChannel):
         if self._lingering >= 0:
             return
         request = cast(BoundedRequest, self.requests[-1])
-        problem = _header_problem(request)
+        problem = header_problem(request)
         if problem is not None:
             self._refuse(HTTPError(400, "bad_request", problem))
         elif self.length == 0 or self._may_send_body(request):
@@ -436,7 +433,7 @@ class BoundedChannel(http.HTTPChannel):
         """
         transport = self.transport
         sent = 0
-        if isinstance(transport, Connection) and not transport.TLS and not _has_unsent(transport):
+        if isinstance(transport, Connection) and not transport.TLS and not has_unsent(transport):
             try:
                 sent = transport.socket.send(content)
             except OSError:
@@ -597,31 +594,3 @@ class BoundedRequest(server.Request):
             self.channel.refuse_body()
         elif self.channel.length is not None or self.channel.keep_room(len(data)):
             super().handleContentChunk(data)
-
-
-def _has_unsent(transport: Any) -> bool:
-    """Whether anything waits to be sent, or nothing may be: what comes after that waits, too."""
-    is_open = transport.connected and not transport.disconnecting and not transport._writeDisconnected
-    return not is_open or transport._tempDataLen > 0 or transport.offset < len(transport.dataBuffer)
-
-
-def _bound_unsent(transport: Any) -> None:
-    handle = getattr(transport, "socket", None)  # the same beneath TLS; none in tests in memory
-    if isinstance(handle, socket.socket) and handle.family in (socket.AF_INET, socket.AF_INET6):
-        handle.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
-
-
-_TCP_NOTSENT_LOWAT = 25  # of Linux; in Python's socket from 3.12 on
-
-
-def _header_problem(request: http.Request) -> str | None:
-    """What is wrong with the headers of a request, if anything is: routes read them as text, and where its body ends is said once."""
-    for name, values in request.requestHeaders.getAllRawHeaders():
-        if len(values) > 1 and name.lower() == b"transfer-encoding":
-            return "it has more than one Transfer-Encoding: a proxy before this may see its end elsewhere"
-        for value in values:
-            try:
-                value.decode()
-            except UnicodeDecodeError:
-                return f"the header {name[:100].decode('ascii', 'replace')} is no UTF-8 text"
-    return None

@@ -20,7 +20,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import resource, server
+from twisted.web import http, resource, server
 from zope.interface import implementer
 
 from taba.bounds import KiB
@@ -375,3 +375,16 @@ def _place_of(url: str) -> tuple[str, int]:
         return (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme, -1)
     except ValueError:
         return "", -1
+
+
+def header_problem(request: http.Request) -> str | None:
+    """What is wrong with the headers of a request, if anything is: routes read them as text, and where its body ends is said once."""
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        if len(values) > 1 and name.lower() == b"transfer-encoding":
+            return "it has more than one Transfer-Encoding: a proxy before this may see its end elsewhere"
+        for value in values:
+            try:
+                value.decode()
+            except UnicodeDecodeError:
+                return f"the header {name[:100].decode('ascii', 'replace')} is no UTF-8 text"
+    return None
