@@ -64,6 +64,37 @@ class Memory:
         self.had -= set(range(offset // PAGE, (offset + length) // PAGE))
 
 
+class Bytes:
+    """The memory of an outbox, which has all its pages; nothing outside of it is asked for."""
+
+    def __init__(self, content: bytearray):
+        self.content, self.size = content, len(content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert offset >= 0 and length >= 0 and offset + length <= self.size
+        return bytes(self.content[offset : offset + length])
+
+    def write(self, offset: int, *parts: bytes | memoryview) -> None:
+        content = b"".join(parts)
+        assert offset >= 0 and offset + len(content) <= self.size
+        self.content[offset : offset + len(content)] = content
+
+    def load(self, offset: int) -> int:
+        return int.from_bytes(self.read(offset, 8), "little")
+
+    def store(self, offset: int, word: int) -> None:
+        self.write(offset, word.to_bytes(8, "little"))
+
+    def room(self) -> int:
+        return self.size
+
+    def reserve(self, offset: int, length: int) -> None:
+        assert offset + length <= self.size
+
+    def punch(self, offset: int, length: int) -> None:
+        self.write(offset, bytes(length))
+
+
 def formatted(size: int = SIZE) -> tuple[Memory, Outbox]:
     memory = Memory(size)
     Outbox.format(memory, b"i" * 16)

@@ -6,12 +6,11 @@ import functools
 import gzip
 import json
 import os
-import random
 import sqlite3
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +54,10 @@ from taba.server.work.errand import Errand
 from taba.server.work.rows import ForeignWork, Work
 from taba.steps import finish
 from taba.tokens import parse_tokens
+from tests.agent.outboxes import Bytes
 from tests.agent.producers import Producer
 from tests.fuzz import driver
+from tests.fuzz.written import Written, patched, patches_of
 from tests.pieces import at_edge
 
 STREAM, NONCE, TIMES = bytes(range(16)), b"n" * 8, struct.pack("<2d", 1.0, 2.0)
@@ -203,89 +204,6 @@ RING_BYTES = 65_536
 RINGS_AT_ONCE = 12  # of one drain: what it costs is shared
 
 
-def patches_of(content: bytes, size: int) -> list[tuple[int, bytes]]:
-    found: list[tuple[int, bytes]] = []
-    at = 0
-    while at + 3 < len(content) and len(found) < 64:
-        offset, length = struct.unpack_from("<HB", content, at)
-        at += 3
-        found.append((offset % size, content[at : at + length]))
-        at += length
-    return found
-
-
-def input_of(patches: Iterable[tuple[int, bytes]]) -> bytes:
-    return b"".join(struct.pack("<HB", offset, len(patch)) + patch for offset, patch in patches)
-
-
-def _patched(good: bytes, patches: Iterable[tuple[int, bytes]]) -> bytearray:
-    whole = bytearray(good)
-    for offset, patch in patches:
-        whole[offset : offset + len(patch)] = patch[: len(whole) - offset]
-    return whole
-
-
-class Written:
-    """Something good of which each input writes over a part. `spare`: where nothing lies so far, and what lies there is looked at.
-
-    Nearly all of it is zeros that nobody reads: what is drawn is drawn from where something lies, and made from what lies there.
-    """
-
-    def __init__(self, make: Callable[[], bytes], spare: Iterable[int] = (), head: int = 0):
-        self._make, self._spare, self._head = make, spare, head
-
-    @functools.cached_property
-    def good(self) -> bytes:
-        return self._make()
-
-    @functools.cached_property
-    def places(self) -> list[int]:
-        return sorted({*self._spare, *(place for place, byte in enumerate(self.good[:65_536]) if byte)})
-
-    def seeds(self) -> list[bytes]:
-        """One place after the other: few of these, for each is run."""
-        some = self.places[:: max(1, len(self.places) // 24)]
-        return [bytes(self._head) + input_of([(place, word)]) for place in some for word in (bytes(8), b"\xff" * 8)]
-
-    def mutate(self, content: bytes, other: bytes, chance: random.Random) -> bytes:
-        """Other parts written over, in another way."""
-        patches = patches_of(content[self._head :], len(self.good))
-        for _ in range(1 << chance.randrange(3)):
-            kind = chance.randrange(8)
-            if kind == 0 and patches:
-                del patches[chance.randrange(len(patches))]
-            elif kind == 1 and patches:
-                at = chance.randrange(len(patches))
-                patches[at] = (patches[at][0], driver.mutate(patches[at][1], b"", chance)[:255])
-            elif kind == 2:
-                patches += patches_of(other[self._head :], len(self.good))[:4]
-            else:
-                patches.append(self._one(chance))
-        head = bytearray(content[: self._head].ljust(self._head, b"\0"))
-        if head and not chance.randrange(4):
-            head[chance.randrange(len(head))] = chance.randrange(256)
-        return bytes(head) + input_of(patches[-64:])
-
-    def _one(self, chance: random.Random) -> tuple[int, bytes]:
-        place, width = chance.choice(self.places), chance.choice((1, 1, 2, 4, 8, 8))
-        before = self.good[place : place + width]
-        kind = chance.randrange(6)
-        if kind == 0:
-            number = int.from_bytes(before, "little") ^ 1 << chance.randrange(8 * len(before))
-        elif kind == 1:
-            number = int.from_bytes(before, "little") + chance.choice((-8, -1, 1, 8))
-        elif kind == 2:
-            number = chance.choice((0, 1, -1, 2**31, 2**52, 2**62, 2**63 - 1))
-        elif kind == 3:
-            number = chance.getrandbits(8 * width)
-        elif kind == 4:
-            number = 0x7F << 8 * chance.randrange(width)
-        else:  # what lies elsewhere
-            there = chance.choice(self.places)
-            number = int.from_bytes(self.good[there : there + width], "little")
-        return place, (number % (1 << 8 * width)).to_bytes(width, "little")
-
-
 @functools.cache
 def _written_rings() -> tuple[bytes, bytes]:
     """One that is written over, and its neighbour."""
@@ -334,7 +252,7 @@ def take_rings(contents: Sequence[bytes]) -> None:
     rings = [Ring(os.dup(segments[0]), "taba.fuzz.0000000000000001")]
     try:
         for place, content in enumerate(contents, 1):
-            os.pwrite(segments[place], _patched(WRITTEN_RING.good, patches_of(content, RING_BYTES)), 0)
+            os.pwrite(segments[place], patched(WRITTEN_RING.good, patches_of(content, RING_BYTES)), 0)
             fd = os.dup(segments[place])
             try:
                 rings.append(Ring(fd, f"taba.fuzz.{place:015d}2"))
@@ -415,7 +333,7 @@ _CUT, _HAS_NO_MANIFEST, _TWICE = 1, 2, 4  # what the first byte of an input says
 def take_spool(content: bytes) -> None:
     """Whatever its bytes are, it opens, also once more, and nothing is read of it that is something else than what was written."""
     what, where = content[:2].ljust(2, b"\0")
-    whole = _patched(WRITTEN_SPOOL.good, patches_of(content[2:], len(WRITTEN_SPOOL.good)))
+    whole = patched(WRITTEN_SPOOL.good, patches_of(content[2:], len(WRITTEN_SPOOL.good)))
     if what & _CUT:
         del whole[len(whole) * where // 256 :]
     tries, salvage.MAX_TRIES = salvage.MAX_TRIES, SALVAGE_TRIES
@@ -519,39 +437,8 @@ def take_lines(content: bytes) -> None:
 # --- what is kept, what children say, what HTTP brings ---
 
 
-class _Bytes:
-    """The memory of an outbox, which has all its pages."""
-
-    def __init__(self, content: bytearray):
-        self.content, self.size = content, len(content)
-
-    def read(self, offset: int, length: int) -> bytes:
-        assert offset >= 0 and length >= 0 and offset + length <= self.size
-        return bytes(self.content[offset : offset + length])
-
-    def write(self, offset: int, *parts: bytes | memoryview) -> None:
-        content = b"".join(parts)
-        assert offset >= 0 and offset + len(content) <= self.size
-        self.content[offset : offset + len(content)] = content
-
-    def load(self, offset: int) -> int:
-        return int.from_bytes(self.read(offset, 8), "little")
-
-    def store(self, offset: int, word: int) -> None:
-        self.write(offset, word.to_bytes(8, "little"))
-
-    def room(self) -> int:
-        return self.size
-
-    def reserve(self, offset: int, length: int) -> None:
-        assert offset + length <= self.size
-
-    def punch(self, offset: int, length: int) -> None:
-        self.write(offset, bytes(length))
-
-
 def _written_outbox() -> bytes:
-    memory = _Bytes(bytearray(MIN_OUTBOX_BYTES // 16))
+    memory = Bytes(bytearray(MIN_OUTBOX_BYTES // 16))
     Outbox.format(memory, bytes(16))
     outbox = Outbox(memory)
     moment = Moment(1.0, 1, None)
@@ -567,9 +454,9 @@ WRITTEN_OUTBOX = Written(_written_outbox)
 
 def take_outbox(content: bytes) -> None:
     """Whatever another process of this user has done to it."""
-    whole = _patched(WRITTEN_OUTBOX.good, patches_of(content, len(WRITTEN_OUTBOX.good)))
+    whole = patched(WRITTEN_OUTBOX.good, patches_of(content, len(WRITTEN_OUTBOX.good)))
     try:
-        outbox = Outbox(_Bytes(whole))
+        outbox = Outbox(Bytes(whole))
         for group in outbox.groups():
             for stored in group.batches:
                 outbox.read(stored.position, stored.length)

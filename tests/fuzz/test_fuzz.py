@@ -15,7 +15,8 @@ from taba.batch import decode_batch
 from tests.fuzz import driven
 from tests.fuzz.__main__ import corpus_of, told
 from tests.fuzz.driver import CORPUS_BYTES, CORPUS_FILES, Found, fuzz, mutate, smaller
-from tests.fuzz.targets import TARGETS, Written, patches_of
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.written import Written, patches_of
 
 SHORT = 3000  # inputs of a target that costs as little as most do
 
