@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ import numpy as np
 
 from benchmarks import budgets, machine
 from benchmarks.rows import Beside, Figure, Row, interleave
-from benchmarks.services import Effort, Services, pid_of, remove_segments, running
+from benchmarks.services import Effort, Services, agent_name, pid_of, remove_segments, running
 from benchmarks.worker import Worker, wait_until
 from taba.agent.ages import Moment
 from taba.agent.arenas import keep_heap
@@ -74,7 +73,7 @@ class Draining:
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS, YOUNG_COLLECTIONS, NEVER)  # as an Agent does that runs (`freeze_when_running`)
         keep_heap()
-        name = f"benchmark-{secrets.token_hex(6)}"
+        name = agent_name()
         stack.callback(remove_segments, name)
         self.workers = []
         for seed in range(RINGS):

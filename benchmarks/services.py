@@ -23,9 +23,15 @@ ROOT = Path(__file__).parent.parent
 SHM = Path(SHM_DIRECTORY)
 START_SECONDS = 60.0
 ASK_SECONDS = 60.0  # for one answer
+RUN_VARIABLE = "TESTS_RUN"
 SLOTS = "taba-slot.*"  # the numbers of equal processes; one that was killed leaves its file, empty
 
 T = TypeVar("T")
+
+
+def agent_name() -> str:
+    """A name for an Agent that nobody else has; within a run of tests it has that run's word, by which is found what it left."""
+    return f"benchmark-{os.environ.get(RUN_VARIABLE, '')}{secrets.token_hex(6)}"
 
 
 class Effort(NamedTuple):
@@ -42,7 +48,7 @@ class Services:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="taba-bench-"))
-        self.agent = f"benchmark-{secrets.token_hex(6)}"
+        self.agent = agent_name()
         self._ports = {"server": free_port(), "agent": free_port()}
         self.server_url, self.agent_url = (f"http://127.0.0.1:{port}" for port in self._ports.values())
         self.query = Query(self.server_url)

@@ -12,7 +12,7 @@ import shutil
 
 from taba.ring import SHM_DIRECTORY
 
-VARIABLE = "TESTS_RUN"
+VARIABLE = "TESTS_RUN"  # benchmarks that tests run know it, too
 IS_FIRST = VARIABLE not in os.environ  # else a process of a run, which is looked after by the first
 RUN = os.environ.setdefault(VARIABLE, f"run{secrets.token_hex(5)}")
 
