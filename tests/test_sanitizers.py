@@ -84,9 +84,10 @@ class EachPart(SynchronousTestCase):
 @pytest.mark.real
 class Analyzer(SynchronousTestCase):
     def test_the_analyzer_and_strict_warnings_find_nothing(self) -> None:
+        # the analyzer goes through what was written; of what is optimised the warnings are those of the compiler
         for part in FORMS:
-            for level in ("-O1", "-O3"):
-                run_all(self, [gcc(), *STRICT, "-fanalyzer", level, "-c", str(source_of(part)), "-o", os.devnull])
+            for how in (["-fanalyzer", "-O1"], ["-O3"]):
+                run_all(self, [gcc(), *STRICT, *how, "-c", str(source_of(part)), "-o", os.devnull])
 
 
 @pytest.mark.real
