@@ -3,7 +3,8 @@
 1. Of all places one asker (`ASKER`: a token's bearer, a user, an address) has `each` at the most: one that is alone leaves the
    rest free.
 2. `at_once` of them are for what is being done, of which one asker has `at_once_each`; the rest wait for that. What is free goes to whom
-   the fewest are done for; of those, to whom least was done for of late (`worked`); of those, to who came first.
+   the fewest are done for; of those, to whom least was done for of late (`worked`); of those, to who came first. But who was passed
+   over MAX_PASSED times by such as came later goes before them: of new askers, each with one thing, there may always be another.
 3. Where all are taken, who has most gives up the last one of its that waits, for one that has less. What is being done goes on.
 4. Bytes are shared by the same rule (`SharedBytes`), but that nobody waits for them.
 5. Who is refused is told the bound, the share, and what it has of it.
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred
 
 from taba.errors import TabaError
 
+MAX_PASSED = 8  # times that an asker lets one go first that came later, and for which as many are done
 NOBODY = ""
 ASKER: ContextVar[str] = ContextVar("asker", default=NOBODY)
 """Whose request is being answered (`taba.calls.Call.poster`), wherever that leads; NOBODY where nobody has asked, or all have."""
@@ -122,6 +124,7 @@ class Places:
         self.working: Counter[str] = Counter()
         """By asker, how many of its are being done."""
         self._held: Counter[str] = Counter()
+        self._passed: Counter[str] = Counter()  # by asker that waits, how often one that came later went first
         self.displaced = 0
         """How many gave their place to another asker's."""
 
@@ -194,7 +197,7 @@ class Places:
         last.turn.errback(Crowded(f"{self.most} {self._what} are as many as may be, and most of them yours; ask again in a moment"))
 
     def _leave(self, place: _Waiting) -> None:
-        self._waiting.remove(place)
+        self._waits_no_more(place)
         self._held[place.asker] -= 1
         if not self._held[place.asker]:
             del self._held[place.asker]
@@ -204,7 +207,28 @@ class Places:
             able = [place for place in self._waiting if self.working[place.asker] < self._at_once_each]
             if not able:
                 return
-            place = min(able, key=lambda place: (self.working[place.asker], self._worked(place.asker)))
-            self._waiting.remove(place)
+            place = self._next_of(able)
+            self._waits_no_more(place)
             self.working[place.asker] += 1
             place.turn.callback(None)
+
+    def _next_of(self, able: list[_Waiting]) -> _Waiting:
+        """Who has what is free, of these, which are in the order in which they came."""
+        fewest = min(self.working[place.asker] for place in able)
+        first: dict[str, _Waiting] = {}  # of each asker
+        for place in able:
+            if self.working[place.asker] == fewest:
+                first.setdefault(place.asker, place)
+        overdue = (place for place in first.values() if self._passed[place.asker] >= MAX_PASSED)
+        found = next(overdue, None) or min(first.values(), key=lambda place: self._worked(place.asker))
+        for place in first.values():
+            if place is found:
+                break
+            self._passed[place.asker] += 1
+        self._passed.pop(found.asker, None)
+        return found
+
+    def _waits_no_more(self, place: _Waiting) -> None:
+        self._waiting.remove(place)
+        if all(other.asker != place.asker for other in self._waiting):
+            self._passed.pop(place.asker, None)

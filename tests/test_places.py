@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.places import Crowded, Places, SharedBytes
+from taba.places import MAX_PASSED, Crowded, Places, SharedBytes
 from tests.examples import examples
 
 
@@ -123,3 +123,29 @@ class Shares(SynchronousTestCase):
                 self.assertTrue(all(places.working[who] == 2 for who in waits))
         for _, one in waiting:
             one.addErrback(lambda failure: failure.trap(Crowded, CancelledError) and None)
+
+    @given(worked=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=4), new=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=3))
+    @examples(40)
+    def test_who_waits_has_a_turn_however_many_new_askers_come(self, worked: list[float], new: list[float]) -> None:
+        done = dict(enumerate(worked))
+        places = Places("things", 1_000, 10, 1, 1, lambda asker: done.get(int(asker), new[int(asker) % len(new)]))
+        places.take_now("99")
+        old = [self.take(places, str(number)) for number in done]
+        under_way = ["99"]
+        for number in range(100, 100 + (MAX_PASSED + 1) * len(old)):
+            self.take(places, str(number))
+            places.give_back(under_way.pop())
+            under_way += places.working
+        self.assertEqual([one.called for one in old], [True] * len(old))
+
+    def test_who_lets_others_go_first_does_so_as_often_as_is_said_and_then_again(self) -> None:
+        places = Places("things", 1_000, 100, 1, 1, lambda asker: float(asker == "many"))
+        places.take_now("new")
+        many = [self.take(places, "many") for _ in range(3)]
+        turns: list[str] = []
+        for _ in range(2 * (MAX_PASSED + 1)):
+            self.take(places, "new")
+            places.give_back(*places.working)
+            turns += places.working
+        self.assertEqual(turns, ["new"] * MAX_PASSED + ["many"] + ["new"] * MAX_PASSED + ["many"])
+        self.assertEqual([one.called for one in many], [True, True, False])

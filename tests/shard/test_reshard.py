@@ -329,6 +329,17 @@ class ReshardTests(ReshardCase):
         await (await self.reshard()).drain("s1")
         self.assertEqual(await self.held(router), {"s2": BUCKETS})
 
+    async def test_what_fails_has_others_before_it_however_many_of_it_there_are(self) -> None:
+        router = await self.prepare(shards=2)
+        self.patch(reshard, "GROUP_BUCKETS", 2)
+        self.patch(reshard, "MOST_STALLS", 1)
+        spoilt = router.map.owned_by("s1")[:3]
+        for bucket in spoilt:
+            self.valkeys[0].ask("SET", owner_key(bucket), "what:is:this")
+        with self.assertRaises(MoveFailed):
+            await (await self.reshard()).drain("s1")
+        self.assertEqual(list((await self.router(self.url)).map.owned_by("s1")), list(spoilt))
+
 
 @pytest.mark.real
 class SentinelReshardTests(ReshardCase):

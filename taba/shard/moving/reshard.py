@@ -6,6 +6,7 @@ store that was away) a repeated call goes on from there; when nothing is left to
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -271,6 +272,7 @@ class Reshard:
         standing: list[TabaError] = []  # in the way, when we last tried
         outpaced: dict[int, Outpaced] = {}  # whose writers were faster than we may copy
         busy: set[int] = set()  # in the hands of other movers, when we last asked
+        failed: Counter[int] = Counter()  # how often each was tried in vain
         while True:
             errors: list[TabaError] = []
             try:
@@ -295,7 +297,10 @@ class Reshard:
                     return
                 self._total = max(self._total, len(self.moved) + len(tasks))
                 before, busy = len(self.moved), set()
+                if len(tasks) > GROUP_BUCKETS:  # what was tried in vain has others before it: else there might be so many that none had a turn
+                    tasks = dict(sorted(tasks.items(), key=lambda task: failed[task[0]]))
                 for bucket, answer in (await self._mover.run(dict(islice(tasks.items(), GROUP_BUCKETS)))).items():
+                    failed[bucket] += isinstance(answer, TabaError)
                     if isinstance(answer, Occupied):
                         busy.add(bucket)
                     if isinstance(answer, Outpaced):
