@@ -1,7 +1,8 @@
 """The spool: where an Agent keeps batches on disk when the outbox ran full, until Servers take them. SQLite, one file an Agent.
 
 1. Batches come in as they are, in one transaction; after it returns they survive a power cut (`synchronous=FULL`).
-2. Each row has its checksum, of all that it says: a row that does not match is counted, and harms no other.
+2. Each row has its checksum, of all that it says: a row that does not match is counted, and harms no other. Of what was lost that is
+   the row's id; where it does not match the file is damaged, and what is beside it (4) tells what the row named.
 3. Of a damaged file all that can be read goes into a new one, at the start and while it is open. What could not be read is named in the new
    file until its owner has it counted: `lost` and `salvage` are there before the damaged one goes.
 4. What is in the file is also told beside it (`taba.agent.manifest`): of a file that is cut, replaced or gone, what was in it is counted.
@@ -15,7 +16,8 @@ import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from taba.agent.ages import Moment
@@ -35,6 +37,8 @@ MIN_SPOOL_BYTES = 1 * MiB
 ROW_BYTES = 128  # what a row costs beside its content, with its entry in the index
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
+
+CHECKED_ROW = 1 << 56  # ids of rows of `lost` from here on are checksums; an Agent of before numbered them
 
 VERSION = 9  # of the file, and of the table in it
 
@@ -119,6 +123,16 @@ def _is_whole(row: tuple[Any, ...]) -> bool:
         return bool(length == len(content)) and _checksum(BatchId(stream, bucket, number), tuple(created), events, key, content) == crc
     except (TypeError, ValueError):
         return False
+
+
+def _lost_row(id: BatchId, events: int) -> int:
+    """The id of the row that names this as lost."""
+    return CHECKED_ROW | int.from_bytes(blake2b(repr((*id, events)).encode(), digest_size=7).digest(), "big")
+
+
+def _is_lost_row(row: int, id: BatchId, events: int) -> bool:
+    """Whether what was read is what was written."""
+    return row < CHECKED_ROW or row == _lost_row(id, events)
 
 
 def _is_no_text(error: sqlite3.Error) -> bool:
@@ -265,7 +279,9 @@ class Spool:
         return True
 
     def _read_lost(self, database: sqlite3.Connection) -> None:
-        found = database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost").fetchall()
+        found = database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost ORDER BY 2, 3, 4").fetchall()
+        if not all(_is_lost_row(row[5], BatchId(*row[1:4]), row[4]) for row in found):
+            raise sqlite3.DatabaseError("a row of what it lost is not what was written")
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
         self._lost_rows = {BatchId(*row[1:4]): row[5] for row in found}  # they have no other index, and may be very many
         self.salvage = found[0][0] if found else ""
@@ -291,9 +307,11 @@ class Spool:
                     with contextlib.suppress(sqlite3.DatabaseError):
                         asked = f"SELECT id, stream, bucket, number, events FROM {table} WHERE NOT ({_none_of(_NAMED)})"
                         for place, *id, events in damaged.execute(asked):
-                            known[BatchId(*id)] = events
                             if table != "lost":
                                 rows[BatchId(*id)] = place
+                            elif not _is_lost_row(place, BatchId(*id), events):
+                                continue
+                            known[BatchId(*id)] = events
                 with self._transaction():
                     for row in readable_rows(damaged, _COLUMNS, "batches"):
                         if _is_whole(row[1:]):
@@ -314,7 +332,7 @@ class Spool:
         # a row that is whole is what it says of itself: where the index says something else of it, that is no batch
         lost = {id: events for id, events in known.items() if id not in brought and rows.get(id) not in whole}
         with self._transaction():
-            self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", ((aside, *id, lost[id]) for id in lost))
+            self._name_lost(aside, lost)
         self._database.close()
         move(self.path, aside)
         move(fresh, self.path)
@@ -370,8 +388,7 @@ class Spool:
             with self._transaction():
                 if missing:
                     run("UPDATE lost SET salvage = ?", (salvage,))
-                    rows = ((salvage, *id, events) for id, events in missing.items())
-                    self._database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
+                    self._name_lost(salvage, missing)
                     run("INSERT OR REPLACE INTO journal VALUES (?, x'', x'')", (_DOUBTED,))
                 self._name_manifest()
             self._list_all()  # in the place of the one before: that is compared again until what it had is among the lost
@@ -384,6 +401,11 @@ class Spool:
             )
             self.problem = found if self.problem is None else f"{self.problem}; and {found}"
             self._read_lost(self._database)
+
+    def _name_lost(self, salvage: str, lost: Mapping[BatchId, int]) -> None:
+        """In a transaction: these are lost, too."""
+        rows = ((_lost_row(id, events), salvage, *id, events) for id, events in lost.items())
+        self._database.executemany("INSERT INTO lost VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _name_manifest(self) -> None:
         """In a transaction: which manifest is the file's."""
@@ -406,7 +428,7 @@ class Spool:
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""
-        self._manifest.let_go([BatchId(*id) for id in self._database.execute("SELECT stream, bucket, number FROM lost")], False)
+        self._manifest.let_go(self.lost, False)
         with self._transaction():
             self._name_manifest()
             self._database.execute("DELETE FROM lost")

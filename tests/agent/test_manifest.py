@@ -95,6 +95,41 @@ class ManifestTests(SynchronousTestCase):
             self.assertEqual((spool.lost, spool.batches), ({}, len(kept) - 2))
             spool.close()
 
+    def test_whatever_a_row_says_that_names_what_is_lost_it_is_told_as_it_was(self) -> None:
+        spool = self.open()
+        spool.add([spooled(number) for number in (1, 2, 3)])
+        spool.close()
+        lost = {BatchId(S, 3, number): 10 for number in (1, 2)}
+        self.lose("batches", 1, 2).close()
+        for change in ("events = events + 65536", "number = number + 64", "bucket = 2", f"stream = x'{T.hex()}'", "id = id + 1"):
+            with sqlite3.connect(self.path) as database:
+                self.assertEqual(database.execute(f"UPDATE lost SET {change} WHERE number = 2").rowcount, 1)
+            database.close()
+            spool = self.open()
+            self.assertEqual((spool.lost, spool.batches), (lost, 1), change)
+            self.assertIn("a row of what it lost is not what was written", str(spool.problem))
+            spool.close()
+        with sqlite3.connect(self.path) as database:  # as an Agent of before numbered them, which had no checksum of them
+            rows = database.execute("SELECT salvage, stream, bucket, number, events FROM lost").fetchall()
+            database.execute("DELETE FROM lost")
+            database.executemany("INSERT INTO lost VALUES (NULL, ?, ?, ?, ?, ?)", rows)
+        database.close()
+        spool = self.open()
+        self.assertEqual((spool.lost, spool.problem), (lost, None))
+
+    def test_what_is_counted_is_so_whatever_becomes_of_the_row_that_names_it_meanwhile(self) -> None:
+        spool = self.open()
+        spool.add([spooled(number) for number in (1, 2, 3)])
+        spool.close()
+        spool = self.lose("batches", 1, 2)
+        with sqlite3.connect(self.path) as database:
+            database.execute("UPDATE lost SET number = 66 WHERE number = 2")
+        database.close()
+        spool.counted()
+        spool.close()
+        spool = self.open()
+        self.assertEqual((spool.lost, spool.batches), ({}, 1))
+
     def filled(self) -> Spool:
         """A spool to which batches came, and of which some went in each way."""
         spool = self.open()

@@ -297,7 +297,7 @@ class Reshard:
                     return
                 self._total = max(self._total, len(self.moved) + len(tasks))
                 before, busy = len(self.moved), set()
-                if len(tasks) > GROUP_BUCKETS:  # what was tried in vain has others before it: else there might be so many that none had a turn
+                if len(tasks) > GROUP_BUCKETS:  # what was tried in vain has others before it, however many of it there are
                     tasks = dict(sorted(tasks.items(), key=lambda task: failed[task[0]]))
                 for bucket, answer in (await self._mover.run(dict(islice(tasks.items(), GROUP_BUCKETS)))).items():
                     failed[bucket] += isinstance(answer, TabaError)
