@@ -31,12 +31,8 @@ if TYPE_CHECKING:
     from taba.server.fold.posts import Posts
 
 
-class Held(NamedTuple):
-    """So much of what a bound is for, and the most that there may be."""
-
-    bound: str
-    amount: int
-    most: int
+Held = tuple[str, int, int]
+"""A bound, so much of what it is for, and the most that there may be: plain, for a world makes a hundred of them each second."""
 
 
 class Narrow(NamedTuple):
@@ -77,25 +73,25 @@ def of_agent(loop: Loop) -> Iterator[Held]:
             in_outbox += sum(batch.group is not None for batch in lane.pending)
         longest = max(longest, len(lane._history or ()) // 2)  # a number and its events
         most_sent = max(most_sent, len(lane.sent))
-    yield Held("MAX_HISTORY", longest, lanes.MAX_HISTORY + lanes.MORE_HISTORY)
-    yield Held("MAX_RUN_BATCHES", most_sent, _named(dispatch, "MAX_RUN_BATCHES"))
-    yield Held("MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
+    yield "MAX_HISTORY", longest, lanes.MAX_HISTORY + lanes.MORE_HISTORY
+    yield "MAX_RUN_BATCHES", most_sent, _named(dispatch, "MAX_RUN_BATCHES")
+    yield "MAX_PENDING_BATCHES", in_outbox, keeper.MAX_PENDING_BATCHES + TURN_BATCHES
     # one that has something to send is never given up
-    yield Held("MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES)
-    yield Held("MAX_SPOOL_LANES", len(held.schedule.backlog), backlog.MAX_SPOOL_LANES + TURN_BATCHES)
-    yield Held("MAX_SETTLING", len(held.books.settling), books.MAX_SETTLING + backlog.SPOOL_ROWS)
-    yield Held("REFUSALS_SHOWN", len(held.books.refusals), books.REFUSALS_SHOWN)
-    yield Held("outbox", held.outbox.used, held.outbox.capacity)
-    yield Held("spool", held.spool.used, held.spool.bound)
-    yield Held("MAX_OPENED", len(held.books.openings.fields()), openings.MAX_OPENED)
-    yield Held("MAX_SERVERS", len(loop.dispatch.servers), dispatch.MAX_SERVERS)
+    yield "MAX_LANES", len(held.lanes), backlog.MAX_LANES + keeper.MAX_PENDING_BATCHES + TURN_BATCHES
+    yield "MAX_SPOOL_LANES", len(held.schedule.backlog), backlog.MAX_SPOOL_LANES + TURN_BATCHES
+    yield "MAX_SETTLING", len(held.books.settling), books.MAX_SETTLING + backlog.SPOOL_ROWS
+    yield "REFUSALS_SHOWN", len(held.books.refusals), books.REFUSALS_SHOWN
+    yield "outbox", held.outbox.used, held.outbox.capacity
+    yield "spool", held.spool.used, held.spool.bound
+    yield "MAX_OPENED", len(held.books.openings.fields()), openings.MAX_OPENED
+    yield "MAX_SERVERS", len(loop.dispatch.servers), dispatch.MAX_SERVERS
     for server in loop.dispatch.servers.values():
-        yield Held("MAX_IN_FLIGHT", server.in_flight, dispatch.MAX_IN_FLIGHT)
-    yield Held("MAX_KEYS", loop.home.keys.count, keys.MAX_KEYS)
-    yield Held("MAX_GRANTS", len(loop.grants), grants.MAX_GRANTS)
-    yield Held("MAX_STREAMS of the register", len(loop.home.register.streams), register.MAX_STREAMS)
+        yield "MAX_IN_FLIGHT", server.in_flight, dispatch.MAX_IN_FLIGHT
+    yield "MAX_KEYS", loop.home.keys.count, keys.MAX_KEYS
+    yield "MAX_GRANTS", len(loop.grants), grants.MAX_GRANTS
+    yield "MAX_STREAMS of the register", len(loop.home.register.streams), register.MAX_STREAMS
     for ring in loop.rings.open.values():
-        yield Held("MAX_TABS", len(ring.directory), layouts.MAX_TABS)
+        yield "MAX_TABS", len(ring.directory), layouts.MAX_TABS
 
 
 def of_what_is_retained(held: Keeper) -> Iterator[Held]:
@@ -114,8 +110,8 @@ def of_what_is_retained(held: Keeper) -> Iterator[Held]:
     ]
     # what came while it moved is behind one that waits again
     more = TURN_BATCHES if held.groups.is_stuck else 0
-    yield Held("MAX_RETAINED_BATCHES", len(lengths), books.MAX_RETAINED_BATCHES + more)
-    yield Held("MAX_RETAINED_BYTES", sum(lengths), books.MAX_RETAINED_BYTES + more * max(lengths, default=0))
+    yield "MAX_RETAINED_BATCHES", len(lengths), books.MAX_RETAINED_BATCHES + more
+    yield "MAX_RETAINED_BYTES", sum(lengths), books.MAX_RETAINED_BYTES + more * max(lengths, default=0)
 
 
 def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:
@@ -126,33 +122,38 @@ def of_server(rooms: Ingest, posted: Posts) -> Iterator[Held]:
         largest = max(largest, *sizes, 0)
         waiting += sum(sizes)
         # an empty one takes any batch, and what was to be folded with other buckets is put back before what came meanwhile
-        yield Held("MAX_LINE_BYTES", sum(sizes), 2 * (ingest.MAX_LINE_BYTES + max(sizes, default=0)))
-    yield Held("MAX_WAITING_BYTES", waiting, 2 * (ingest.MAX_WAITING_BYTES + len(rooms._lines) * largest))
+        yield "MAX_LINE_BYTES", sum(sizes), 2 * (ingest.MAX_LINE_BYTES + max(sizes, default=0))
+    yield "MAX_WAITING_BYTES", waiting, 2 * (ingest.MAX_WAITING_BYTES + len(rooms._lines) * largest)
     for gate in rooms._gates.values():
-        yield Held("MAX_CYCLES", gate.running, ingest.MAX_CYCLES)
-    yield Held("MAX_TURNED_AWAY", len(rooms._turned_away), ingest.MAX_TURNED_AWAY)
-    yield Held("MAX_UNFINISHED", len(posted._unfinished), posts.MAX_UNFINISHED)
+        yield "MAX_CYCLES", gate.running, ingest.MAX_CYCLES
+    yield "MAX_TURNED_AWAY", len(rooms._turned_away), ingest.MAX_TURNED_AWAY
+    yield "MAX_UNFINISHED", len(posted._unfinished), posts.MAX_UNFINISHED
 
 
 def of_machine(machine: Machine) -> Iterator[Held]:
     """What lies in shared memory and on the disk."""
     rings = 0
-    for name in os.listdir(machine.shm):
-        size = os.stat(os.path.join(machine.shm, name)).st_size
+    for name, size in _sizes(machine.shm):
         if name.startswith("taba-agent."):
-            yield Held("the outbox's file", size, 2 * OUTBOX_BYTES)
+            yield "the outbox's file", size, 2 * OUTBOX_BYTES
         elif size > layouts.COUNTING_BYTES:
             rings += size
-            yield Held("TABA_RING_BYTES", size, RING_BYTES)
+            yield "TABA_RING_BYTES", size, RING_BYTES
         else:
-            yield Held("MAX_COUNTING_BYTES", size, MAX_COUNTING_BYTES)
-    yield Held("TABA_SHM_BYTES", rings, int(ENVIRONMENT["TABA_SHM_BYTES"]))
-    for name in os.listdir(machine.disk) if os.path.isdir(machine.disk) else ():
-        size = os.stat(os.path.join(machine.disk, name)).st_size
+            yield "MAX_COUNTING_BYTES", size, MAX_COUNTING_BYTES
+    yield "TABA_SHM_BYTES", rings, int(ENVIRONMENT["TABA_SHM_BYTES"])
+    for name, size in _sizes(machine.disk) if os.path.isdir(machine.disk) else ():
         if name.startswith(f"{AGENT}.history"):
-            yield Held("MAX_HISTORY_BYTES", size, history.MAX_HISTORY_BYTES)
+            yield "MAX_HISTORY_BYTES", size, history.MAX_HISTORY_BYTES
         elif name.startswith(f"{AGENT}.spool"):
-            yield Held("the spool's files", size, 2 * SPOOL_BYTES + MiB)  # twice: a page of SQLite's is seldom full
+            yield "the spool's files", size, 2 * SPOOL_BYTES + MiB  # twice: a page of SQLite's is seldom full
+
+
+def _sizes(folder: str) -> Iterator[tuple[str, int]]:
+    """Each file of it, and how long it is."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, entry.stat().st_size
 
 
 class Kept(NamedTuple):
@@ -182,16 +183,23 @@ def bounded_keys(buckets: int) -> dict[bytes, Kept]:
 def in_store(kept: Kept, value: Any, servers: Bounds) -> Held:
     """What there is of one of these. `servers`: the bounds that Servers go by."""
     if kept.bound == "MAX_STATE_BYTES":
-        return Held(kept.bound, max(map(len, value.values()), default=0), MAX_STATE_BYTES)
-    most = {
-        "MAX_STREAMS": servers.streams,
-        "MAX_POSTERS": posts.MAX_POSTERS,
-        "MAX_DEAD_LETTERS": _named(burying, "MAX_DEAD_LETTERS"),
-        "MAX_MISSING_TYPES": burying.MAX_MISSING_TYPES,
-        "DEFAULT_MAX_TABS": servers.tabs,
-        "DEFAULT_MAX_CLIENTS": servers.clients,
-    }[kept.bound]
-    return Held(kept.bound, len(value), most)
+        return kept.bound, max(map(len, value.values()), default=0), MAX_STATE_BYTES
+    match kept.bound:
+        case "MAX_STREAMS":
+            most = servers.streams
+        case "MAX_POSTERS":
+            most = posts.MAX_POSTERS
+        case "MAX_DEAD_LETTERS":
+            most = _named(burying, "MAX_DEAD_LETTERS")
+        case "MAX_MISSING_TYPES":
+            most = burying.MAX_MISSING_TYPES
+        case "DEFAULT_MAX_TABS":
+            most = servers.tabs
+        case "DEFAULT_MAX_CLIENTS":
+            most = servers.clients
+        case other:
+            raise AssertionError(f"{other} bounds nothing that a store has")
+    return kept.bound, len(value), most
 
 
 def _named(module: Any, name: str) -> int:

@@ -95,10 +95,10 @@ def _point(what: str) -> str:
 class Call:
     """A call that a process asked its reactor for: what of Twisted's IDelayedCall is used."""
 
-    __slots__ = ("_time", "arguments", "function", "is_over", "keywords", "process")
+    __slots__ = ("_time", "arguments", "function", "is_over", "keywords")
 
-    def __init__(self, process: Process, time: float, function: Callable[..., Any], arguments: Any, keywords: Any):
-        self.process, self._time, self.function, self.arguments, self.keywords = process, time, function, arguments, keywords
+    def __init__(self, time: float, function: Callable[..., Any], arguments: Any, keywords: Any):
+        self._time, self.function, self.arguments, self.keywords = time, function, arguments, keywords
         self.is_over = ""
 
     def active(self) -> bool:
@@ -133,9 +133,13 @@ class Reactor:
             delay = process.pace
         elif delay < process.turn:
             delay = process.turn
-        call = Call(process, process.seconds() + delay, function, arguments, keywords)
+        call = Call(process.seconds() + delay, function, arguments, keywords)
         if process.is_alive:
-            process.world.later(max(0.0, delay) / process.drift, process, call.run)
+            # as `later` does it: most of what a world does is asked for here
+            world = process.world
+            world._made += 1
+            at = world.now + (delay if delay > 0.0 else 0.0) / process.drift
+            heapq.heappush(world._queue, (at, world._made, process, call.run, ()))
         return call
 
 
