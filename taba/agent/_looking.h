@@ -16,14 +16,17 @@
 
 enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, ASKED }; /* of a ring: a row of int64 */
 enum { FRESH, BYTE_END, SEEN };                                                  /* what is said of it: another */
-enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 }; /* that are read first: see SMALL_LOOK and FEW_RECORDS in search.py */
+/* that are read first, where the last look found something new, and where it did not: see SMALL_LOOK and FEW_RECORDS in search.py */
+enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 };
 enum { GLANCE_CHUNK = 256, GLANCE_MOST = 2048, GLANCE_ALL = 1 << 17 }; /* then each time; of one ring; of all in one call: 3 MiB */
 
-/* What is new in a ring from a position on. `left`: how many records may still be read behind the first few. */
+/* What is new in a ring from a position on. `left`: how many records may still be read behind the first few. `seen` has what the last look
+   found: nearly always nothing, where it found nothing. */
 static void
 glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
 {
     int64_t records = ring[RECORDS], position = ring[POSITION], start = position;
+    int64_t chunk = seen[FRESH] == 0 ? FEW_RECORDS : GLANCE_RECORDS;
     seen[FRESH] = seen[BYTE_END] = 0;
     if (ring[END] <= position)
         return; /* it is full, or has no records */
@@ -32,11 +35,11 @@ glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
         return;
     Record here[GLANCE_CHUNK];
     uint64_t greatest = 0;
-    for (int64_t chunk = GLANCE_RECORDS; position < ring[END]; chunk = GLANCE_CHUNK) {
+    for (; position < ring[END]; chunk = chunk < GLANCE_RECORDS ? GLANCE_RECORDS : GLANCE_CHUNK) {
         int64_t place = position & (records - 1), to_wrap = records - place, most = ring[END] - position;
         most = most < chunk ? most : chunk;
         most = most < to_wrap ? most : to_wrap;
-        if (position > start && (*left -= most) < 0)
+        if (chunk == GLANCE_CHUNK && (*left -= most) < 0)
             return; /* whoever looks in Python says whether that is too much */
         ssize_t length = (ssize_t)most * RECORD_BYTES;
         if (pread((int)ring[FD], here, (size_t)length, (off_t)(ring[RECORD_OFFSET] + place * RECORD_BYTES)) != length)
@@ -65,7 +68,8 @@ glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
 PyDoc_STRVAR(glance_doc,
              "glance(asked, seen)\n--\n\n"
              "Look at the next records of rings. `asked` has seven int64 of each: its descriptor, where its records are and how many (a power\n"
-             "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen` gets two of each:\n"
+             "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen`, which has what the last\n"
+             "look said of each or -1 (less is read at first where that was 0), gets two of each:\n"
              "how many records are new there, and where the values that are no floats end behind that tail. -1 where it is not so plain:\n"
              "holes, more than some thousands, what cannot be read. Returns of how many something is new, or not so plain.");
 

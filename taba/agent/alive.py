@@ -25,11 +25,13 @@ from typing import Any, NamedTuple
 from taba.agent.ages import Moment
 from taba.agent.encoding import SectionsByBucket, absolute_section
 from taba.agent.pump import RingPump
+from taba.agent.reader import Ring
 from taba.names import ALIVE_TAB, ALIVE_TYPE, PROBLEMS_TAB, PROBLEMS_TYPE, PROCESS_TAB, PROCESS_TYPE, STARTS_TAB, STARTS_TYPE
 
 HOLDS_SECONDS = 30.0  # for which a process counts as alive after it was last seen
 REFRESH_SECONDS = 10.0  # so that two in a row may be late
 REPEAT_SECONDS = 600.0  # between two sayings of what has not changed
+STEADY_SECONDS = 0.1  # by which it may differ between two looks that have the same rings: slower changes are seen at the next refresh
 STEP_SECONDS = 2.0  # by which the host's clock may differ before it is said anew since when a process lives
 MAX_GONE = 10_000  # Clients without a process of which it is known what was said, until the next repeat
 MAX_PROBLEMS, MAX_PROBLEM = 20, 500  # sentences, and characters of each, that are told to Servers; the Agent's own status has all
@@ -63,6 +65,7 @@ class Alive:
         """`sender` is the client id that stands for this Agent; `problems` has its sentences as of its last look."""
         self._pump, self._wall, self._sender, self._problems = pump, wall, sender, problems
         self._scans = 0  # of the pump's, at the last tick
+        self._before: tuple[list[Ring], float] | None = None  # the rings of those who lived when all was said, and how far `wall` was ahead
         self._told: set[str] = set()
         self._refreshed = self._repeated = float("-inf")
         self._last: dict[int, Last] = {}  # by bucket
@@ -79,10 +82,18 @@ class Alive:
             return
         self._scans = pump.scans
         wall = self._wall()
-        births = self._look(now, wall)
+        rings = [ring for ring in pump.told_rings() if not pump.is_dead(ring)]
+        is_old = now >= self._refreshed + REFRESH_SECONDS
+        # nearly always: all are those that they were, and the host's clock goes on as it did
+        if not (is_old or pump.deaths) and self._before is not None:
+            known, ahead = self._before
+            if rings == known and abs(wall - now - ahead) < STEADY_SECONDS:
+                return
+        self._before = None
+        births = self._look(rings, now, wall)
         living = set(births)
         dead = set(pump.deaths.values()) - living
-        is_due = now >= self._refreshed + REFRESH_SECONDS and not self._is_waiting(ALIVE_TAB)
+        is_due = is_old and not self._is_waiting(ALIVE_TAB)
         is_looked_at = is_due and not self._is_waiting(PROCESS_TAB)
         is_repeated = is_looked_at and now >= self._repeated + REPEAT_SECONDS and not self._is_waiting(STARTS_TAB)
         said = [Saying(ALIVE_TAB, ALIVE_TYPE, client, ALIVE) for client in sorted(living if is_due else living - self._told)]
@@ -101,6 +112,7 @@ class Alive:
             said.append(Saying(PROBLEMS_TAB, PROBLEMS_TYPE, self._sender, {"value": shown, "seconds": HOLDS_SECONDS}))
         if said and not self._say(said, wall, now, moment):
             return
+        self._before = rings, wall - now
         pump.deaths.clear()
         self._told, self._started, self._facts = living, set(starts), {client: facts[client] for client in living}
         self._gone.update((client, found) for client, found in facts.items() if client not in living)
@@ -115,9 +127,8 @@ class Alive:
         if is_repeated:
             self._repeated = now
 
-    def _look(self, now: float, wall: float) -> dict[str, list[float]]:
-        """By Client with a living process when its rings were made, on the Agent's own clock."""
-        rings = [ring for ring in self._pump.told_rings() if not self._pump.is_dead(ring)]
+    def _look(self, rings: list[Ring], now: float, wall: float) -> dict[str, list[float]]:
+        """By Client with a living process when its rings, which are these, were made, on the Agent's own clock."""
         known = self._births
         self._births = {}
         found: dict[str, list[float]] = {}

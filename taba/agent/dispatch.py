@@ -205,6 +205,11 @@ class Dispatch:
             self._near = urls, frozenset(ordered[run * len(ordered) // runs : (run + 1) * len(ordered) // runs])
         return [server for server in usable if server.url in self._near[1]] or usable
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether anything waits that may go now, once there is a Server to take it."""
+        return self._holder.schedule.has_turns
+
     def parcels(self, now: float, moment: Moment) -> list[Parcel]:
         """All that may go now: fresh batches first.
 

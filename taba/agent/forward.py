@@ -138,7 +138,7 @@ class Forwarder:
 
     def pump(self) -> None:
         """Send all that may go now. Called after every publish, verdict and tick."""
-        if not self._stopped and self.may_send():
+        if self._dispatch.has_turns and not self._stopped and self.may_send():
             for parcel in self._dispatch.parcels(self._now(), self._moment()):
                 self._run(self._send(parcel))
 

@@ -36,6 +36,8 @@ class Groups:
 
     def are_busy(self, last: int) -> bool:
         """Whether Servers have applied less than half of what was published the last so many times."""
+        if not self._books.pending_batches:
+            return False
         groups = [*islice(reversed(self._groups), last)]
         return 2 * sum([group.unacknowledged for group in groups]) > sum([len(group.held) for group in groups])
 

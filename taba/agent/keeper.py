@@ -409,8 +409,10 @@ class Keeper:
             if due is not None:
                 self.schedule.watch(lane, due if due > now else now + PROBE_SLACK_SECONDS)  # asked for; look again, should no verdict come
             self.queue(lane, now)
-        self._bound_lanes(now)
-        self._bound_retained()
+        if len(self.lanes) >= backlog.MAX_LANES:
+            self._bound_lanes(now)
+        if self.books.spool_retained or self.books.retains_too_much:
+            self._bound_retained()
         self._release(0)
         self.backlog.forget()
         if self._moving > self.outbox.released or self._is_overfull or self._is_stuck:
@@ -420,7 +422,8 @@ class Keeper:
             self.backlog.activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:
             self.begin_stream(moment)
-        self.settle_totals()
+        if self._is_torn or self.books.is_dirty:
+            self.settle_totals()
         if is_second:
             self.backlog.discard_settled()
             if self.books.history_problem:  # nothing may be forgotten for long
@@ -510,8 +513,6 @@ class Keeper:
             self.books.spool_retained.popleft()
 
     def _bound_lanes(self, now: float) -> None:
-        if len(self.lanes) < backlog.MAX_LANES:
-            return
         if self._keyed:
             self._end_keyed_streams()
             self._over.update((lane, None) for lane in self.lanes.values() if lane.is_idle and not lane.queued)

@@ -39,6 +39,7 @@ class Looks:
         self._has_records: bool | None = None  # as of the last look, once that was asked for
         self._decided: dict[int, bool] = {}  # … and while it is so, by part, whether any of them is filling
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
+        self._seen = np.zeros((0, 2), np.int64)  # what the C part said of each
         self._fills = np.zeros((0, _FILL), np.int64)
         self._heads = np.zeros((0, 2), np.int64)  # of records and of bytes, before the last look
         self._near: NDArray[np.bool_] | None = None  # which of them are nearly full, until that was asked for
@@ -62,7 +63,9 @@ class Looks:
         moves, is_known = [ring.moves for ring in rings], rings == self._rings
         is_same = is_known and moves == self._moves
         asked = self._asked if is_same else self._places(rings, moves if is_known else None)
-        seen = np.full((len(rings), 2), _ODD, np.int64)
+        if len(self._seen) != len(rings):
+            self._seen = np.full((len(rings), 2), _ODD, np.int64)
+        seen = self._seen
         new = len(rings) if self._native is None else self._native.glance(asked, seen)
         if is_same and not new and (self._is_still or not self._fills[:, _IS_CUT].any()):
             if not self._is_still:

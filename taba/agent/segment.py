@@ -41,7 +41,8 @@ class Segment:
             raise
 
     def _open(self, outbox_bytes: int) -> None:
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size, self._inode = status.st_size, status.st_ino
         self.is_fresh = os.pread(self._fd, 8, 0) in (b"", bytes(8))  # a kill while it was made leaves no magic
         if self.is_fresh:
             os.ftruncate(self._fd, 0)
@@ -59,7 +60,7 @@ class Segment:
     def is_there(self) -> bool:
         """Whether its name still leads to it: a cleaner, or logind's RemoveIPC, may have removed it."""
         try:
-            return os.stat(self.path, follow_symlinks=False).st_ino == os.fstat(self._fd).st_ino
+            return os.stat(self.path, follow_symlinks=False).st_ino == self._inode
         except FileNotFoundError:
             return False
 

@@ -103,6 +103,31 @@ class Sayings(SynchronousTestCase):
             lane.pending.clear()
         return fresh
 
+    def test_while_all_is_as_it_was_nothing_is_looked_at_until_it_is_said_anew(self) -> None:
+        looked: list[float] = []
+        alive, look = self.world.alive, self.world.alive._look
+        alive._look = lambda *given: looked.append(self.world.now) or look(*given)  # type: ignore[method-assign, func-returns-value]
+        first = self.world.process()
+        self.world.tick()
+        self.assertEqual(len(looked), 1)
+        for _ in range(3):
+            self.world.tick()
+        self.assertEqual(len(looked), 1)
+        self.world.process("web/2")
+        self.world.tick()
+        self.assertEqual(len(looked), 2)
+        self.world.step = 0.5  # of the host's clock
+        self.world.tick()
+        self.world.tick()
+        self.assertEqual(len(looked), 3)
+        self.world.die(first)
+        self.world.tick()
+        self.assertEqual(len(looked), 4)
+        self.said()
+        for _ in range(int(REFRESH_SECONDS) + 1):
+            self.world.tick()
+        self.assertGreater(len(looked), 4)
+
     def test_it_is_said_at_once_and_anew_before_it_runs_out(self) -> None:
         self.world.process()
         times = []

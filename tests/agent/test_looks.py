@@ -69,6 +69,27 @@ class LookingTests(Case):
                     self.assertEqual(self.seen(looks, [ring]), [self.fill_of(producer)])
                     self.assertEqual(looks.waiting, [producer.where.records])
 
+    def test_of_a_ring_in_which_nothing_was_new_less_is_read_first_and_all_is_seen(self) -> None:
+        if NATIVE is None:
+            return
+        for many in (0, 1, 7, 8, 9, 47, 48, 49, 57, 300, 2500):
+            producer = self.producer("web/1", RING)
+            ring, tab = self.open(producer), producer.tab("a")
+            producer.record_many(tab, [1.0] * many)
+            asked, answers = np.array([ring.place_to_look], np.int64), []
+            for hint in (0, 1, -1):
+                seen = np.array([[hint, 5]], np.int64)
+                NATIVE.glance(asked, seen)
+                answers.append(seen.tolist())
+            self.assertEqual(answers, [[[many if many < 2048 else -1, 0]]] * 3)
+        looks, producer = Looks(Scratch()), self.producer("web/2", RING)
+        ring = self.open(producer)
+        self.seen(looks, [ring])
+        with mock.patch.object(looks, "_native") as native:
+            native.glance.return_value = 0
+            looks.look([ring])
+        self.assertEqual(native.glance.call_args.args[1][0, 0], 0)  # it is told that nothing was new
+
     def test_what_is_plain_no_ring_looks_at_itself(self) -> None:
         if NATIVE is None:
             return
