@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -68,9 +69,8 @@ class Screen:
         if not self.samples:
             return Text("waiting for the first events …", style="dim")
         sample = self.samples[-1]
-        total = Table.grid(padding=(0, 3))
-        total.add_row(
-            *(
+        total = Columns(  # as many beside each other as there is room for
+            [
                 Text.assemble((f"{name} ", "dim"), (value, style))
                 for name, value, style in (
                     ("requests", f"{self._count('web.requests'):,}", "bold"),
@@ -80,15 +80,17 @@ class Screen:
                     ("CPU", f"{self._gauge('host.cpu_percent')} %", "bold"),
                     ("memory", f"{self._gauge('host.memory_percent')} %", "bold"),
                 )
-            )
+            ],
+            padding=(0, 3),
         )
         delay = sample.latency
         foot = Text(
             f"from record to here: p50 {_ms(delay.get('p50'))}, p99 {_ms(delay.get('p99'))}   ·   last error: {self._last_error()}",
             style="dim",
             overflow="ellipsis",
+            no_wrap=True,
         )
-        wanted = Text("the errors are wanted: some requests ask for what is not there, or not Python", style="dim")
+        wanted = Text("errors are wanted: some requests ask for what is not there, or not Python", style="dim")
         ask = Text(f"ask yourself: taba agg --server {self.server} --match 'web.*'", style="dim")
         return Panel(
             Group(total, Text(), self._routes(sample), Text(), self._workers(sample), Text(), foot, wanted, ask),
@@ -98,7 +100,7 @@ class Screen:
         )
 
     def _routes(self, sample: Sample) -> Table:
-        table = Table("latency, last minute", box=box.SIMPLE_HEAD, header_style="bold dim", pad_edge=False, show_edge=False)
+        table = Table("last minute, in ms", box=box.SIMPLE_HEAD, header_style="bold dim", pad_edge=False, show_edge=False)
         for column in ("requests", "p50", "p90", "p95", "p99", "max"):
             table.add_column(column, justify="right")
         rows = [
@@ -109,12 +111,12 @@ class Screen:
         rows += [("all of the server", sample.all_routes), ("seen by the users", sample.aggregates.get("load.seconds") or {})]
         for name, content in rows:
             minute = content.get("1m") or {}
-            table.add_row(name, f"{minute.get('count') or 0:,}", *(_ms(minute.get(key)) for key in ("p50", "p90", "p95", "p99", "max")))
+            table.add_row(name, f"{minute.get('count') or 0:,}", *(_milli(minute.get(key)) for key in ("p50", "p90", "p95", "p99", "max")))
         return table
 
     def _workers(self, sample: Sample) -> Table:
         table = Table("worker", box=box.SIMPLE_HEAD, header_style="bold dim", pad_edge=False, show_edge=False)
-        for column in ("requests, last minute", "errors, last minute", "requests", "errors"):
+        for column in ("requests a minute", "errors a minute", "requests", "errors"):
             table.add_column(column, justify="right")
         requests, errors = (sample.per_worker.get(name) or {} for name in ("web.requests", "web.errors"))
         for worker in sorted(requests.keys() | errors.keys()):
@@ -141,5 +143,9 @@ class Screen:
         return next(iter(values), "none")
 
 
+def _milli(seconds: Any) -> str:
+    return f"{seconds * 1000:.1f}" if isinstance(seconds, (int, float)) else "–"
+
+
 def _ms(seconds: Any) -> str:
-    return f"{seconds * 1000:.1f} ms" if isinstance(seconds, (int, float)) else "–"
+    return f"{_milli(seconds)} ms" if isinstance(seconds, (int, float)) else "–"

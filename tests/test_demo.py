@@ -17,9 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from demo import flights
+from demo.screen import Sample, Screen
 from tests.patience import PATIENCE_SECONDS, until
 from tests.services import Services
 
@@ -28,6 +30,11 @@ pytestmark = pytest.mark.real  # the demo in full, six times, and a year of flig
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
 RING_BYTES = 32 * 2**20  # holds all of an airport: some 121,000 flights of five records at most
+COLUMNS = 80
+ROUTES = ("/count/<word>", "/flights/<airport>", "/search", "/top")
+WORKERS = ("demo-web/1", "demo-web/2")
+MINUTE = {"count": 1_234_567, "p50": 0.0004, "p90": 0.0124, "p95": 0.0201, "p99": 0.1234, "max": 1.2345}
+SHOWN = "1,234,567 0.4 12.4 20.1 123.4 1234.5"
 
 
 @pytest.mark.takes(seconds=60)
@@ -185,3 +192,40 @@ class Hours(SynchronousTestCase):
         flight = flights.Flight(0, "A", None, "B", "C", 1.0)
         file = [flights.Planned((2013, month, 1), 0, flight) for month in (1, 10, 11, 12, 2, 3, 4, 5, 6, 7, 8, 9)]
         self.assertEqual([one.day[1] for one in flights.in_order(file)], list(range(1, 13)))
+
+
+def sample() -> Sample:
+    """As after hours: figures are long by then, and so is the last error."""
+    counts: dict[str, Any] = {"1m": {"count": 15_750}, "pct": {"count": 1_234_567}}
+    aggregates = {
+        "web.requests": counts,
+        "web.errors": counts,
+        "web.requests_in_flight": {"value": 4},
+        "host.cpu_percent": {"average": 87.0},
+        "host.memory_percent": {"average": 44.0},
+        "web.last_error": {"values": {"GET /count/missing: FileNotFoundError, and words that go on beyond any line": 1}},
+        **{f'web.seconds{{route="{route}"}}': {"1m": MINUTE} for route in ROUTES},
+        "load.seconds": {"1m": MINUTE},
+    }
+    per_worker = {name: dict.fromkeys(WORKERS, counts) for name in ("web.requests", "web.errors")}
+    return Sample(0.0, aggregates, per_worker, {"1m": MINUTE}, {"p50": 0.345, "p99": 1.234})
+
+
+class ScreenTests(SynchronousTestCase):
+    def test_in_eighty_columns_each_row_is_one_line_and_each_figure_is_whole(self) -> None:
+        screen = Screen("http://127.0.0.1:16852")
+        screen.add(sample())
+        shown = io.StringIO()
+        Console(file=shown, width=COLUMNS, force_terminal=True, color_system=None).print(screen.draw())
+        lines = [" ".join(line.strip("│ ").split()) for line in shown.getvalue().splitlines()]
+        for name in (*ROUTES, "all of the server", "seen by the users"):
+            self.assertIn(f"{name} {SHOWN}", lines)
+        for worker in WORKERS:
+            self.assertIn(f"{worker} 15,750 15,750 1,234,567 1,234,567", lines)
+        for heads in ("last minute, in ms requests p50 p90 p95 p99 max", "worker requests a minute errors a minute requests errors"):
+            self.assertIn(heads, lines)
+        for name, figure in (("requests", "1,234,567"), ("errors", "1,234,567"), ("in flight", "4"), ("CPU", "87 %"), ("memory", "44 %")):
+            self.assertTrue(any(f"{name} {figure}" in line for line in lines), (name, lines))
+        [foot] = [line for line in lines if line.startswith("from record to here: p50 345.0 ms, p99 1234.0 ms")]
+        self.assertTrue(foot.endswith("…"), foot)
+        self.assertIn("errors are wanted: some requests ask for what is not there, or not Python", lines)
