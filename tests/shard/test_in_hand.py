@@ -11,8 +11,8 @@ from taba.shard.moving.mending import Mender
 from taba.shard.moving.move import move
 from taba.shard.moving.mover import GROUP_BUCKETS, SIGNS_KEY
 from taba.shard.moving.steps import Step
+from tests.shard.moves import MoveCase, key
 from tests.shard.pieces import always, ask
-from tests.shard.test_move import MoveCase, key
 
 
 class InHand(MoveCase):

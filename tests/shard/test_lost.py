@@ -13,8 +13,8 @@ from taba.shard.moving import mending
 from taba.shard.moving.check import check
 from taba.shard.moving.move import move, tidy
 from taba.shard.moving.steps import MoveFailed, Step
+from tests.shard.moves import Killed, MoveCase, key
 from tests.shard.pieces import ask
-from tests.shard.test_move import Killed, MoveCase, key
 
 FIELDS = 100
 

@@ -21,8 +21,8 @@ from taba.shard.moving.move import move
 from taba.shard.moving.reshard import current_shards
 from taba.shard.moving.steps import MoveFailed
 from tests.shard import test_topologies
+from tests.shard.moves import MoveCase
 from tests.shard.pieces import connect
-from tests.shard.test_move import MoveCase
 from tests.stores import borrow
 from tests.valkey import EphemeralValkey
 

@@ -23,8 +23,8 @@ from taba.shard.moving.steps import MoveFailed, Occupied, Step
 from taba.shard.moving.survey import survey
 from taba.shard.router import Router
 from taba.shard.servers.url import parse_store
+from tests.shard.moves import Killed, Writer, key
 from tests.shard.pieces import always, connect
-from tests.shard.test_move import Killed, Writer, key
 from tests.stores import borrow
 from tests.topologies import SentinelTrio
 from tests.valkey import EphemeralValkey
