@@ -22,7 +22,7 @@ def what_waits_holds_whatever_is_retained_behind_it(put: Any) -> None:
     put(Keeper, "_is_stuck", False)
 
 
-@focused("store dies,store late,kill server", 30.0, seed=42)
+@focused("store dies,store late,kill server", 30.0, seed=46)
 def a_line_that_is_full_takes_more(put: Any) -> None:
     real = ingest.Ingest._enqueue
 

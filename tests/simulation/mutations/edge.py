@@ -22,7 +22,7 @@ def what_is_folded_goes_as_events_as_well(put: Any) -> None:
     put(InOrder, "_of", lambda self, kept: self)
 
 
-@at_edge(AGENT, seed=7)
+@at_edge(AGENT, seed=41)
 def what_was_folded_is_read_again_after_a_kill(put: Any) -> None:
     real = Keeper.publish
 

@@ -10,6 +10,8 @@ import unittest
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from hypothesis import Phase, settings
+
 from simulation.census import FOLDING, RECORDED
 from simulation.play import play
 
@@ -142,6 +144,9 @@ def find(name: str, seed: int, seeds: int) -> Found | None:
 
 def _find_beside(name: str) -> Found | None:
     before, result = os.getcwd(), unittest.TestResult()
+    # whatever is found will do: to make it short takes Hypothesis several times as long
+    settings.register_profile("as found", settings(phases=(Phase.explicit, Phase.generate)))
+    settings.load_profile("as found")
     with applied(name), tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)  # what a test makes goes with it
         try:

@@ -13,7 +13,7 @@ from taba.shard.moving import check, copying, mending, move, mover, reshard, ste
 from tests.simulation.mutations.listing import MOVING, STORE, beside, focused
 
 
-@focused(MOVING, 40.0, 1.0, seed=36)
+@focused(MOVING, 40.0, 1.0, seed=41)
 def writers_note_nothing_of_what_they_write(put: Any) -> None:
     put(transaction, "is_moving", lambda content: False)
     put(together, "is_moving", lambda content: False)
@@ -43,7 +43,7 @@ def a_sealed_bucket_and_one_that_left_are_written(put: Any) -> None:
     put(atlas.Atlas, "check_owner", look)
 
 
-@focused(MOVING, 40.0, 1.0, seed=16)
+@focused(MOVING, 40.0, 1.0, seed=19)
 def a_bucket_that_leaves_a_joint_transaction_is_written_all_the_same(put: Any) -> None:
     real = together.SharedTransaction._watch
 
@@ -71,7 +71,7 @@ class _Anywhere:
             raise atlas.NotHere(bucket, False, "nowhere")
 
 
-@focused("buckets move,store late", 20.0, 2.0, seed=153)
+@focused("buckets move,store late", 20.0, 2.0, seed=182)
 def the_guards_of_a_joint_transaction_are_read_and_not_watched(put: Any) -> None:
     real = together.SharedTransaction._watch
 
@@ -152,7 +152,7 @@ def a_server_that_changed_in_a_move_is_not_noticed(put: Any) -> None:
     put(mover.Mover, "_meet", lambda self, *_: None)
 
 
-@focused("buckets move,store fails over,replica lags", 40.0, 1.5, seed=28)
+@focused("buckets move,store fails over,replica lags", 40.0, 1.5, seed=61)
 def a_seal_is_not_awaited(put: Any) -> None:
     real = move._step
 

@@ -167,7 +167,7 @@ def events_of_a_cycle_beside_the_first_are_left_out(put: Any) -> None:
     put(deciding.Fold, "_judge", judge)
 
 
-@focused("store late,store cut before,messages repeated,kill agent", 20.0, 1.5, types=("CounterGroup",) * 3, seed=9)
+@focused("store late,store cut before,messages repeated,kill agent", 20.0, 1.5, types=("CounterGroup",) * 3, seed=43)
 def what_waits_of_a_bucket_is_judged_by_its_first_batch(put: Any) -> None:
     real = plain.judge
 
