@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("taba", "twisted", "tests", "docs", "demo", "benchmarks", "simulation", "deploy", "newsfragments")
@@ -20,3 +24,20 @@ def copy_sources(target: Path) -> Path:
         if (ROOT / name).exists():
             shutil.copytree(ROOT / name, target / name, ignore=MADE_HERE)
     return target
+
+
+def copy_parts(target: Path) -> None:
+    """What was built of C here is there, too, as new as here: a compiler need not take its time once more."""
+    for path in (ROOT / "taba").rglob("*.so"):
+        shutil.copy2(path, target / path.relative_to(ROOT))
+
+
+def copy_types(target: Path) -> None:
+    """What mypy knows here by now is known there, too: it compares what a file has, and not where it lies. It may be at work meanwhile."""
+    for path in (ROOT / ".mypy_cache").rglob("*"):
+        there = target / path.relative_to(ROOT)
+        if path.suffix == ".db":
+            there.parent.mkdir(parents=True, exist_ok=True)
+            known = sqlite3.connect(f"file:{path}?mode=ro", timeout=PATIENCE_SECONDS, uri=True)
+            with closing(known), closing(sqlite3.connect(there)) as copy:
+                known.backup(copy)
