@@ -15,7 +15,7 @@ from typing import Any
 # The form of each, here and in its source: one more with each change of what it is given, or gives
 FORMS = {
     "taba.client._accelerator": 1,
-    "taba.agent._drain": 15,
+    "taba.agent._drain": 16,
     "taba.batch._entries": 1,
     "taba.batch._sections": 4,
     "taba.handlers._fresh": 1,

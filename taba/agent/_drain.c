@@ -17,7 +17,7 @@
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 15 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 16 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -32,6 +32,7 @@ static PyMethodDef methods[] = {
     {"encode_plain", encode_plain, METH_VARARGS, encode_plain_doc},
     FAST("keep_heap", keep_heap, keep_heap_doc),
     FAST("leap", leap, leap_doc),
+    FAST("follow", follow, follow_doc),
     FAST("cut_sections", cut_sections, cut_sections_doc),
     {"index_group", index_group, METH_VARARGS, index_group_doc},
     {"checksum", checksum, METH_O, checksum_doc},

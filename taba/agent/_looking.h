@@ -115,6 +115,53 @@ is_fresh(int fd, int64_t record_offset, int64_t records, int64_t position)
     return pread(fd, &here, sizeof here, place) != (ssize_t)sizeof here ? ODD : here == lap;
 }
 
+/* Where the committed records from `low` on end, or up to `few` before, but not behind `high`; -1 where one cannot be read. */
+static int64_t
+leap_from(int fd, int64_t record_offset, int64_t records, int64_t low, int64_t high, int64_t few)
+{
+    for (int64_t step = 2 * few; low + step < high; step *= 2) {
+        int fresh = is_fresh(fd, record_offset, records, low + step - 1);
+        if (fresh < 0)
+            return ODD;
+        if (!fresh) {
+            high = low + step - 1;
+            break;
+        }
+        low += step;
+    }
+    while (high - low > few) {
+        int64_t middle = low + (high - low) / 2;
+        int fresh = is_fresh(fd, record_offset, records, middle - 1);
+        if (fresh < 0)
+            return ODD;
+        if (fresh)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+enum { ROW_FD, ROW_OFFSET, ROW_RECORDS, ROW_POSITION, ROW_STOP, PLACE_GIVEN };
+
+/* What `leap` and `follow` are given first. */
+static int
+read_place(PyObject *const *args, Py_ssize_t given, int64_t *place)
+{
+    for (Py_ssize_t at = 0; at < given; at++) {
+        place[at] = PyLong_AsLongLong(args[at]);
+        if (place[at] == -1 && PyErr_Occurred())
+            return -1;
+    }
+    int64_t records = place[ROW_RECORDS];
+    if (place[ROW_FD] < 0 || place[ROW_FD] > INT32_MAX || records <= 0 || (records & (records - 1)) != 0 || place[ROW_POSITION] < 0 ||
+        place[ROW_STOP] < place[ROW_POSITION] || place[ROW_STOP] > INT64_MAX / 4) {
+        PyErr_SetString(PyExc_ValueError, "beyond all bounds");
+        return -1;
+    }
+    return 0;
+}
+
 PyDoc_STRVAR(leap_doc,
              "leap(fd, record_offset, records, position, stop, step)\n--\n\n"
              "Where the committed records of a ring from `position` on end, or up to `step` before, but not behind `stop`: looked for by halves.\n"
@@ -124,42 +171,65 @@ static PyObject *
 leap(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    int64_t given[6];
-    if (nargs != 6) {
+    int64_t its[PLACE_GIVEN + 1];
+    if (nargs != PLACE_GIVEN + 1) {
         PyErr_SetString(PyExc_TypeError, "leap(fd, record_offset, records, position, stop, step)");
         return NULL;
     }
-    for (int at = 0; at < 6; at++)
-        given[at] = PyLong_AsLongLong(args[at]);
-    if (PyErr_Occurred())
+    if (read_place(args, nargs, its) < 0)
         return NULL;
-    int64_t records = given[2], low = given[3], high = given[4], few = given[5];
-    if (given[0] < 0 || given[0] > INT32_MAX || records <= 0 || (records & (records - 1)) != 0 || low < 0 || high < low ||
-        high > INT64_MAX / 4 || few <= 0 || few > records) {
+    if (its[PLACE_GIVEN] <= 0 || its[PLACE_GIVEN] > its[ROW_RECORDS]) {
         PyErr_SetString(PyExc_ValueError, "beyond all bounds");
         return NULL;
     }
-    for (int64_t step = 2 * few; low + step < high; step *= 2) {
-        int fresh = is_fresh((int)given[0], given[1], records, low + step - 1);
-        if (fresh < 0)
+    return PyLong_FromLongLong(leap_from((int)its[ROW_FD], its[ROW_OFFSET], its[ROW_RECORDS], its[ROW_POSITION], its[ROW_STOP], its[PLACE_GIVEN]));
+}
+
+PyDoc_STRVAR(follow_doc,
+             "follow(fd, record_offset, records, position, stop)\n--\n\n"
+             "Where the committed records of a ring from `position` on end, at `stop` at the latest: of one producer, which commits them one\n"
+             "after the other. Some are read, those behind them found by halves, and the last of them read. `records` is a power of two. -1\n"
+             "where it is not so plain: a hole among those that are read, or one that cannot be read.");
+
+static PyObject *
+follow(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    int64_t its[PLACE_GIVEN];
+    Record here[GLANCE_CHUNK];
+    if (nargs != PLACE_GIVEN) {
+        PyErr_SetString(PyExc_TypeError, "follow(fd, record_offset, records, position, stop)");
+        return NULL;
+    }
+    if (read_place(args, nargs, its) < 0)
+        return NULL;
+    int64_t records = its[ROW_RECORDS], position = its[ROW_POSITION], stop = its[ROW_STOP];
+    bool has_leapt = records < GLANCE_CHUNK;
+    while (position < stop) {
+        int64_t place = position & (records - 1), most = stop - position;
+        most = most < GLANCE_CHUNK ? most : GLANCE_CHUNK;
+        most = most < records - place ? most : records - place;
+        ssize_t length = (ssize_t)most * RECORD_BYTES;
+        if (pread((int)its[ROW_FD], here, (size_t)length, (off_t)(its[ROW_OFFSET] + place * RECORD_BYTES)) != length)
             return PyLong_FromLong(ODD);
-        if (!fresh) {
-            high = low + step - 1;
+        uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1);
+        int64_t few = 0;
+        while (few < most && here[few].lap == lap)
+            few++;
+        for (int64_t at = few; at < most; at++)
+            if (here[at].lap == lap)
+                return PyLong_FromLong(ODD);
+        position += few;
+        if (few < most)
             break;
+        if (!has_leapt) {
+            has_leapt = true;
+            position = leap_from((int)its[ROW_FD], its[ROW_OFFSET], records, position, stop, GLANCE_CHUNK);
+            if (position < 0)
+                return PyLong_FromLong(ODD);
         }
-        low += step;
     }
-    while (high - low > few) {
-        int64_t middle = low + (high - low) / 2;
-        int fresh = is_fresh((int)given[0], given[1], records, middle - 1);
-        if (fresh < 0)
-            return PyLong_FromLong(ODD);
-        if (fresh)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return PyLong_FromLongLong(low);
+    return PyLong_FromLongLong(position);
 }
 
 #endif

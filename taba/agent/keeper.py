@@ -227,7 +227,7 @@ class Keeper:
         if not batches:
             return
         group = self.groups.begin(found)
-        own, numbers, lanes, hold = self.stream, self.numbers, self.lanes, self.groups.hold
+        own, numbers, lanes, hold, put = self.stream, self.numbers, self.lanes, self.groups.hold, self.schedule.put
         for stored in found.batches:
             id = stored[0]
             stream, bucket, number = id
@@ -237,8 +237,8 @@ class Keeper:
                 self._keyed[stream][bucket] = number
             lane = lanes.get((stream, bucket)) or self.lane_of(id)
             hold(group, stored, lane)
-            if not lane.queued:
-                self.queue(lane, now)
+            if not (lane.queued or lane.sent):
+                put(lane, now) if lane.pending else self.queue(lane, now)
 
     def _publish_in_spool(self, table: Table, batches: Sequence[EncodedBatch], now: float) -> None:
         if self.groups:

@@ -198,7 +198,8 @@ class Lane:
         """Take a batch behind all others. False for one that was here before (a replayed request)."""
         if batch.number <= self.highest:
             return False
-        self._take(batch)
+        self.highest, self.ending = batch.number, False
+        self.pending.append(batch)
         return True
 
     @property

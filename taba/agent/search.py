@@ -216,6 +216,12 @@ class Searched(Opened):
         self, scratch: Scratch, position: int, stop: int, limit: int, taken: int, runs: list[tuple[int, int]], most: int, dead: bool
     ) -> int:
         chunk, may_leap, before, known = FIRST_CHUNK, self.is_ordered and not dead, taken, len(runs)
+        if may_leap and scratch.native is not None and position < stop and taken < limit:
+            last = min(stop, position + limit - taken)
+            end = scratch.native.follow(self.fd, self.where.record_offset, self.where.records, position, last)
+            if end >= 0:  # else there is a hole, or one cannot be read: then it is looked for piece by piece
+                is_taken = end > position and self._add_run(runs, position, end, most)
+                return taken + end - position if is_taken else taken
         while position < stop and taken < limit:
             if dead:  # a hole of any length, and any number of them
                 scratch.finds += taken - before - RUN_FINDS * (len(runs) - known)

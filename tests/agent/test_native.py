@@ -548,6 +548,42 @@ class PublishingTests(Native):
         self.assertRaises(TypeError, NATIVE.index_group, [good], 0, 0, list)
         self.assertRaises(TypeError, NATIVE.index_group, (good,), 0, 0, StoredBatch)
 
+    def test_where_records_end_is_found_in_one_call_as_piece_by_piece(self) -> None:
+        producer = self.producer(size=2**16)
+        ring, tab, records = self.open(producer), producer.tab("a"), producer.where.records
+        where = ring.fd, ring.where.record_offset, records
+        for more in (0, 1, 254, 1, 1, 300, 255, 257, 700, 3, records):  # over its end, too
+            producer.record_many(tab, [1.0] * min(more, records - (producer.head - producer.tail)))
+            for stop in (ring.tail, ring.tail + 100, ring.tail + 256, ring.tail + 300, ring.tail + records):
+                self.assertEqual(NATIVE.follow(*where, ring.tail, stop), min(stop, producer.head), (producer.head, stop))
+            for limit in (1, 255, 257, records):
+                found = []
+                for native in (None, NATIVE):
+                    ring.is_ordered = True
+                    found.append(ring._find_runs(Scratch(native), limit, False))
+                self.assertEqual(found[0], found[1], (producer.head, limit))
+                self.assertEqual(found[0][0], [(ring.tail, min(ring.tail + limit, producer.head))] if producer.head > ring.tail else [])
+            if producer.head - producer.tail > records // 2:
+                self.drain(ring)
+        self.drain(ring)
+        producer.record_many(tab, [1.0] * 20)
+        hole = producer.reserve()
+        producer.record_many(tab, [1.0] * 20)
+        self.assertEqual(NATIVE.follow(*where, ring.tail, ring.tail + records), -1)
+        found = [ring._find_runs(Scratch(native), records, False) for native in (None, NATIVE)]
+        self.assertEqual(found, [([(ring.tail, ring.tail + 20), (ring.tail + 21, ring.tail + 41)], False)] * 2)
+        producer.commit(hole, tab, 0)
+        good = [*where, ring.tail, ring.tail + records]
+        for place, value in ((0, -1), (0, 2**40), (2, 0), (2, 3), (3, -1), (4, ring.tail - 1), (4, 2**62)):
+            with self.assertRaises(ValueError):
+                NATIVE.follow(*good[:place], value, *good[place + 1 :])
+        self.assertRaises(TypeError, NATIVE.follow, *good[:4])
+        self.assertEqual(NATIVE.follow(good[0], -(2**40), *good[2:]), -1)
+        os.ftruncate(ring.fd, 4096)
+        self.assertEqual(NATIVE.follow(*good), -1)
+        for native in (None, NATIVE):
+            self.assertRaises(MalformedRing, ring._find_runs, Scratch(native), records, False)
+
     def test_the_last_committed_record_is_found_by_the_same_steps(self) -> None:
         producer = self.producer(size=2**16)
         ring, tab, records = self.open(producer), producer.tab("a"), producer.where.records
