@@ -28,7 +28,8 @@ class Client(Part):
         self.net = 0.0  # of this life, in its UpDown
         self.producer: Any = None
         self._made: dict[tuple[str, str], Any] = {}  # the Tabs of this life, as an application keeps them
-        self._dropped_before = 0  # by the producer of this life
+        self._dropped_before = 0  # by the producer of this life, …
+        self._totals: list[int] = []  # … which counts it here, by reason
 
     @property
     def told(self) -> int:
@@ -44,6 +45,7 @@ class Client(Part):
         self.net, self._dropped_before = 0.0, 0
         self._made.clear()
         self.producer = Producer(ports=pure)
+        self._totals = self.producer._port._totals
         self.producer.start(None, {**ENVIRONMENT, "TABA_CLIENT_ID": self.name})
         self._record_later()
 
@@ -82,9 +84,11 @@ class Client(Part):
         tab.record(value)
         # from here on it counts: the call has returned
         self._under_way = None
-        before, self._dropped_before = self._dropped_before, sum(self.producer._port._totals)
-        is_dropped = self._dropped_before > before
-        self.dropped += is_dropped
+        dropped = sum(self._totals)
+        is_dropped = dropped > self._dropped_before
+        if is_dropped:
+            self._dropped_before = dropped
+            self.dropped += 1
         if type == "UpDown":
             self.net += value
         elif is_dropped:

@@ -179,18 +179,17 @@ class Clockwork:
 
     def advance(self, until: float) -> None:
         """Do all that happens before then."""
-        queue = self._queue
+        queue, take = self._queue, heapq.heappop
         while queue and queue[0][0] <= until:
-            self.now, _, process, function, arguments = heapq.heappop(queue)
-            if process is not None:
-                if process.wakes > self.now:
-                    self.later(process.wakes - self.now, process, function, *arguments)
-                elif process.is_alive:
-                    self.run(process, function, *arguments)
-                else:
-                    self.awaited.append((function, arguments))
-            else:
+            self.now, _, process, function, arguments = take(queue)
+            if process is None:
                 function(*arguments)
+            elif process.wakes > self.now:
+                self.later(process.wakes - self.now, process, function, *arguments)
+            elif process.is_alive:
+                self.run(process, function, *arguments)
+            else:
+                self.awaited.append((function, arguments))
         self.now = max(self.now, until)
 
     def run(self, process: Process, function: Callable[..., Any], *arguments: Any) -> None:

@@ -50,6 +50,7 @@ LEASES = {lease_key(bucket): bucket for bucket in range(BUCKETS)}
 # what transactions write, and nobody else, but who moves the bucket and removes it where it is not any more
 WRITTEN = {key(bucket): bucket for bucket in range(BUCKETS) for key in (keys.marks, keys.posted, keys.states, keys.counts)}
 BOUNDED = bounded_keys(BUCKETS)
+LOOKED_AT = frozenset((*WATCHED, *MARKS, *LETTERS, *LEASES, *WRITTEN, *BOUNDED, MAP_KEY))  # keys whose change anything is asked of
 BOUND_SECONDS = 0.5  # between two looks at what Agents and Servers hold, and half of those at what lies in files; at what a store holds the
 # world looks whenever it changes
 LEASE_AFTER = (1, 3)  # conflicts: where it is one, leases are taken often
@@ -275,6 +276,8 @@ class World(Ground):
     def _changed(self, store: Store, touched: set[bytes]) -> None:
         """A store has changed these keys."""
         values = store.server._values
+        if touched.isdisjoint(LOOKED_AT):  # what says who is alive, locks, jobs, …
+            return
         for key in touched & BOUNDED.keys():
             if (value := values.get(key)) is not None:
                 self._bounded(store.name, [in_store(BOUNDED[key], value, self.bounds)])
