@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import os
 import sqlite3
+from collections import Counter
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -192,6 +194,47 @@ class SpoolingTests(WorldCase):
                     books = world.keeper.books
                     self.assertEqual((books.recorded, +books.totals(), world.store.folded), (100, {}, 100))
                     self.assertEqual((world.spool.lost, world.spool.salvage, world.spool.batches), ({}, "", 0))
+
+    def _torn_and_sent_from_the_outbox(self, world: World, kill: int | None, is_applied: bool, is_to_end: bool) -> bool:
+        """Of what moves the spool has a torn row; the outbox's bytes are sent, and no answer comes. Whether the kill came."""
+        for _ in range(2):
+            world.record(50)
+            world.tick()
+        with mock.patch.object(keeper, "MOVE_BATCHES", 2):
+            world.keeper._move_some(world.now, at(world.now))
+        with contextlib.closing(sqlite3.connect(world.spool.path)) as database, database:
+            database.execute("UPDATE batches SET content = zeroblob(length) WHERE number = 1")
+
+        def send_unheard() -> None:
+            for _ in range(3):  # streams are opened first, and that is answered
+                for parcel in world.dispatch.parcels(world.now, at(world.now)):
+                    is_of_batches = any(send.batch is not None for send in parcel.sends)
+                    verdicts = [world._verdict(send) for send in parcel.sends if is_applied or not is_of_batches]
+                    if is_of_batches:
+                        world.dispatch.failed(parcel, "no answer", False, world.now)
+                    else:
+                        world.dispatch.answered(parcel, verdicts, world.now)
+            world.now += 5.0
+
+        world.memory.steps = kill
+        killed = world.outlive(1, send_unheard)
+        killed |= world.outlive(2, *([world.move] if is_to_end else []), send_unheard, world.tick)
+        world.memory.steps = None
+        if not killed:
+            world.die()
+            world.born()
+        for _ in range(14):  # what is acknowledged is retained for a minute
+            world.now += 10.0
+            world.tick()
+            world.send()
+        counted = world.keeper.books.totals()["spool_corrupt"]
+        books = world.keeper.books.recorded, world.store.folded + counted, +world.keeper.books.totals() - Counter(spool_corrupt=counted)
+        self.assertEqual((books, world.spool.batches, world.spool.lost), ((100, 100, Counter()), 0, {}), (kill, is_applied, is_to_end))
+        return killed
+
+    def test_a_torn_row_that_was_sent_from_the_outbox_is_folded_or_counted_wherever_a_kill_comes(self) -> None:
+        for is_applied, is_to_end in itertools.product((True, False), (True, False)):
+            self.kills(partial(self._torn_and_sent_from_the_outbox, is_applied=is_applied, is_to_end=is_to_end), 1)
 
     def test_what_is_damaged_in_both_places_is_counted(self) -> None:
         with mock.patch.object(groups, "crc32", lambda content: -1):
