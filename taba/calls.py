@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from twisted.web import http
@@ -20,6 +21,7 @@ from taba.tokens import EVERYTHING, Grant
 MAX_BODY_BYTES = MAX_ENVELOPE_BYTES  # the largest thing that anyone may send, after decompression
 MAX_RANGES = 100  # of an Accept header that are read, the first; browsers send ten. A header of commas would take 17 ms, three times
 MAX_RANGE_FIELDS = 10  # of a range, its name among them
+MAX_KEPT_ACCEPTS, MAX_KEPT_ACCEPT = 256, 256  # Accept headers whose qualities are remembered, and characters of one
 GZIP_WBITS = 31  # of zlib: gzip, and the largest window
 MAX_MEMBERS = 256  # that a body of gzip may consist of; who compresses block by block has one for each
 MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
@@ -195,6 +197,10 @@ def inflate(content: bytes, wbits: int, most: int) -> Generator[int, None, bytes
 
 def quality(accept: str, kind: str) -> float:
     """How much an Accept header asks for `kind`: its q of the most specific range that has it, 0 where none has."""
+    return (_kept_quality if len(accept) <= MAX_KEPT_ACCEPT else _quality)(accept, kind)
+
+
+def _quality(accept: str, kind: str) -> float:
     best, quality = 0, 0.0
     for part in accept.split(",", MAX_RANGES)[:MAX_RANGES]:
         name, *parameters = (field.strip() for field in part.split(";", MAX_RANGE_FIELDS)[:MAX_RANGE_FIELDS])
@@ -205,3 +211,6 @@ def quality(accept: str, kind: str) -> float:
                 if re.fullmatch(r"q=[01](\.[0-9]{0,3})?", parameter):
                     quality = float(parameter[2:])
     return quality
+
+
+_kept_quality = lru_cache(MAX_KEPT_ACCEPTS)(_quality)  # a program sends the same ones with each request

@@ -212,6 +212,7 @@ class BoundedChannel(http.HTTPChannel):
     site: BoundedSite
     peer = ""
     is_local = True
+    _owner = ""
     _is_silent = True  # no byte has come yet
     _authorities = 0  # that were asked when its certificate was shown
     _deadline: DelayedCall | None = None  # for what the peer must send now
@@ -239,10 +240,10 @@ class BoundedChannel(http.HTTPChannel):
     @property
     def owner(self) -> str:
         """Whose this connection is: of a socket of a file system the user, else the host; all addresses of loopback are this one."""
-        user = user_of(self.transport)
-        if user is not None:
-            return f"uid {user}"
-        return "this host" if self.is_local else address_of(self.peer)
+        if not self._owner:  # asked by each request, and the same as long as the connection is there
+            user = user_of(self.transport)
+            self._owner = f"uid {user}" if user is not None else "this host" if self.is_local else address_of(self.peer)
+        return self._owner
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_lost = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -20,6 +21,8 @@ from twisted.python import usage
 from taba import names
 from taba.bounds import KiB, MiB, size_of
 from taba.errors import ConfigurationError
+
+MAX_KEPT_HOSTS, MAX_KEPT_HOST = 256, 64  # hosts of which is remembered whether they are this one, and characters of one
 
 
 class Option(NamedTuple):
@@ -163,12 +166,19 @@ def _state_directory(environ: Mapping[str, str]) -> tuple[str, Path]:
 
 def is_loopback(host: str) -> bool:
     """Whether `host`, a literal address or a host name, is this host alone."""
+    return (_kept_loopback if len(host) <= MAX_KEPT_HOST else _is_loopback)(host)
+
+
+def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+_kept_loopback = lru_cache(MAX_KEPT_HOSTS)(_is_loopback)  # each request asks it twice
 
 
 # --- parsers that several options share ---

@@ -10,7 +10,7 @@
 #include "_listed.h"
 #include "_named.h"
 
-#define FORM 4 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 5 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200
 #define MOST_TYPE 64
 #define MOST_EVENTS (UINT64_C(1) << 32) /* of a section that is taken apart here: sums of counts stay far from what a word holds */
@@ -344,8 +344,9 @@ static int block_of(struct reading *reading, Bytes from, uint64_t events, PyObje
     }
     reading->columns -= found.columns;
     reading->made += (uint64_t)reading->object_bytes * (uint64_t)(found.columns - 1);
-    PyObject *given[7] = {found.type, found.fields, found.counts, found.times, found.values, moved, found.places};
-    *block = PyObject_Vectorcall(reading->block_form, given, 7, NULL);
+    PyObject *items[7] = {Py_NewRef(found.type),   Py_NewRef(found.fields), Py_NewRef(found.counts), Py_NewRef(found.times),
+                          Py_NewRef(found.values), Py_NewRef(moved),        Py_NewRef(found.places)};
+    *block = named(reading->block_form, 7, items);
     done = *block == NULL ? -1 : 1;
 end:
     Py_XDECREF(moved);

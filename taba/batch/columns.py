@@ -82,28 +82,20 @@ class Column(NamedTuple):
         return len(self.times) // 8 if self.stands_for is None else self.stands_for
 
 
-class Block:
+class Block(NamedTuple):
     """Columns of one section of which nothing is amiss, all of floats, as arrays: who looks at one has it made.
 
     `fields` are what the store calls these States, `counts` how many rows each has; `moved` the Tabs that there are, and how many rows each
     of them has, and `places` of each column which of them is its own (bytes of int32).
     """
 
-    __slots__ = ("_names", "counts", "fields", "moved", "places", "times", "type", "values")
-
-    def __init__(
-        self,
-        type: str,
-        fields: Sequence[bytes],
-        counts: Sequence[int],
-        times: bytes,
-        values: bytes,
-        moved: Mapping[str, int],
-        places: bytes,
-    ):
-        self.type, self.fields, self.counts, self.times, self.values = type, fields, counts, times, values
-        self.moved, self.places = moved, places
-        self._names: frozenset[bytes] | None = None
+    type: str
+    fields: Sequence[bytes]
+    counts: Sequence[int]
+    times: bytes
+    values: bytes
+    moved: Mapping[str, int]
+    places: bytes
 
     @classmethod
     def of(
@@ -123,9 +115,7 @@ class Block:
     @property
     def names(self) -> frozenset[bytes]:
         """The fields, each once."""
-        if self._names is None:
-            self._names = frozenset(self.fields)
-        return self._names
+        return frozenset(self.fields)
 
     def columns(self) -> list[Column]:
         """Make them."""

@@ -38,7 +38,7 @@ class Latency:
         if not len(times):
             return
         seconds = now - times
-        seconds = numpy.clip(seconds[seconds <= MOST_SECONDS], LEAST_SECONDS, MOST_SECONDS)
+        seconds = numpy.maximum(seconds[seconds <= MOST_SECONDS], LEAST_SECONDS)
         bins = (numpy.log(seconds / LEAST_SECONDS) / _GROWTH).astype(numpy.int64)
         self._forget(now)
         if not self._slices or now - self._slices[-1][0] >= SLICE_SECONDS:

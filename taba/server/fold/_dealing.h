@@ -13,21 +13,13 @@
 #define GATHERED 7 /* lists of a Type: see `gather` of plain.py */
 #define MOST_DIGITS 24
 
-/* Append the attributes of blocks to lists: of each its times and values, and all of its counts. */
+/* Append what blocks have to lists: of each its times and values, and all of its counts. */
 static int add_blocks(PyObject *blocks, PyObject *times, PyObject *values, PyObject *counts) {
     for (Py_ssize_t at = 0; at < PyList_GET_SIZE(blocks); at++) {
-        PyObject *block = PyList_GET_ITEM(blocks, at), *its = PyObject_GetAttr(block, s_times);
-        int failed = its == NULL || PyList_Append(times, its) < 0;
-        Py_XDECREF(its);
-        if (failed) return -1;
-        its = PyObject_GetAttr(block, s_values);
-        failed = its == NULL || PyList_Append(values, its) < 0;
-        Py_XDECREF(its);
-        if (failed) return -1;
-        its = PyObject_GetAttr(block, s_counts);
-        failed = its == NULL || PyList_SetSlice(counts, PyList_GET_SIZE(counts), PyList_GET_SIZE(counts), its) < 0;
-        Py_XDECREF(its);
-        if (failed) return -1;
+        PyObject *block = PyList_GET_ITEM(blocks, at);
+        if (PyList_Append(times, PyTuple_GET_ITEM(block, BLOCK_TIMES)) < 0 || PyList_Append(values, PyTuple_GET_ITEM(block, BLOCK_VALUES)) < 0 ||
+            PyList_SetSlice(counts, PyList_GET_SIZE(counts), PyList_GET_SIZE(counts), PyTuple_GET_ITEM(block, BLOCK_COUNTS)) < 0)
+            return -1;
     }
     return 0;
 }

@@ -13,13 +13,13 @@
 /* Where things are in NamedTuples of plain.py, cycle.py and the batches. */
 enum { PLAN_READS, PLAN_TYPES, PLAN_GROUPS, PLAN_EVENTS, PLAN_MOVED, PLAN_TIMES, PLAN_BESIDES, PLAN_FIELDS };
 enum { GROUP_TYPE, GROUP_FIELDS_OF, GROUP_BLOCKS, GROUP_ROWS, GROUP_FIELDS };
+enum { BLOCK_TYPE, BLOCK_FIELDS_OF, BLOCK_COUNTS, BLOCK_TIMES, BLOCK_VALUES, BLOCK_MOVED, BLOCK_FIELDS = 7 };
 enum { PLAIN_BUCKET, PLAIN_PLAN, PLAIN_CONTENTS, PLAIN_MARKS, PLAIN_VERDICTS, PLAIN_FIELDS };
 enum { WAITING_FOLLOWS, WAITING_BATCH, WAITING_NONCE = 3, WAITING_PART, WAITING_HEADER, WAITING_FIELDS = 7 };
 enum { BATCH_STREAM, BATCH_NUMBER = 2, BATCH_COLUMNS, BATCH_MEANINGS, BATCH_BAD_MEANINGS, BATCH_FIELDS = 7 };
 enum { OUTCOME_COMMANDS, OUTCOME_VERDICTS, OUTCOME_FOLDED, OUTCOME_TIMES = 5, OUTCOME_MOVED = 9, OUTCOME_FIELDS = 12 };
 
-static PyObject *s_sections, *s_type, *s_fields, *s_values, *s_counts, *s_hdel;
-static PyObject *s_moved, *s_times, *s_hmget, *s_hset, *s_hincrby, *s_folded, *s_applied, *s_empty;
+static PyObject *s_sections, *s_hmget, *s_hset, *s_hdel, *s_hincrby, *s_folded, *s_applied, *s_empty;
 
 /* Whether it is a NamedTuple of so many. */
 static int is_of(PyObject *form, Py_ssize_t count) { return PyTuple_Check(form) && PyTuple_GET_SIZE(form) == count; }
@@ -40,6 +40,9 @@ static int are_plain(PyObject *plain) {
             if (!is_of(group, GROUP_FIELDS) || !PyList_CheckExact(PyTuple_GET_ITEM(group, GROUP_FIELDS_OF)) ||
                 !PyList_CheckExact(PyTuple_GET_ITEM(group, GROUP_BLOCKS)))
                 return 0;
+            PyObject *blocks = PyTuple_GET_ITEM(group, GROUP_BLOCKS);
+            for (Py_ssize_t place = 0; place < PyList_GET_SIZE(blocks); place++)
+                if (!is_of(PyList_GET_ITEM(blocks, place), BLOCK_FIELDS)) return 0;
             fields += PyList_GET_SIZE(PyTuple_GET_ITEM(group, GROUP_FIELDS_OF));
         }
         if (fields != PyList_GET_SIZE(PyTuple_GET_ITEM(one, PLAIN_CONTENTS))) return 0;
@@ -51,10 +54,7 @@ static int make_words(void) {
     struct {
         PyObject **word;
         const char *text;
-    } words[] = {
-        {&s_sections, "sections"}, {&s_type, "type"},       {&s_fields, "fields"}, {&s_moved, "moved"},   {&s_times, "times"},
-        {&s_applied, "applied"},   {&s_empty, ""},          {&s_values, "values"}, {&s_counts, "counts"},
-    };
+    } words[] = {{&s_sections, "sections"}, {&s_applied, "applied"}, {&s_empty, ""}};
     for (size_t at = 0; at < sizeof words / sizeof *words; at++)
         if ((*words[at].word = PyUnicode_InternFromString(words[at].text)) == NULL) return -1;
     s_hmget = PyBytes_FromString("HMGET");

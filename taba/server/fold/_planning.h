@@ -126,8 +126,9 @@ static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, Py
 /* Take a block. As above. */
 static int add_block(struct planned *planned, PyObject *block, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home) {
     int done = -1;
-    PyObject *fields = NULL, *moved = NULL, *wire = NULL, *type = PyObject_GetAttr(block, s_type);
-    if (type == NULL || (wire = PyObject_GetItem(dumping, type)) == NULL) goto end;
+    if (!is_of(block, BLOCK_FIELDS)) return 0;
+    PyObject *type = PyTuple_GET_ITEM(block, BLOCK_TYPE), *wire = PyObject_GetItem(dumping, type); /* the block, and so its Type, is the caller's */
+    if (wire == NULL) return -1;
     if (!PyBytes_CheckExact(wire)) {
         done = 0; /* a Type that is folded another way */
         goto end;
@@ -152,15 +153,11 @@ static int add_block(struct planned *planned, PyObject *block, PyObject *bucket,
         group->blocks = PyList_New(0);
         if (group->places == NULL || group->fields == NULL || group->blocks == NULL) goto end;
     }
-    if ((fields = PyObject_GetAttr(block, s_fields)) == NULL || (moved = PyObject_GetAttr(block, s_moved)) == NULL) goto end;
-    if ((done = add_tabs(planned, moved, wire, home, bucket, buckets)) <= 0) goto end;
-    if ((done = add_fields(group, fields)) <= 0) goto end;
+    if ((done = add_tabs(planned, PyTuple_GET_ITEM(block, BLOCK_MOVED), wire, home, bucket, buckets)) <= 0) goto end;
+    if ((done = add_fields(group, PyTuple_GET_ITEM(block, BLOCK_FIELDS_OF))) <= 0) goto end;
     if (PyList_Append(group->blocks, block) < 0) done = -1;
 end:
-    Py_XDECREF(type);
-    Py_XDECREF(wire);
-    Py_XDECREF(fields);
-    Py_XDECREF(moved);
+    Py_DECREF(wire);
     return done;
 }
 
@@ -249,10 +246,7 @@ static PyObject *result_of(struct planned *planned, PyObject *keys, PyObject *pl
     for (int at = 0; at < planned->count; at++) {
         struct group *group = &planned->groups[at];
         for (Py_ssize_t number = 0; number < PyList_GET_SIZE(group->blocks); number++) {
-            PyObject *its = PyObject_GetAttr(PyList_GET_ITEM(group->blocks, number), s_times);
-            int failed = its == NULL || PyList_Append(times, its) < 0;
-            Py_XDECREF(its);
-            if (failed) goto failed;
+            if (PyList_Append(times, PyTuple_GET_ITEM(PyList_GET_ITEM(group->blocks, number), BLOCK_TIMES)) < 0) goto failed;
         }
         PyObject *items[4] = {Py_NewRef(group->type), Py_NewRef(group->fields), Py_NewRef(group->blocks),
                               Py_NewRef(group->rows == NULL ? Py_None : group->rows)};

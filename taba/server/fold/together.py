@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
 from taba.server.fold.cycle import Cycle, CycleSteps, Outcome, Reads, WaitingBatch, columns_alone
@@ -31,6 +31,8 @@ from taba.server.work.runs import Runs
 from taba.shard import MoreOfMany, Writes
 
 MOST_AT_FAULT = MAX_TRIES // TRIES_FOR_ONE - 1  # Events of one Type: for so many there are tries enough, however they lie
+
+_new_tuple = cast(Any, tuple.__new__)  # without the call of Python that a NamedTuple's own is: one for each bucket
 
 ReadsOfMany = dict[int, Sequence[Command]]
 StepsOfMany = Generator[ReadsOfMany | Pause, Any, dict[int, Outcome]]
@@ -329,7 +331,7 @@ def _step(steps: StepsOfMany, sent: Any, breathe: Callable[[], Awaitable[None]])
         need = steps.send(sent)
     except StopIteration as stop:
         outcomes: dict[int, Outcome] = stop.value
-        return {bucket: Writes(outcome.commands, outcome) for bucket, outcome in outcomes.items()}
+        return {bucket: _new_tuple(Writes, (outcome[0], outcome)) for bucket, outcome in outcomes.items()}
     return need if isinstance(need, Pause) else MoreOfMany(need, lambda replies: advance_many(steps, replies, breathe))
 
 
