@@ -33,12 +33,12 @@ def codes_of(values: Floats) -> Ints:
         np.log(scaled, out=scaled)
     scaled *= 1 / _LOG_GAMMA
     np.ceil(scaled, out=scaled)
-    np.clip(scaled, -MAX_KEY, MAX_KEY, out=scaled)
+    np.minimum(np.maximum(scaled, -MAX_KEY, out=scaled), MAX_KEY, out=scaled)  # np.clip is Python around it, and most arrays are small
     scaled += _BIAS
     np.copysign(scaled, values, out=scaled)
     codes = scaled.astype(np.int64)
     zero = values == 0
-    if zero.any():
+    if np.count_nonzero(zero):
         codes[zero] = 0
     return codes
 

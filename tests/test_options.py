@@ -63,6 +63,18 @@ class Options(SynchronousTestCase):
         self.assertEqual(parse("--spool-bytes", "4096", TABA_SAMPLE_SPOOL_BYTES="5MiB")["spool-bytes"], 4096)
         self.assertEqual(parse(TABA_NAME="x")["name"], "x")
 
+    def test_what_is_remembered_of_hosts_is_bounded(self) -> None:
+        for _ in range(2):
+            for host, expected in (("localhost", True), ("127.0.0.9", True), ("::1", True), ("10.0.0.1", False), ("", False)):
+                self.assertIs(options.is_loopback(host), expected)
+        before = options._kept_loopback.cache_info().misses
+        kept, beyond = ("x" * size for size in (options.MAX_KEPT_HOST, options.MAX_KEPT_HOST + 1))
+        self.assertFalse(options.is_loopback(kept) or options.is_loopback(beyond))
+        self.assertEqual(options._kept_loopback.cache_info().misses, before + 1)
+        for number in range(options.MAX_KEPT_HOSTS + 1):
+            options.is_loopback(f"host-{number}")
+        self.assertEqual(options._kept_loopback.cache_info().currsize, options.MAX_KEPT_HOSTS)
+
     def test_a_list_is_repeated_or_comma_separated(self) -> None:
         self.assertEqual(parse("--server", "http://a:1/", "--server=https://b")["server"], ["http://a:1", "https://b"])
         self.assertEqual(parse(TABA_SAMPLE_SERVER="http://a:1, http://b:2")["server"], ["http://a:1", "http://b:2"])

@@ -339,6 +339,10 @@ class Accepted(SynchronousTestCase):
     def test_the_most_specific_range_says_it(self) -> None:
         self.assertEqual(quality("text/*;q=0.5, text/plain ; x=1 ; q=0.3, */*", "text/plain"), 0.3)
         self.assertEqual(quality("text/*;q=0.5, */*", "text/plain"), 0.5)
+        before = calls._kept_quality.cache_info().misses
+        for size in (calls.MAX_KEPT_ACCEPT, calls.MAX_KEPT_ACCEPT + 1):  # what is longer is not remembered
+            self.assertEqual([quality("text/*;q=0.25".ljust(size), "text/plain")] * 2, [0.25] * 2)
+        self.assertEqual(calls._kept_quality.cache_info().misses, before + 1)
 
     def test_so_many_ranges_and_so_many_of_their_fields_are_read(self) -> None:
         for most, separator, tail in ((calls.MAX_RANGES, ",", ",text/plain"), (calls.MAX_RANGE_FIELDS, ";", ";q=0.5")):

@@ -165,7 +165,7 @@ class CounterGroup(ArrayHandler):
         Each row must have Events. With a `version` each dump stands behind a frame, as the store keeps it, which has to say that one.
         Before each new one stands `frame`.
         """
-        if _rows is None or not len(rows) or not np.isfinite(values).all():
+        if _rows is None or not len(rows) or np.count_nonzero(np.isfinite(values)) < len(values):
             return None
         rows, times, values = by_rows(rows, times, values)
         found = _rows.fold(dumps, rows, times, values, now, version, frame, codes_of(values))

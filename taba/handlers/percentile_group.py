@@ -147,7 +147,7 @@ class PercentileGroup(ArrayHandler):
         self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0, frame: bytes = b""
     ) -> FoldedDumps | None:
         """As CounterGroup's."""
-        if _spreads is None or not len(rows) or not np.isfinite(values).all():
+        if _spreads is None or not len(rows) or np.count_nonzero(np.isfinite(values)) < len(values):
             return None
         rows, times, values = by_rows(rows, times, values)
         found = _spreads.fold(dumps, rows, times, values, now, version, frame, codes_of(values))

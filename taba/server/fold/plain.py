@@ -280,7 +280,7 @@ class _OfType:
         handler = self.handler
         self.frame = keys.frame(handler.version, age)
         times = numpy.frombuffer(b"".join(self._times), "<f8")
-        if not are_times(times).all():
+        if numpy.count_nonzero(are_times(times)) < len(times):  # all() is a function of Python's
             return False
         values = numpy.frombuffer(b"".join(self._values), "<f8")
         rows = self._rows(len(self._counts))

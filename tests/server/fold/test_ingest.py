@@ -23,7 +23,7 @@ from taba.server.fold.ingest import ENVELOPE_SECONDS, MAX_TURNED_AWAY, TURNED_AW
 from taba.server.fold.lines import PROBE_PAUSE_SECONDS
 from taba.server.fold.marks import Mark, encode_mark
 from taba.server.fold.together import Alone
-from taba.server.latency import MOST_SECONDS, WINDOW_SECONDS, Latency
+from taba.server.latency import MOST_ADDED, MOST_SAMPLES, MOST_SECONDS, SLICE_SECONDS, WINDOW_SECONDS, Latency
 from taba.server.work.rows import Folded
 from taba.server.work.sandbox import FOLD_SECONDS, HandlerSlow
 from taba.shard import BucketAway, BucketBusy, NotReplicated
@@ -387,3 +387,36 @@ class Latencies(SynchronousTestCase):
         self.assertLess(latency.percentiles(1012.0, 60)["p50"] or 0, 1.0)
         latency.add(numpy.array([1000.0 - MOST_SECONDS - 1, 1001.0, 999.0]), 1000.0)  # too old to count; from the future; ordinary
         self.assertEqual(latency.percentiles(1010.0 + WINDOW_SECONDS + 6), {"p50": None, "p95": None, "p99": None})
+
+    def test_what_is_counted_later_is_counted_as_at_once(self) -> None:
+        later, at_once = Latency(), Latency()
+        steps = [
+            0.0,
+            1.0,
+            SLICE_SECONDS - 1.5,
+            0.5,
+            0.25,
+            -2.0,
+            2 * SLICE_SECONDS,
+            *[0.01] * MOST_ADDED,
+            WINDOW_SECONDS,
+            -WINDOW_SECONDS,
+            1.0,
+        ]
+        now = 1000.0
+        for number, step in enumerate(steps):
+            now += step
+            times = now - numpy.linspace(0.01, 1.0 + number, 1 + number % 3)
+            later.add(times, now)
+            at_once.add(times, now)
+            at_once.percentiles(now)
+        self.assertEqual(*[[one.percentiles(now, seconds) for seconds in (1.0, 6.0, 60.0)] for one in (later, at_once)])
+
+    def test_what_is_not_counted_yet_is_bounded(self) -> None:
+        latency = Latency()
+        for _ in range(MOST_ADDED - 1):
+            latency.add_all([numpy.full(3 * MOST_SAMPLES, 999.0).tobytes()], 1000.0)
+        self.assertEqual(sum(times.nbytes for times, _ in latency._added), (MOST_ADDED - 1) * 8 * MOST_SAMPLES * 3 // 4)  # each fourth
+        self.assertTrue(all(times.base is None for times, _ in latency._added))  # nothing holds what is not among the samples
+        latency.add_all([numpy.full(3, 999.0).tobytes()], 1000.0)
+        self.assertEqual(latency._added, [])
