@@ -440,7 +440,7 @@ class Fuzz(Served):
 
 class Owners(SynchronousTestCase):
     def test_a_connection_is_a_users_by_a_socket_of_a_file_system_else_a_hosts_of_which_loopback_is_one(self) -> None:
-        channel = connections.make_site(Api(ROUTES), LIMIT).buildProtocol(None)
+        site = connections.make_site(Api(ROUTES), LIMIT)
         for peer, expected in [
             ("127.0.0.1", "this host"),
             ("127.9.9.9", "this host"),
@@ -448,9 +448,12 @@ class Owners(SynchronousTestCase):
             ("10.0.0.1", "10.0.0.1"),
             ("fd00::5", "fd00::/64"),
         ]:
+            channel = site.buildProtocol(None)
             channel.peer, channel.is_local = peer, is_loopback(peer)
             channel.transport = StringTransport()
-            self.assertEqual(channel.owner, expected)
+            self.assertEqual([channel.owner, channel.owner], [expected] * 2)
+        channel = site.buildProtocol(None)
+        channel.transport = StringTransport()
         one, other = socket.socketpair(socket.AF_UNIX)
         self.addCleanup(one.close)
         self.addCleanup(other.close)
