@@ -3,12 +3,14 @@
 1. A group is given up from the oldest on, and only once all of its batches are acknowledged, forgotten, or elsewhere.
 2. What is given up is noted in the history as its batches were counted; the outbox releases it when its owner says so.
 3. Of what moved to the spool the outbox has a copy until it releases the group: whatever the spool loses meanwhile is not lost.
+4. Where something wrote over a group's index, lanes know of its batches what is needed: it goes its way, and the others theirs. Whether
+   their bytes are what was written the batches tell themselves, to whoever reads them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
 from zlib import crc32
 
@@ -18,13 +20,16 @@ from taba.agent.lanes import Group, HeldBatch, Lane
 from taba.agent.outbox import EncodedBatch, Outbox, OutboxCorrupt, StoredBatch, StoredGroup
 from taba.batch import BatchId
 
+UNKNOWN_CRC = -1  # which no bytes have
+
 
 class Groups:
     """The groups in `outbox`, oldest first. Whatever gives one up returns the position to which the outbox may be released, then."""
 
-    def __init__(self, outbox: Outbox, history: History, books: Books):
-        self._outbox, self._history, self._books = outbox, history, books
+    def __init__(self, outbox: Outbox, history: History, books: Books, lanes: Mapping[tuple[bytes, int], Lane]):
+        self._outbox, self._history, self._books, self._lanes = outbox, history, books, lanes
         self._groups: deque[Group] = deque()
+        self.damaged = 0  # whose index something wrote over
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -92,7 +97,7 @@ class Groups:
 
     def _give_up_oldest(self) -> int:
         group = self._groups.popleft()
-        for stored, batch in zip(self._outbox.group(group.start).batches, group.held, strict=True):
+        for stored, batch in self._batches(group):
             if batch is None or batch.group is group:  # else it is in the spool
                 is_counted = stored.is_settled or (batch is not None and batch.is_dropped)
                 self._history.note(stored.id, 0 if is_counted else stored.events)
@@ -109,9 +114,31 @@ class Groups:
                 return
             if not group.unacknowledged:
                 continue
-            for stored, batch in zip(self._outbox.group(group.start).batches, group.held, strict=True):
+            for stored, batch in self._batches(group):
                 if batch is not None and batch.is_pending and batch.group is not None:
                     yield stored, batch
+
+    def _batches(self, group: Group) -> Iterable[tuple[StoredBatch, HeldBatch | None]]:
+        """The batches of a group, as they are stored, and as they are held."""
+        try:
+            return zip(self._outbox.group(group.start).batches, group.held, strict=True)
+        except OutboxCorrupt:
+            self._note_damage(group)
+            return list(self._as_lanes_know(group))
+
+    def _note_damage(self, group: Group) -> None:
+        if not group.is_damaged:
+            group.is_damaged = True
+            self.damaged += 1
+
+    def _as_lanes_know(self, group: Group) -> Iterator[tuple[StoredBatch, HeldBatch]]:
+        """Those of them that wait or are retained; of the others nobody asks any more, but for a store that went back in time."""
+        held = {id(batch) for batch in group.held if batch is not None}
+        for (stream, bucket), lane in self._lanes.items():
+            for batch in (*lane.retained, *lane.pending):
+                if id(batch) in held:
+                    told = batch.created, batch.events, batch.length, UNKNOWN_CRC, batch.position, batch.flag, batch.is_dropped, batch.key
+                    yield StoredBatch(BatchId(stream, bucket, batch.number), *told), batch
 
     def moved(self, batch: HeldBatch) -> None:
         """This one is in the spool now, whose it is; what becomes of it is said beside it here, too, until the group is given up."""

@@ -69,7 +69,7 @@ class Keeper:
         self.schedule = Schedule()
         self.lanes: dict[tuple[bytes, int], Lane] = {}
         self.books = Books(self, history, self.schedule)
-        self.groups = Groups(outbox, history, self.books)
+        self.groups = Groups(outbox, history, self.books, self.lanes)
         self.backlog = Backlog(spool, self.books, self.schedule, self.lanes, self.groups, self.queue, now)
         self._new_stream = new_stream
         self.version = BATCH_VERSION  # in which batches are written: the owner's, who knows what Servers read

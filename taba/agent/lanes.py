@@ -52,7 +52,7 @@ class Group:
     `held` are its batches in their order; None for one that is done with since before this Agent's start.
     """
 
-    __slots__ = ("end", "held", "released", "retained", "start", "unacknowledged", "unforgotten")
+    __slots__ = ("end", "held", "is_damaged", "released", "retained", "start", "unacknowledged", "unforgotten")
 
     def __init__(self, start: int, end: int):
         self.start = start
@@ -62,6 +62,7 @@ class Group:
         self.unforgotten = 0
         self.retained = 0  # bytes of its batches that are acknowledged and not forgotten
         self.released = False
+        self.is_damaged = False  # something wrote over its index
 
 
 class HeldBatch:

@@ -69,6 +69,7 @@ class Problems:
         self._acknowledged = keeper.books.acknowledged_batches
         self._lost: Counter[str] = keeper.books.totals()  # when it was seen last
         self._lost_batches = keeper.books.lost_batches
+        self._damaged, self._damage_seen = keeper.groups.damaged, now
         self._grew: dict[str, float] = {}
         self._overflowed: dict[str, tuple[str, float]] = {}  # by Client, what was said of it, and when last
         self.found: dict[str, str] = {}
@@ -77,7 +78,7 @@ class Problems:
         """The problems as of now."""
         found = dict(own)
         self._look_at_losses(now, found)
-        self._look_at_memory(found)
+        self._look_at_memory(now, found)
         self._look_at_spool(found)
         self._look_at_rings(now, found)
         self._look_at_servers(now, found)
@@ -107,7 +108,15 @@ class Problems:
                 lost += f" in {many(self._lost_batches, 'batch')}, of which some may have more that nobody can count,"
             found[f"dropped {reason}"] = f"{lost} dropped as {reason}{by}: {LOSSES.get(reason, 'a reason that this version does not know')}"
 
-    def _look_at_memory(self, found: dict[str, str]) -> None:
+    def _look_at_memory(self, now: float, found: dict[str, str]) -> None:
+        damaged = self._keeper.groups.damaged
+        if damaged > self._damaged:
+            self._damaged, self._damage_seen = damaged, now
+        if damaged and now - self._damage_seen <= LOSS_SHOWN_SECONDS:
+            found["damaged"] = (
+                f"something wrote over, or cut, {many(damaged, 'group')} of the outbox in {self._shm}: their batches are sent as they are"
+                " found, and counted as refused where they are none any more; see what else writes or cleans there, and restart this Agent"
+            )
         free, total = self._space()
         if not total:
             return

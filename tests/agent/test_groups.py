@@ -29,10 +29,10 @@ class GroupsTests(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, directory)
         self.history = History(os.path.join(directory, "a.history"))
         self.addCleanup(self.history.close)
-        self.outbox = formatted()[1]
+        self.memory, self.outbox = formatted()
         self.books = Books(self, self.history, Schedule())
-        self.groups = Groups(self.outbox, self.history, self.books)
         self.lane = Lane(STREAM, BUCKET, self.books)
+        self.groups = Groups(self.outbox, self.history, self.books, {(STREAM, BUCKET): self.lane})
 
     def test_servers_are_busy_while_half_of_the_last_groups_together_is_not_applied(self) -> None:
         self.assertFalse(self.groups.are_busy(2))
@@ -160,6 +160,33 @@ class GroupsTests(SynchronousTestCase):
         self.assertEqual((self.groups.give_up_moved(third.start), len(self.groups)), (second.end, 1))
         self.assertEqual(self.noted(), {1: EVENTS})  # of the others, whoever has them now says what became of them
         self.assertIsNone(waiting[0][1].group)
+
+    def spoil(self, group: Group) -> None:
+        """Something writes over all of a group."""
+        self.outbox._write(group.start, bytes(group.end - group.start))
+
+    def test_a_group_whose_index_is_spoilt_is_given_up_as_others_are_and_counted_once(self) -> None:
+        first, second = self.publish(1, 2), self.publish(3)
+        self.acknowledge(3)
+        self.spoil(first)
+        before = self.groups.give_up_done(self.outbox.free + self.outbox.used)
+        self.assertEqual((before, len(self.groups), self.groups.damaged), (second.end, 0, 1))
+        self.assertEqual((self.books.retained_batches, self.books.retained_bytes, self.books.given_up), (0, 0, 3))
+        self.assertEqual(self.noted(), {1: EVENTS, 2: EVENTS, 3: EVENTS})
+
+    def test_what_waits_in_one_moves_in_its_order_and_what_is_done_with_does_not(self) -> None:
+        first, second = self.publish(1, 2, 3), self.publish(4)
+        self.acknowledge(1)
+        self.spoil(first)
+        waiting = list(self.groups.waiting(second.end))
+        self.assertEqual(
+            [(stored.id, stored.events, stored.length) for stored, _ in waiting[:1]], [(BatchId(STREAM, BUCKET, 2), EVENTS, 100)]
+        )
+        self.assertEqual([stored.id.number for stored, _ in waiting], [2, 3, 4])
+        for _, batch in waiting:
+            self.groups.moved(batch)
+        self.assertEqual((self.groups.give_up_moved(second.end), len(self.groups), self.groups.damaged), (second.end, 0, 1))
+        self.assertEqual((self.books.pending_batches, self.books.retained_batches), (0, 0))
 
     def test_what_was_settled_is_noted_as_counted(self) -> None:
         group = self.publish(1)
