@@ -17,6 +17,7 @@ from taba.errors import StoreUnavailable
 
 FIRST_PAUSE_SECONDS = 0.005  # between tries; doubled, jittered …
 LAST_PAUSE_SECONDS = 0.5  # … up to this
+LEAST_TRY_SECONDS = 0.1  # a try that has less ends for want of time, and says so instead of what kept those before it
 SEALED_PAUSE_SECONDS = 0.01  # a sealed bucket opens within milliseconds, elsewhere
 MOST_WATCHED = 100_000  # things of others that one process remembers; those that it looked at longest ago are seen anew
 LOOK_AFTER_TRIES = 10  # on a sealed bucket; its mover may have died between publishing the map and telling the source
@@ -92,11 +93,12 @@ class Deadline:
         return not is_sealed or self._tries % LOOK_AFTER_TRIES == 0
 
     async def pause(self, error: Exception, seconds: float | None = None) -> None:
-        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one."""
+        """Wait before the next try; without `seconds`, longer each time. Raises `error` when there will be no time for one: it
+        says more than that a try without time had no answer, and no connection is closed for that."""
         if seconds is None:
             seconds, self._pause = self._pause, min(self._pause * 2, LAST_PAUSE_SECONDS)
         seconds *= 0.5 + self._random.random()
-        if self.left <= seconds:
+        if self.left <= seconds + LEAST_TRY_SECONDS:
             raise error if isinstance(error, StoreUnavailable) else BucketAway(str(error))
         await self._pauses.wait(seconds)
 
