@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba import batch, damage, desk, ring, versions
-from taba.agent import outbox, spool
+from taba.agent import outbox, spooled
 from taba.agent.outbox import Covered, EncodedBatch, Outbox, Skipped, Table
 from taba.batch import AtEdge, BatchId, Column, Header, KeyPart, Meaning, SentBatch, Verdict
 from taba.ring import Sum
@@ -91,7 +91,7 @@ def outbox_sample() -> str:
 
 
 def spool_sample() -> str:
-    return digest(spool._SCHEMA, spool._checksum(BatchId(STREAM, 3, 1), at(1.0).fields(), 4, KEY, b"content"))
+    return digest(spooled.SCHEMA, spooled.checksum(BatchId(STREAM, 3, 1), at(1.0).fields(), 4, KEY, b"content"))
 
 
 def batch_sample() -> str:
@@ -154,7 +154,7 @@ def desk_sample() -> str:
 FOUND = {
     "ring": lambda: (ring.VERSION, ring_sample()),
     "outbox": lambda: (outbox.VERSION, outbox_sample()),
-    "spool": lambda: (spool.VERSION, spool_sample()),
+    "spool": lambda: (spooled.VERSION, spool_sample()),
     "batch": lambda: (batch.BATCH_VERSION, batch_sample()),
     "envelope": lambda: (batch.ENVELOPE_VERSION, envelope_sample()),
     "store record": lambda: (versions.HERE.stores[0], store_sample()),

@@ -17,7 +17,8 @@ from taba.agent.groups import Groups
 from taba.agent.lanes import MAX_RUN_BATCHES, HeldBatch, Lane, Outgoing
 from taba.agent.outbox import EncodedBatch
 from taba.agent.schedule import Schedule
-from taba.agent.spool import Spool, SpoolFull, is_damage
+from taba.agent.spool import Spool, SpoolFull
+from taba.agent.spooled import is_damage
 from taba.batch import BatchId, SentBatch
 from taba.bounds import MiB
 

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from taba.agent.ages import Moment
@@ -26,8 +23,26 @@ from taba.agent.locks import private
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
 from taba.agent.salvage import mend_first_page, move, readable_rows
+from taba.agent.spooled import (
+    COLUMNS,
+    DOUBTED,
+    LISTED,
+    NAMED,
+    SCHEMA,
+    TABLE,
+    check,
+    checksum,
+    is_damage,
+    is_lost_row,
+    is_no_text,
+    is_trouble,
+    is_whole,
+    lost_row,
+    none_of,
+    write_nothing,
+)
 from taba.batch import BatchId
-from taba.bounds import MAX_BUCKETS, MAX_EXACT_INT, MiB
+from taba.bounds import MAX_BUCKETS, MiB
 from taba.damage import aside_name
 from taba.errors import TabaError
 from taba.plural import many
@@ -38,117 +53,6 @@ ROW_BYTES = 128  # what a row costs beside its content, with its entry in the in
 MAX_ASIDE_ROWS = 100  # refused and corrupt batches that are kept to be looked at
 MAX_ASIDE_BYTES = 16 * MiB
 
-CHECKED_ROW = 1 << 56  # ids of rows of `lost` from here on are checksums; an Agent of before numbered them
-
-VERSION = 9  # of the file, and of the table in it
-
-# places in the journal: the outbox's table; which manifest is the spool's (an Agent that knows of none clears that when it starts); what is
-# written to see whether anything can be; that there may have been a later table than is known, in a file of before
-_TABLE, _LISTED, _TRIED, _DOUBTED = 0, 1, 2, 3
-
-# the version is in the schema, too: of a file in which the one alone is another something is damaged
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS batches (
-  id INTEGER PRIMARY KEY, stream BLOB NOT NULL, bucket INTEGER NOT NULL, number INTEGER NOT NULL, length INTEGER NOT NULL,
-  created REAL NOT NULL, boot INTEGER NOT NULL, age INTEGER NOT NULL, events INTEGER NOT NULL, crc INTEGER NOT NULL, key BLOB NOT NULL,
-  content BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS identity ON batches (stream, bucket, number, length, events, created);
-CREATE TABLE IF NOT EXISTS aside (
-  id INTEGER PRIMARY KEY, stream BLOB, bucket INTEGER, number INTEGER, reason TEXT, content BLOB);
-CREATE TABLE IF NOT EXISTS journal (place INTEGER PRIMARY KEY, outbox BLOB NOT NULL, content BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, salvage TEXT, stream BLOB, bucket INTEGER, number INTEGER, events INTEGER);
-CREATE TABLE IF NOT EXISTS format_{VERSION} (place INTEGER PRIMARY KEY);
-"""
-
-_COMMENT = re.compile(r"\s*/\*[^*]*\*/")
-# columns, and between what their values lie
-_WHOLE = {
-    "bucket": (0, MAX_BUCKETS - 1),
-    "number": (1, MAX_EXACT_INT),
-    "length": (0, MAX_EXACT_INT),
-    "boot": (0, MAX_EXACT_INT),
-    "age": (-1, MAX_EXACT_INT),
-    "events": (0, MAX_EXACT_INT),
-    "crc": (0, MAX_EXACT_INT),
-}
-_COLUMNS = "stream, bucket, number, length, created, boot, age, events, crc, key, content"
-
-
-def _none_of(columns: Iterable[str]) -> str:
-    """The condition, in SQL, that one of these columns has what was never written here."""
-    of_each = (f"typeof({column}) != 'integer' OR {column} NOT BETWEEN {_WHOLE[column][0]} AND {_WHOLE[column][1]}" for column in columns)
-    return " OR ".join(("typeof(stream) != 'blob' OR length(stream) != 16", *of_each))
-
-
-_NAMED = ("bucket", "number", "events")  # beside the stream, of what is told of a batch that is not there
-_INDEXED = ("stream", "bucket", "number", "length", "events", "created")  # what the index says of a row
-# what is asked for and must not be found: in the table, and of what is lost, …
-_MALFORMED = (
-    "batches NOT INDEXED WHERE typeof(key) != 'blob' OR typeof(content) != 'blob' OR length(content) != length OR typeof(created) != 'real'"
-    f" OR {_none_of(_WHOLE)}",
-    f"lost WHERE {_none_of(_NAMED)}",
-)
-# … and of the index, by which rows are found: what says something else than its row, and rows that it has not
-_UNLIKE = (
-    "batches AS said INDEXED BY identity LEFT JOIN batches AS row NOT INDEXED ON row.id = said.id"
-    f" WHERE ({', '.join(f'said.{column}' for column in _INDEXED)}) IS NOT ({', '.join(f'row.{column}' for column in _INDEXED)})",
-    "(SELECT count(*) AS said FROM batches INDEXED BY identity), (SELECT count(*) AS kept FROM batches NOT INDEXED) WHERE said != kept",
-)
-
-
-def _schema_of(database: sqlite3.Connection) -> dict[str, str | None]:
-    """By name, without comments: what a batch says of itself, such as its version, is no part of the file's format."""
-    found = database.execute("SELECT name, sql FROM sqlite_master")
-    return {name: _COMMENT.sub("", sql) if isinstance(sql, str) else sql for name, sql in found}
-
-
-def _expected() -> dict[str, str | None]:
-    with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(_SCHEMA)
-        return _schema_of(database)
-
-
-_EXPECTED = _expected()
-
-
-def _checksum(id: BatchId, created: tuple[float, int, int], events: int, key: bytes, content: bytes | memoryview) -> int:
-    """Of all that a row says."""
-    return zlib.crc32(content, zlib.crc32(key, zlib.crc32(repr((*id, *created, events)).encode())))
-
-
-def _is_whole(row: tuple[Any, ...]) -> bool:
-    """Whether what was read is what was written."""
-    try:
-        stream, bucket, number, length, *created, events, crc, key, content = row
-        return bool(length == len(content)) and _checksum(BatchId(stream, bucket, number), tuple(created), events, key, content) == crc
-    except (TypeError, ValueError):
-        return False
-
-
-def _lost_row(id: BatchId, events: int) -> int:
-    """The id of the row that names this as lost."""
-    return CHECKED_ROW | int.from_bytes(blake2b(repr((*id, events)).encode(), digest_size=7).digest(), "big")
-
-
-def _is_lost_row(row: int, id: BatchId, events: int) -> bool:
-    """Whether what was read is what was written."""
-    return row < CHECKED_ROW or row == _lost_row(id, events)
-
-
-def _is_no_text(error: sqlite3.Error) -> bool:
-    """Whether a row says of a column that it is a text, and it is none: the row's fault, and no trouble of the disk's."""
-    return "decode to UTF-8" in f"{error}"
-
-
-def _is_trouble(error: Exception) -> bool:
-    """Whether the disk or the directory is at fault: of a file that is damaged reading fails, too, and what can be read of it is read."""
-    return any(words in f"{error}" for words in ("unable to open", "is full", "is locked"))
-
-
-def _write_nothing(database: sqlite3.Connection) -> None:
-    with Transaction(database):
-        database.execute(f"INSERT OR REPLACE INTO journal VALUES ({_TRIED}, x'', x'')")
-
 
 class SpoolFull(TabaError):
     """The batches do not fit under the spool's bound, or, with `is_disk`, the disk took them not; `is_damaged`: by the file's fault."""
@@ -156,11 +60,6 @@ class SpoolFull(TabaError):
     def __init__(self, message: str, is_disk: bool = False, is_damaged: bool = False):
         super().__init__(message)
         self.is_disk, self.is_damaged = is_disk, is_damaged
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is at fault, and not its disk, or the moment."""
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
 
 
 class Spool:
@@ -217,7 +116,7 @@ class Spool:
             raise
 
     def _open_damaged(self, error: Exception) -> None:
-        if _is_trouble(error):
+        if is_trouble(error):
             raise error
         self._salvage(f"{error}")
 
@@ -226,7 +125,7 @@ class Spool:
         self.unready = one_line(error)
         self._database, self._stands_in = open_full(self.path, error, lambda found: self._check(found, self.path, is_full=True))
         if self._stands_in:
-            self._database.executescript(_SCHEMA)
+            self._database.executescript(SCHEMA)
 
     def _make_ready(self) -> None:
         """What a full disk kept from being done when this was opened. Raises sqlite3.OperationalError while that is so."""
@@ -237,7 +136,7 @@ class Spool:
                 self._stands_in = False
                 before.close()
             else:
-                _write_nothing(self._database)
+                write_nothing(self._database)
             self.unready = None
             self._compare()
         except (OSError, sqlite3.Error, UnicodeDecodeError, OverflowError, OtherVersion) as error:
@@ -249,43 +148,19 @@ class Spool:
 
     def _check(self, database: sqlite3.Connection, path: str, is_full: bool = False) -> bool:
         """Whether there is something in the file; with `is_full` nothing is written, and there may be nothing in it."""
-        run = database.execute
-        run("PRAGMA synchronous=FULL")
-        run(f"PRAGMA journal_size_limit={8 * MiB}")
-        run("PRAGMA cache_size=-2000")
-        version = run("PRAGMA user_version").fetchone()[0]
-        schema = _schema_of(database)
-        if not schema and run("PRAGMA page_count").fetchone()[0] <= 1:
-            if is_full:
-                return False
-            doubt = f"INSERT INTO journal VALUES ({_DOUBTED}, x'', x'')"  # what was before, if anything, is gone
-            database.executescript(f"BEGIN; {_SCHEMA} {doubt}; PRAGMA user_version={VERSION}; COMMIT")
-        elif version != VERSION and "batches" in schema and schema != _EXPECTED:
-            raise OtherVersion(
-                f"{path} is of format {version}; this version reads {VERSION}: let that version's Agent send what it holds, or remove it"
-            )
-        elif version != VERSION or schema != _EXPECTED:  # one of the two alone is damage, not another format
-            raise sqlite3.DatabaseError("its first page is damaged")
-        if not is_full:
-            _write_nothing(database)  # it must be to be written as well
-        (found,) = run("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(" ".join(f"{found}".split()))
-        if any(run(f"SELECT 1 FROM {malformed} LIMIT 1").fetchone() for malformed in _MALFORMED):
-            raise sqlite3.DatabaseError("a row of it is none")
-        if any(run(f"SELECT 1 FROM {unlike} LIMIT 1").fetchone() for unlike in _UNLIKE):
-            raise sqlite3.DatabaseError("its index is not that of its rows")
-        self._read_lost(database)
-        return True
+        is_there = check(database, path, is_full)
+        if is_there:
+            self._read_lost(database)
+        return is_there
 
     def _read_lost(self, database: sqlite3.Connection) -> None:
         found = database.execute("SELECT salvage, stream, bucket, number, events, id FROM lost ORDER BY 2, 3, 4").fetchall()
-        if not all(_is_lost_row(row[5], BatchId(*row[1:4]), row[4]) for row in found):
+        if not all(is_lost_row(row[5], BatchId(*row[1:4]), row[4]) for row in found):
             raise sqlite3.DatabaseError("a row of what it lost is not what was written")
         self.lost = {BatchId(*row[1:4]): row[4] for row in found}
         self._lost_rows = {BatchId(*row[1:4]): row[5] for row in found}  # they have no other index, and may be very many
         self.salvage = found[0][0] if found else ""
-        self.is_doubted = database.execute("SELECT 1 FROM journal WHERE place = ?", (_DOUBTED,)).fetchone() is not None
+        self.is_doubted = database.execute("SELECT 1 FROM journal WHERE place = ?", (DOUBTED,)).fetchone() is not None
 
     def _salvage(self, reason: str) -> None:
         """Bring all rows that can be read of a damaged file over into a new one, and keep the damaged one."""
@@ -305,28 +180,28 @@ class Spool:
             try:
                 for table in ("batches INDEXED BY identity", "lost"):  # the index has what the table had, as far as that can be read
                     with contextlib.suppress(sqlite3.DatabaseError):
-                        asked = f"SELECT id, stream, bucket, number, events FROM {table} WHERE NOT ({_none_of(_NAMED)})"
+                        asked = f"SELECT id, stream, bucket, number, events FROM {table} WHERE NOT ({none_of(NAMED)})"
                         for place, *id, events in damaged.execute(asked):
                             if table != "lost":
                                 rows[BatchId(*id)] = place
-                            elif not _is_lost_row(place, BatchId(*id), events):
+                            elif not is_lost_row(place, BatchId(*id), events):
                                 continue
                             known[BatchId(*id)] = events
                 with self._transaction():
-                    for row in readable_rows(damaged, _COLUMNS, "batches"):
-                        if _is_whole(row[1:]):
+                    for row in readable_rows(damaged, COLUMNS, "batches"):
+                        if is_whole(row[1:]):
                             whole.add(row[0])
                             self._bring(f"INSERT OR IGNORE INTO batches VALUES (NULL{', ?' * (len(row) - 1)})", row[1:])
                     for row in readable_rows(damaged, "stream, bucket, number, reason, content", "aside"):
                         self._bring("INSERT INTO aside VALUES (NULL, ?, ?, ?, ?, ?)", row[1:])
                     with contextlib.suppress(sqlite3.DatabaseError):  # a table that the outbox has as well, where it had room
-                        places = f"({_TABLE}, {_LISTED})"
+                        places = f"({TABLE}, {LISTED})"
                         for row in damaged.execute(f"SELECT place, outbox, content FROM journal WHERE place IN {places}"):
                             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", row)
             finally:
                 damaged.close()
         except DAMAGE as error:
-            if _is_trouble(error):
+            if is_trouble(error):
                 raise  # else what was found until then is all
         brought = {BatchId(*row) for row in self._database.execute("SELECT stream, bucket, number FROM batches")}
         # a row that is whole is what it says of itself: where the index says something else of it, that is no batch
@@ -379,7 +254,7 @@ class Spool:
     def _compare(self) -> None:
         """What the manifest names and the file has not is lost, too; the manifest begins anew."""
         run = self._database.execute
-        row = run("SELECT outbox, content FROM journal WHERE place = ?", (_LISTED,)).fetchone()
+        row = run("SELECT outbox, content FROM journal WHERE place = ?", (LISTED,)).fetchone()
         missing = self._manifest.missing(self._database, row)
         salvage = f"{aside_name(self.path)} {self._manifest.last.hex()}"  # of each manifest once
         self._manifest.follow(row)
@@ -389,7 +264,7 @@ class Spool:
                 if missing:
                     run("UPDATE lost SET salvage = ?", (salvage,))
                     self._name_lost(salvage, missing)
-                    run("INSERT OR REPLACE INTO journal VALUES (?, x'', x'')", (_DOUBTED,))
+                    run("INSERT OR REPLACE INTO journal VALUES (?, x'', x'')", (DOUBTED,))
                 self._name_manifest()
             self._list_all()  # in the place of the one before: that is compared again until what it had is among the lost
         else:
@@ -404,12 +279,12 @@ class Spool:
 
     def _name_lost(self, salvage: str, lost: Mapping[BatchId, int]) -> None:
         """In a transaction: these are lost, too."""
-        rows = ((_lost_row(id, events), salvage, *id, events) for id, events in lost.items())
+        rows = ((lost_row(id, events), salvage, *id, events) for id, events in lost.items())
         self._database.executemany("INSERT INTO lost VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _name_manifest(self) -> None:
         """In a transaction: which manifest is the file's."""
-        self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (_LISTED, *self._manifest.named()))
+        self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (LISTED, *self._manifest.named()))
 
     def _list_all(self) -> None:
         """Have all that is here in a manifest that has begun, and what is lost: damage to the file may take what names that, too."""
@@ -424,7 +299,7 @@ class Spool:
         if self.unready is not None:
             self._make_ready()
         else:
-            _write_nothing(self._database)
+            write_nothing(self._database)
 
     def counted(self) -> None:
         """What is `lost` is counted where a kill does not reach it."""
@@ -437,7 +312,7 @@ class Spool:
     def trust(self) -> None:
         """A table was published by who knew that there may have been a later one. Raises sqlite3.Error."""
         with self._transaction():
-            self._database.execute("DELETE FROM journal WHERE place = ?", (_DOUBTED,))
+            self._database.execute("DELETE FROM journal WHERE place = ?", (DOUBTED,))
         self.is_doubted = False
 
     def found(self, ids: Iterable[BatchId]) -> None:
@@ -520,7 +395,7 @@ class Spool:
 
     def _insert(self, batches: Sequence[EncodedBatch]) -> None:
         rows = (
-            (*id, len(content), *created.fields(), events, _checksum(id, created.fields(), events, key, content), key, content)
+            (*id, len(content), *created.fields(), events, checksum(id, created.fields(), events, key, content), key, content)
             for id, created, events, content, key, _ in batches
         )
         self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -562,7 +437,7 @@ class Spool:
                 for number, *created, events, length, crc, row, key in found
             ]
         except sqlite3.OperationalError as error:
-            if not _is_no_text(error):
+            if not is_no_text(error):
                 raise
             raise sqlite3.DatabaseError("a row of it is none") from None
         except (TypeError, ValueError):
@@ -573,12 +448,12 @@ class Spool:
     def read(self, id: BatchId) -> bytes | None:
         """The bytes of a batch; None where they are gone or do not match their checksum. Raises sqlite3.Error where they cannot be read."""
         try:
-            row = self._database.execute(f"SELECT {_COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
+            row = self._database.execute(f"SELECT {COLUMNS} FROM batches WHERE stream = ? AND bucket = ? AND number = ?", id).fetchone()
         except sqlite3.OperationalError as error:
-            if not _is_no_text(error):
+            if not is_no_text(error):
                 raise
             return None
-        return row[-1] if row is not None and _is_whole(row) else None
+        return row[-1] if row is not None and is_whole(row) else None
 
     def torn(self, id: BatchId) -> bytes | None:
         """What is in the place of a batch's bytes, whatever it is, to be looked at; None where there is nothing."""

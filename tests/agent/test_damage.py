@@ -7,10 +7,10 @@ import sqlite3
 from typing import Any
 
 from taba.agent import books
-from taba.agent import spool as spooling
 from taba.agent.lanes import MAX_RUN_BATCHES
 from taba.agent.outbox import PAGE
 from taba.agent.problems import Problems, Space
+from taba.agent.spooled import checksum
 from taba.batch import BatchId
 from taba.bounds import DAY
 from tests.agent.moments import at
@@ -33,7 +33,7 @@ class DamageTests(WorldCase):
                 for *id, created, boot, age, events, key, content in other.execute(
                     f"SELECT stream, bucket, number, created, boot, age, events, key, content FROM batches WHERE number IN {numbers}"
                 ).fetchall():
-                    crc = spooling._checksum(BatchId(*id), (created, boot, age), events, key, content)
+                    crc = checksum(BatchId(*id), (created, boot, age), events, key, content)
                     other.execute("UPDATE batches SET crc = ? WHERE stream = ? AND bucket = ? AND number = ?", (crc, *id))
         other.close()
         world.memory.steps = kill

@@ -15,10 +15,10 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from taba.agent import salvage
-from taba.agent import spool as module
 from taba.agent.ages import Moment
 from taba.agent.outbox import EncodedBatch, OtherVersion
-from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, VERSION, Spool, SpoolFull, is_damage
+from taba.agent.spool import MAX_ASIDE_ROWS, ROW_BYTES, Spool, SpoolFull
+from taba.agent.spooled import SCHEMA, VERSION, is_damage
 from taba.batch import KEY_BYTES, BatchId
 from tests.agent.moments import at
 from tests.needs import needs_program
@@ -287,7 +287,7 @@ class SpoolTests(SynchronousTestCase):
     def test_a_file_of_another_format_is_refused_where_its_columns_are_the_same(self) -> None:
         for version in (VERSION - 1, VERSION + 1):
             with sqlite3.connect(self.path) as other:
-                other.executescript(module._SCHEMA.replace(f"_{VERSION} ", f"_{version} ") + f"PRAGMA user_version={version}")
+                other.executescript(SCHEMA.replace(f"_{VERSION} ", f"_{version} ") + f"PRAGMA user_version={version}")
             other.close()
             with self.assertRaisesRegex(OtherVersion, f"is of format {version}; this version reads {VERSION}"):
                 self.open()

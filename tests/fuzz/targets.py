@@ -26,7 +26,8 @@ from taba.agent.locks import private
 from taba.agent.outbox import MIN_OUTBOX_BYTES, Covered, EncodedBatch, OtherVersion, Outbox, OutboxCorrupt, Table
 from taba.agent.reader import Ring
 from taba.agent.scratch import Scratch
-from taba.agent.spool import Spool, is_damage
+from taba.agent.spool import Spool
+from taba.agent.spooled import is_damage
 from taba.batch import BatchId, Column, Header, Meaning, SentBatch, Verdict
 from taba.bounds import MAX_NOTE, MAX_TIME
 from taba.errors import MalformedBatch, NoVerdicts
