@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock, deferLater
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from taba.errors import StoreUnavailable
@@ -163,6 +164,20 @@ class WireTests(SynchronousTestCase):
             self.assertEqual(str(self.failureResultOf(working, kind).value), f"test: {reason}")
             self.assertEqual(connection.is_open, not reason.startswith("READONLY"))
             self.assertFalse(connection.is_watching)
+
+
+class GivenUpTests(SynchronousTestCase):
+    def test_a_connection_that_is_given_up_while_it_is_made_takes_the_place_of_no_reason(self) -> None:
+        clock = MemoryReactorClock()
+        pool = Pool(clock, parse_store("unix:/nowhere").addresses[0])
+        pool.start()
+        clock.unixClients[0][1].clientConnectionFailed(clock.connectors[0], Failure(ConnectionRefusedError()))
+        self.assertIn("refused", pool.last_error)
+        before = pool.last_error
+        clock.pump([1.0] * 10)
+        self.assertEqual(len(clock.unixClients), 2)  # it is tried again
+        self.successResultOf(ensureDeferred(pool.close()))
+        self.assertEqual(pool.last_error, before)
 
 
 class WaitingTests(SynchronousTestCase):

@@ -17,8 +17,9 @@ from random import Random
 from typing import Any
 
 from twisted.application.internet import ClientService, backoffPolicy
-from twisted.internet.defer import Deferred, ensureDeferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
@@ -338,6 +339,8 @@ class Pool:
             self.release(connection)
 
     def _note(self, failure: Failure) -> None:
+        if failure.check(CancelledError, ConnectingCancelledError):
+            return  # given up here, as what is closed is: what kept it from coming up was said before
         number = getattr(failure.value, "osError", None) or getattr(failure.value, "errno", None)  # Twisted's own errors, and others
         cure = f"; {cure_of(number, 'this process')}" if number in NO_DESCRIPTORS else ""
         self._fail_with(f"{self.address.text}: {tls_sentence(failure.value, WORDS) or failure.getErrorMessage()}{cure}")
