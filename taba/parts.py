@@ -17,13 +17,13 @@ FORMS = {
     "taba.client._accelerator": 1,
     "taba.agent._drain": 16,
     "taba.batch._entries": 1,
-    "taba.batch._sections": 5,
+    "taba.batch._sections": 6,
     "taba.handlers._fresh": 1,
     "taba.handlers._latest": 1,
     "taba.handlers._rows": 4,
     "taba.handlers._spreads": 5,
     "taba.server.ask._writing": 1,
-    "taba.server.fold._plain": 5,
+    "taba.server.fold._plain": 6,
     "taba.shard.servers._wire": 3,
 }
 

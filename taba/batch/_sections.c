@@ -10,7 +10,7 @@
 #include "_listed.h"
 #include "_named.h"
 
-#define FORM 5 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 6 /* of what Python gives it and gets: see taba/parts.py */
 #define MOST_CLIENT 200
 #define MOST_TYPE 64
 #define MOST_EVENTS (UINT64_C(1) << 32) /* of a section that is taken apart here: sums of counts stay far from what a word holds */
@@ -203,7 +203,7 @@ end:
 
 /* What is to be known of batches beside their bytes: see `read_batch`. */
 struct reading {
-    PyObject *check_type, *tab_of, *bad, *block_form, *column_form, *packed_form;
+    PyObject *types, *names, *bad, *block_form, *column_form, *packed_form;
     Py_ssize_t columns, object_bytes, most_name, unread; /* the last: bytes of names that may still be read in one go */
     Py_ssize_t most_number, value_bytes, item_bytes;     /* of a count; of a value; that an item of a list is charged with */
     uint64_t made;
@@ -222,7 +222,7 @@ static int name_tabs(struct reading *reading, PyObject *tabs) {
         PyObject *name = PyList_GET_ITEM(tabs, at);
         reading->unread -= PyBytes_GET_SIZE(name);
         if (PyBytes_GET_SIZE(name) > reading->most_name || reading->unread <= 0) return 0; /* in steps */
-        PyObject *tab = PyObject_CallOneArg(reading->tab_of, name);
+        PyObject *tab = PyObject_GetItem(reading->names, name);
         if (tab == NULL) return refused(reading->bad);
         PyList_SetItem(tabs, at, tab);
     }
@@ -292,7 +292,7 @@ static int columns_of(struct reading *reading, Bytes from, uint64_t events, PyOb
         stands += weight;
     }
     if ((uint64_t)times_size != 8 * all || stands != events) goto end;
-    if ((checked = PyObject_CallOneArg(reading->check_type, found.type)) == NULL) {
+    if ((checked = PyObject_GetItem(reading->types, found.type)) == NULL) {
         done = refused(reading->bad);
         goto end;
     }
@@ -327,7 +327,7 @@ static int block_of(struct reading *reading, Bytes from, uint64_t events, PyObje
     int done = take_section(from, reading->columns, &found);
     if (done > 0 && found.events != events) done = 0;
     if (done <= 0) goto end;
-    PyObject *checked = PyObject_CallOneArg(reading->check_type, found.type);
+    PyObject *checked = PyObject_GetItem(reading->types, found.type);
     if (checked == NULL) {
         done = refused(reading->bad);
         goto end;
@@ -360,8 +360,8 @@ PyDoc_STRVAR(read_batch_doc,
 "others, or of absolutes, and it has no meanings; None where anything is out of the ordinary, or would be read in steps. Where it has other\n"
 "sections as well, each of these is its bytes and how many Events it says that it has, and beside the batch stands how many columns they may\n"
 "have. `bounds`: bytes of a batch, its columns, its events, bytes of names, and of sections of lists, that are read in one go, bytes that a\n"
-"column is charged with, buckets, bytes of a name that is remembered, bytes of a value, bytes that one is charged with; `names`: what raises\n"
-"for no Type, what makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns, Block, Column and Packed.");
+"column is charged with, buckets, bytes of a name that is remembered, bytes of a value, bytes that one is charged with; `names`: what by []\n"
+"raises for no Type, what so makes a Tab of its bytes, and what these raise for others; `forms`: Batch, Columns, Block, Column and Packed.");
 
 static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t number) {
     (void)module;
@@ -375,7 +375,7 @@ static PyObject *read_batch(PyObject *module, PyObject *const *given, Py_ssize_t
     for (int at = 0; at < 9; at++)
         if ((most[at] = bound(given[2], at)) == -1 && PyErr_Occurred()) return NULL;
     struct reading reading = {
-        .check_type = PyTuple_GET_ITEM(names, 0), .tab_of = PyTuple_GET_ITEM(names, 1), .bad = PyTuple_GET_ITEM(names, 2),
+        .types = PyTuple_GET_ITEM(names, 0), .names = PyTuple_GET_ITEM(names, 1), .bad = PyTuple_GET_ITEM(names, 2),
         .block_form = PyTuple_GET_ITEM(forms, 2), .column_form = PyTuple_GET_ITEM(forms, 3), .packed_form = PyTuple_GET_ITEM(forms, 4),
         .columns = most[1], .object_bytes = most[4], .most_name = most[6], .unread = most[3],
         .most_number = most[0], .value_bytes = most[7], .item_bytes = most[8],

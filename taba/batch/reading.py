@@ -32,6 +32,7 @@ from taba.batch.identity import check_bucket, check_stream
 from taba.bounds import MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BUCKETS, MAX_TIME, MAX_VALUE_BYTES, KiB
 from taba.counting import BAD, OBJECT_BYTES, measure_values, plain_reader, unpack_counted
 from taba.errors import MalformedBatch, UnknownVersion
+from taba.lately import Lately
 from taba.parts import find
 from taba.steps import finish
 
@@ -147,7 +148,7 @@ def _meanings(packed: bytes) -> tuple[tuple[Meaning, ...], int]:
 
 
 # the same names come in every batch; a Server reads 100,000 columns a second
-_check_type = lru_cache(MAX_CACHED_IDS)(names.check_type)
+_good_types = Lately(names.check_type, MAX_CACHED_IDS // 2)
 
 
 @lru_cache(MAX_CACHED_IDS)
@@ -159,7 +160,7 @@ def _read_tab(packed: bytes) -> str:
     return names.check_tab(packed.decode())
 
 
-_tab = lru_cache(MAX_CACHED_NAMES)(_read_tab)
+_tab = Lately(_read_tab, MAX_CACHED_NAMES // 2)
 
 
 class Fields:
@@ -177,7 +178,7 @@ class Fields:
             tab, nul, client = field.partition(b"\0")
             if not nul or b"\0" in client:
                 raise ValueError("a field takes Tab, one NUL and Client")
-            found = _client(client), _tab(tab) if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)
+            found = _client(client), _tab[tab] if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)
         if len(field) <= MAX_CACHED_NAME:
             if len(self.young) >= self._most:
                 self.old, self.young = self.young, {}
@@ -192,7 +193,7 @@ _BOUNDS = (
     *(MAX_BATCH_BYTES, MAX_BATCH_COLUMNS, MAX_BATCH_EVENTS, READ_BYTES, COLUMN_OBJECT_BYTES, MAX_BUCKETS, MAX_CACHED_NAME),
     *(MAX_VALUE_BYTES, OBJECT_BYTES),
 )
-_NAMES = (_check_type, _tab, BAD)
+_NAMES = (_good_types, _tab, BAD)
 _FORMS = (Batch, Columns, Block, Column, Packed)
 _PLAIN_TYPES = {type(None), bool, int, float, str, bytes}
 _BINS = (b"\xc4", b"\xc5", b"\xc6")  # first bytes of bins
@@ -230,7 +231,7 @@ class _Sections:
         type = reader.unpack()
         if not isinstance(type, str):
             raise ValueError("a Type takes text")
-        _check_type(type)
+        _good_types[type]
         columns = reader.read_array_header()
         if not 0 < columns <= self._columns:
             raise ValueError(f"a section takes columns, and a batch at most {MAX_BATCH_COLUMNS}")
@@ -304,9 +305,9 @@ class _Sections:
         unread = 0
         of_tab: dict[str, int] = {}
         try:
-            _check_type(type)
+            _good_types[type]
             for tab, rows in zip(tabs, moved, strict=True):
-                of_tab[_tab(tab) if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)] = rows
+                of_tab[_tab[tab] if len(tab) <= MAX_CACHED_NAME else _read_tab(tab)] = rows
                 unread += len(tab)
                 if unread >= READ_BYTES:
                     unread = 0

@@ -6,7 +6,7 @@
 #include "_judging.h"
 #include "_planning.h"
 
-#define FORM 5 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 6 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("plan", plan, plan_doc),

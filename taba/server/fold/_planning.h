@@ -8,6 +8,7 @@
 
 #include "_forms.h"
 
+#define FEW_FIELDS 16  /* of a block: so many are compared with each other, more are looked up */
 #define MOST_NAME 256 /* characters of a Tab whose bucket is remembered: MAX_CACHED_NAME */
 
 /* All of one Type. */
@@ -40,9 +41,50 @@ static PyObject *numbers(Py_ssize_t count) {
     return found;
 }
 
+/* Whether these are few, and each another. */
+static int are_few(PyObject *fields) {
+    Py_ssize_t count = PyList_GET_SIZE(fields);
+    if (count > FEW_FIELDS) return 0;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *field = PyList_GET_ITEM(fields, at);
+        if (!PyBytes_CheckExact(field)) return 0;
+        for (Py_ssize_t before = 0; before < at; before++) {
+            PyObject *other = PyList_GET_ITEM(fields, before);
+            if (PyBytes_GET_SIZE(other) == PyBytes_GET_SIZE(field) &&
+                memcmp(PyBytes_AS_STRING(other), PyBytes_AS_STRING(field), (size_t)PyBytes_GET_SIZE(field)) == 0)
+                return 0;
+        }
+    }
+    return 1;
+}
+
+/* Give a group its own list of fields and their places: of what it has of its first block so far. 0, or -1 with an exception. */
+static int begin_places(struct group *group) {
+    PyObject *taken = group->fields;
+    if ((group->places = PyDict_New()) == NULL) return -1;
+    if (taken == NULL) return (group->fields = PyList_New(0)) == NULL ? -1 : 0;
+    if ((group->fields = PyList_GetSlice(taken, 0, PyList_GET_SIZE(taken))) == NULL) {
+        group->fields = taken;
+        return -1;
+    }
+    Py_DECREF(taken);
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(group->fields); at++) {
+        PyObject *place = PyLong_FromSsize_t(at);
+        int failed = place == NULL || PyDict_SetItem(group->places, PyList_GET_ITEM(group->fields, at), place) < 0;
+        Py_XDECREF(place);
+        if (failed) return -1;
+    }
+    return 0;
+}
+
 /* Take a block's fields into its group. 1, or 0 where it is out of the ordinary, or -1 with an exception. */
 static int add_fields(struct group *group, PyObject *fields) {
     if (!PyList_CheckExact(fields)) return 0;
+    if (group->fields == NULL && are_few(fields)) { /* as nearly always: the block's own, until there is another */
+        group->fields = Py_NewRef(fields);
+        return 1;
+    }
+    if (group->places == NULL && begin_places(group) < 0) return -1;
     Py_ssize_t count = PyList_GET_SIZE(fields), first = PyList_GET_SIZE(group->fields);
     int is_simple = first == 0 && group->rows == NULL;
     for (Py_ssize_t at = 0; at < count; at++) {
@@ -77,7 +119,7 @@ struct planned {
 };
 
 /* Take the Tabs of a block of a Type, if all of them live in the bucket and have that Type alone, with how many Events each has. As above. */
-static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, PyObject *home, PyObject *bucket, PyObject *buckets) {
+static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, PyObject *homes, PyObject *bucket) {
     if (!PyDict_CheckExact(moved)) return 0;
     int is_first = planned->moved == NULL;
     if (is_first) {
@@ -94,18 +136,17 @@ static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, Py
         if (count == (unsigned long long)-1 && PyErr_Occurred()) return -1;
         planned->events += count;
         if (!PyUnicode_CheckExact(tab) || PyUnicode_GET_LENGTH(tab) > MOST_NAME) return 0;
-        PyObject *known = PyDict_GetItemWithError(planned->types, tab);
-        if (known == NULL) {
+        PyObject *other = PyDict_GetItemWithError(planned->types, tab);
+        if (other == NULL) {
             if (PyErr_Occurred()) return -1;
-            PyObject *given[2] = {tab, buckets};
-            PyObject *own = PyObject_Vectorcall(home, given, 2, NULL);
+            PyObject *own = PyObject_GetItem(homes, tab);
             if (own == NULL) return -1;
             int is_here = PyObject_RichCompareBool(own, bucket, Py_EQ);
             Py_DECREF(own);
             if (is_here <= 0) return is_here;
             if (PyDict_SetItem(planned->types, tab, wire) < 0) return -1;
-        } else if (known != wire) {
-            int is_same = PyObject_RichCompareBool(known, wire, Py_EQ);
+        } else if (other != wire) {
+            int is_same = PyObject_RichCompareBool(other, wire, Py_EQ);
             if (is_same <= 0) return is_same;
         }
         if (is_first) continue;
@@ -124,7 +165,7 @@ static int add_tabs(struct planned *planned, PyObject *moved, PyObject *wire, Py
 }
 
 /* Take a block. As above. */
-static int add_block(struct planned *planned, PyObject *block, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home) {
+static int add_block(struct planned *planned, PyObject *block, PyObject *bucket, PyObject *homes, PyObject *dumping) {
     int done = -1;
     if (!is_of(block, BLOCK_FIELDS)) return 0;
     PyObject *type = PyTuple_GET_ITEM(block, BLOCK_TYPE), *wire = PyObject_GetItem(dumping, type); /* the block, and so its Type, is the caller's */
@@ -148,12 +189,9 @@ static int add_block(struct planned *planned, PyObject *block, PyObject *bucket,
         group = &planned->groups[planned->count++];
         group->type = Py_NewRef(type);
         group->wire = Py_NewRef(wire);
-        group->places = PyDict_New();
-        group->fields = PyList_New(0);
-        group->blocks = PyList_New(0);
-        if (group->places == NULL || group->fields == NULL || group->blocks == NULL) goto end;
+        if ((group->blocks = PyList_New(0)) == NULL) goto end;
     }
-    if ((done = add_tabs(planned, PyTuple_GET_ITEM(block, BLOCK_MOVED), wire, home, bucket, buckets)) <= 0) goto end;
+    if ((done = add_tabs(planned, PyTuple_GET_ITEM(block, BLOCK_MOVED), wire, homes, bucket)) <= 0) goto end;
     if ((done = add_fields(group, PyTuple_GET_ITEM(block, BLOCK_FIELDS_OF))) <= 0) goto end;
     if (PyList_Append(group->blocks, block) < 0) done = -1;
 end:
@@ -168,7 +206,7 @@ static int is_nothing(PyObject *found) {
 }
 
 /* Take what waits. As above. */
-static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket, PyObject *buckets, PyObject *dumping, PyObject *home,
+static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket, PyObject *homes, PyObject *dumping,
                        PyObject *block_type) {
     int done;
     if (!is_of(item, WAITING_FIELDS) || !is_of(PyTuple_GET_ITEM(item, WAITING_BATCH), BATCH_FIELDS)) return 0;
@@ -199,7 +237,7 @@ static int add_waiting(struct planned *planned, PyObject *item, PyObject *bucket
             goto end;
         }
         Py_INCREF(block);
-        done = add_block(planned, block, bucket, buckets, dumping, home);
+        done = add_block(planned, block, bucket, homes, dumping);
         Py_DECREF(block);
         if (done <= 0) goto end;
     }
@@ -270,14 +308,14 @@ failed:
 }
 
 PyDoc_STRVAR(plan_doc,
-"plan(bucket, waiting, buckets, dumping, home, keys, forms) -> Plan | None\n\n"
-"As `plan` of plain.py. `home`: what tells the bucket of a Tab; `keys`: the bucket's; `forms`: Plan, Group and Block.");
+"plan(bucket, waiting, homes, dumping, keys, forms) -> Plan | None\n\n"
+"As `plan` of plain.py. `homes`: what by [] tells the bucket of a Tab; `keys`: the bucket's; `forms`: Plan, Group and Block.");
 
 static PyObject *plan(PyObject *module, PyObject *const *given, Py_ssize_t count) {
     (void)module;
-    if (count != 7 || !PyList_CheckExact(given[1]) || !PyTuple_Check(given[5]) || PyTuple_GET_SIZE(given[5]) != 4 ||
-        !PyTuple_Check(given[6]) || PyTuple_GET_SIZE(given[6]) != 3) {
-        PyErr_SetString(PyExc_TypeError, "plan takes a bucket, a list of what waits, buckets, Types, a function, four keys and three forms");
+    if (count != 6 || !PyList_CheckExact(given[1]) || !PyTuple_Check(given[4]) || PyTuple_GET_SIZE(given[4]) != 4 ||
+        !PyTuple_Check(given[5]) || PyTuple_GET_SIZE(given[5]) != 3) {
+        PyErr_SetString(PyExc_TypeError, "plan takes a bucket, a list of what waits, buckets of Tabs, Types, four keys and three forms");
         return NULL;
     }
     struct planned planned;
@@ -290,11 +328,11 @@ static PyObject *plan(PyObject *module, PyObject *const *given, Py_ssize_t count
         done = 1;
         for (Py_ssize_t at = 0; done > 0 && at < PyList_GET_SIZE(given[1]); at++) {
             PyObject *item = Py_NewRef(PyList_GET_ITEM(given[1], at));
-            done = add_waiting(&planned, item, given[0], given[2], given[3], given[4], PyTuple_GET_ITEM(given[6], 2));
+            done = add_waiting(&planned, item, given[0], given[2], given[3], PyTuple_GET_ITEM(given[5], 2));
             Py_DECREF(item);
         }
         if (done > 0 && planned.count == 0) done = 0; /* batches of nothing */
-        if (done > 0) found = result_of(&planned, given[5], PyTuple_GET_ITEM(given[6], 0), PyTuple_GET_ITEM(given[6], 1));
+        if (done > 0) found = result_of(&planned, given[4], PyTuple_GET_ITEM(given[5], 0), PyTuple_GET_ITEM(given[5], 1));
         if (done == 0) found = Py_NewRef(Py_None);
     }
     clear_groups(planned.groups, planned.count);

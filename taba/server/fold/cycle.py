@@ -7,8 +7,8 @@ to then, an Outcome, is decided by `fold_cycle` (deciding.py), which `advance` r
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain, repeat
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from taba import names
@@ -28,11 +28,14 @@ from taba.batch import (
     columns_of,
     decoded_sections,
 )
+from taba.lately import Lately
 from taba.server import keys
 from taba.server.fold.excess import Beyond
 from taba.server.router import Command
 from taba.server.work.pace import Pause
 from taba.server.work.rows import ForeignWork
+
+MAX_HOMES = 4  # stores of so many numbers of buckets whose Tabs are remembered: a process serves one
 
 
 class WaitingBatch(NamedTuple):
@@ -119,7 +122,7 @@ class Cycle:
         if not isinstance(section, Block):
             return None
         tabs = section.moved
-        if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(home_of, tabs, repeat(self.buckets))) != {self.bucket}:
+        if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(homes[self.buckets].__getitem__, tabs)) != {self.bucket}:
             return None
         for tab in tabs:
             self.tabs.setdefault(tab, len(self.tabs))
@@ -177,10 +180,20 @@ class Cycle:
 
 def bucket_of(tab: str, buckets: int) -> int:
     """names.bucket_of, remembered for names of ordinary length."""
-    return home_of(tab, buckets) if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
+    return homes[buckets][tab] if len(tab) <= MAX_CACHED_NAME else names.bucket_of(tab, buckets)
 
 
-home_of = lru_cache(MAX_CACHED_NAMES)(names.bucket_of)  # for names of ordinary length alone
+class _Homes(dict[int, Lately[str, int]]):
+    """By how many buckets there are, which is always the same of a store, the bucket of each Tab; for names of ordinary length."""
+
+    def __missing__(self, buckets: int) -> Lately[str, int]:
+        if len(self) >= MAX_HOMES:
+            self.clear()
+        self[buckets] = found = Lately(partial(names.bucket_of, buckets=buckets), MAX_CACHED_NAMES // 2)
+        return found
+
+
+homes = _Homes()
 
 
 def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
@@ -188,4 +201,4 @@ def _find_home(tab: str, client: str, buckets: int) -> tuple[int, bytes]:
     return bucket_of(tab, buckets), keys.state_field(tab, client)
 
 
-home_and_field = lru_cache(MAX_CACHED_FIELDS)(_find_home)  # likewise
+home_and_field = lru_cache(MAX_CACHED_FIELDS)(_find_home)  # for names of ordinary length alone

@@ -65,6 +65,7 @@ DRAIN_SECONDS = 0.02  # between two looks at whether all cycles have ended
 TURNED_AWAY_SECONDS = 120.0  # for which it is shown that an Agent could open no stream: it tries each half minute
 MAX_TURNED_AWAY = 1000  # such Agents that are remembered
 MAX_NAMED = 5  # of them in a sentence
+MAX_SPARE_LINES = 1000  # some 800 KiB
 CYCLE_FAILED, TOGETHER_FAILED, PLAIN_FAILED = "fold cycle", "fold cycle of several buckets", "fold cycle of what is ordinary"
 HANDLERS_AWAY = "start of the process in which Handlers work"
 _new_tuple = cast(Any, tuple.__new__)  # without the call of Python that a NamedTuple's own is: one for each batch
@@ -111,6 +112,7 @@ class Ingest:
         self._excess = Excess(bounds, clock.seconds)
         self.in_all = InAll(bounds, clock.seconds)
         self._lines: dict[int, Line] = {}
+        self._spare: list[Line] = []  # empty: a deque takes as long to make as all else that is done of a batch in line
         self._gates: dict[str, Gate] = {}
         # buckets whose cycle this Server failed to do, and when, the oldest first: they hold up no others again soon
         self._failed: dict[int, float] = {}
@@ -176,7 +178,8 @@ class Ingest:
         """Whether there was room."""
         size, line = entry[4], self._lines.get(bucket)
         if line is None:
-            line = self._lines[bucket] = Line(bucket)
+            line = self._lines[bucket] = self._spare.pop() if self._spare else Line()
+            line.bucket = bucket
         # an empty line takes any batch, so that no size is refused for ever
         if line.entries and (line.bytes + size > MAX_LINE_BYTES or self.waiting_bytes + size > MAX_WAITING_BYTES):
             return False
@@ -377,6 +380,8 @@ class Ingest:
                     self._gate_of(line.bucket).ready.append(line)
                 else:
                     del self._lines[line.bucket]
+                    if len(self._spare) < MAX_SPARE_LINES:
+                        self._spare.append(line)
             self._start_cycles()
 
     async def _decide_together(self, gate: Gate, taken: list[Taken]) -> None:

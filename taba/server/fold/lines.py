@@ -31,8 +31,9 @@ class Line:
 
     __slots__ = ("bucket", "bytes", "entries", "is_alone", "is_busy", "is_ready")
 
-    def __init__(self, bucket: int):
-        self.bucket = bucket
+    bucket: int
+
+    def __init__(self) -> None:
         self.entries: deque[InLine] = deque()
         self.bytes = 0
         self.is_ready = self.is_busy = False

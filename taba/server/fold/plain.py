@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import numpy
@@ -21,7 +21,7 @@ from taba import parts as parts_in_c
 from taba.batch import MAX_CACHED_NAME, Block, Verdict, decoded_sections
 from taba.server import keys
 from taba.server.fold.besides import Besides, BesidesOfType, apart, gather_besides, placed
-from taba.server.fold.cycle import Outcome, WaitingBatch, home_of
+from taba.server.fold.cycle import Outcome, WaitingBatch, homes
 from taba.server.fold.marks import Marks
 from taba.server.fold.type_groups import are_times
 from taba.server.router import Command
@@ -57,6 +57,9 @@ class Plan(NamedTuple):
     besides: Besides | None = None
 
 
+_FORMS = (Plan, PlainGroup, Block)
+
+
 class PlainOutcome(Outcome):
     """One that says nothing but what was folded."""
 
@@ -83,7 +86,7 @@ def plan(
     """The Plan of what waits for `bucket`, where that is ordinary so far. `dumping`, `beside`: see Bench."""
     made: Plan | None
     if _plain is not None:
-        made = _plain.plan(bucket, waiting, buckets, dumping, home_of, keys.of(bucket), (Plan, PlainGroup, Block))
+        made = _plain.plan(bucket, waiting, homes[buckets], dumping, keys.of(bucket), _FORMS)
     else:
         made = _plan(bucket, waiting, buckets, dumping)
     return _plan_besides(bucket, waiting, buckets, dumping, beside) if made is None and beside is not None else made
@@ -142,7 +145,7 @@ def _plan(bucket: int, waiting: Sequence[WaitingBatch], buckets: int, dumping: M
             tabs = block.moved
             for tab, count in tabs.items():
                 moved[tab] = moved.get(tab, 0) + count
-            if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(home_of, tabs, repeat(buckets))) != {bucket}:
+            if max(map(len, tabs)) > MAX_CACHED_NAME or set(map(homes[buckets].__getitem__, tabs)) != {bucket}:
                 return None
             for tab in tabs:
                 if types.setdefault(tab, type) != type:
