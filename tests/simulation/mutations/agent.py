@@ -290,6 +290,8 @@ def a_removed_outbox_is_not_noticed(put: Any) -> None:
     put(Home, "keep_name", lambda self: False)
 
 
+# no world: between two turns of a drain nothing looks at rings, what a turn itself finds to be none it leaves out, and after a hand-over
+# there is no ring open to go on with; so none is closed there unless somebody comes who does it, as this test does
 @beside(
     "tests.agent.test_turns.Turns.test_a_ring_that_turns_out_to_be_none_between_two_turns_is_neither_settled_nor_published_and_the_others_are"
 )
