@@ -17,7 +17,7 @@
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 16 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 17 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),

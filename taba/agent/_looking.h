@@ -14,20 +14,30 @@
 #include "../_arrays.h"
 #include "_records.h"
 
-enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, ASKED }; /* of a ring: a row of int64 */
-enum { FRESH, BYTE_END, SEEN };                                                  /* what is said of it: another */
+enum { FD, RECORD_OFFSET, RECORDS, POSITION, END, BYTE_TAIL, BYTE_RING, IS_ORDERED, ASKED }; /* of a ring: a row of int64 */
+enum { FRESH, BYTE_END, IS_CUT, SEEN };                                                      /* what is said of it: another */
+enum { MUCH = -2 };                                                                          /* … are new, where nobody counts how many */
 /* that are read first, where the last look found something new, and where it did not: see SMALL_LOOK and FEW_RECORDS in search.py */
 enum { GLANCE_RECORDS = 48, FEW_RECORDS = 8 };
-enum { GLANCE_CHUNK = 256, GLANCE_MOST = 2048, GLANCE_ALL = 1 << 17 }; /* then each time; of one ring; of all in one call: 3 MiB */
+enum { GLANCE_CHUNK = 256, GLANCE_MOST = 1 << 17, GLANCE_ALL = 1 << 19 }; /* then each time; of one ring; of all: LOOKED_RECORDS, LOOKS */
+
+/* Whether the record at this position is committed: 1, 0, or -1 where it cannot be read. */
+static int
+is_fresh(int fd, int64_t record_offset, int64_t records, int64_t position)
+{
+    uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1), here;
+    off_t place = (off_t)(record_offset + (position & (records - 1)) * RECORD_BYTES + (int64_t)offsetof(Record, lap));
+    return pread(fd, &here, sizeof here, place) != (ssize_t)sizeof here ? ODD : here == lap;
+}
 
 /* What is new in a ring from a position on. `left`: how many records may still be read behind the first few. `seen` has what the last look
-   found: nearly always nothing, where it found nothing. */
+   found: nearly always nothing, where it found nothing. `part` as in `glance`. */
 static void
-glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
+glance_at(const int64_t *ring, int64_t *seen, int64_t *left, int64_t part)
 {
     int64_t records = ring[RECORDS], position = ring[POSITION], start = position;
     int64_t chunk = seen[FRESH] == 0 ? FEW_RECORDS : GLANCE_RECORDS;
-    seen[FRESH] = seen[BYTE_END] = 0;
+    seen[FRESH] = seen[BYTE_END] = seen[IS_CUT] = 0;
     if (ring[END] <= position)
         return; /* it is full, or has no records */
     seen[FRESH] = ODD;
@@ -35,6 +45,8 @@ glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
         return;
     Record here[GLANCE_CHUNK];
     uint64_t greatest = 0;
+    /* one producer commits in order: the last record of that part tells of all before it */
+    int64_t much = part > 0 && ring[IS_ORDERED] != 0 ? ring[END] - records + records / part - 1 : ODD;
     for (; position < ring[END]; chunk = chunk < GLANCE_RECORDS ? GLANCE_RECORDS : GLANCE_CHUNK) {
         int64_t place = position & (records - 1), to_wrap = records - place, most = ring[END] - position;
         most = most < chunk ? most : chunk;
@@ -56,32 +68,52 @@ glance_at(const int64_t *ring, int64_t *seen, int64_t *left)
             if (here[at].lap == lap)
                 return; /* a hole */
         position += few;
+        if (chunk == GLANCE_CHUNK && few == most && much >= position) {
+            if (is_fresh((int)ring[FD], ring[RECORD_OFFSET], records, much) == 1) {
+                seen[FRESH] = MUCH;
+                return;
+            }
+            much = ODD; /* whether it is there is asked once a look */
+        }
         if (most - few >= FEW_RECORDS || (few == 0 && position == start))
             break;
-        if ((few < most && most < chunk) || position - start > GLANCE_MOST)
+        if (few < most && most < chunk)
             return; /* there may be more */
+        if (position - start >= GLANCE_MOST) {
+            seen[IS_CUT] = 1;
+            break;
+        }
     }
     seen[FRESH] = position - start;
     seen[BYTE_END] = (int64_t)greatest;
 }
 
 PyDoc_STRVAR(glance_doc,
-             "glance(asked, seen)\n--\n\n"
-             "Look at the next records of rings. `asked` has seven int64 of each: its descriptor, where its records are and how many (a power\n"
-             "of two), from which position on and before which one, its tail in bytes and how many bytes it has. `seen`, which has what the last\n"
-             "look said of each or -1 (less is read at first where that was 0), gets two of each:\n"
-             "how many records are new there, and where the values that are no floats end behind that tail. -1 where it is not so plain:\n"
-             "holes, more than some thousands, what cannot be read. Returns of how many something is new, or not so plain.");
+             "glance(asked, seen, part)\n--\n\n"
+             "Look at the next records of rings. `asked` has eight int64 of each: its descriptor, where its records are and how many (a power\n"
+             "of two), from which position on and before which one, its tail in bytes and how many bytes it has, and whether its records are\n"
+             "committed one after the other. `seen`, which has what the last look said of each or -1 (less is read at first where that was 0),\n"
+             "gets three of each: how many records are new there, where the values that are no floats end behind that tail, and whether there\n"
+             "may be more than one look looks at. -1 where it is not so plain: holes, too many in all, what cannot be read. -2 where there is\n"
+             "much, and one of `part` parts of the ring is full, if any is said: nobody counted how much. Returns of how many something is\n"
+             "new, or not so plain.");
 
 static PyObject *
 glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "glance(asked, seen)");
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "glance(asked, seen, part)");
         return NULL;
     }
     Py_buffer asked, seen;
+    long part = PyLong_AsLong(args[2]);
+    if (part == -1 && PyErr_Occurred())
+        return NULL;
+    if (part < 0 || part > GLANCE_CHUNK) {
+        PyErr_SetString(PyExc_ValueError, "so many parts");
+        return NULL;
+    }
     if (get_array(args[0], &asked, 8 * ASKED, 8, PyBUF_SIMPLE) < 0)
         return NULL;
     if (get_array(args[1], &seen, 8 * SEEN, 8, PyBUF_WRITABLE) < 0) {
@@ -94,7 +126,7 @@ glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     int64_t left = GLANCE_ALL;
     for (Py_ssize_t ring = 0; fits && ring < rings; ring++) {
         int64_t *its = (int64_t *)seen.buf + ring * SEEN;
-        glance_at((const int64_t *)asked.buf + ring * ASKED, its, &left);
+        glance_at((const int64_t *)asked.buf + ring * ASKED, its, &left, part);
         changed += its[FRESH] != 0;
     }
     PyBuffer_Release(&seen);
@@ -104,15 +136,6 @@ glance(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     return PyLong_FromSsize_t(changed);
-}
-
-/* Whether the record at this position is committed: 1, 0, or -1 where it cannot be read. */
-static int
-is_fresh(int fd, int64_t record_offset, int64_t records, int64_t position)
-{
-    uint32_t lap = (uint32_t)((position >> __builtin_ctzll((unsigned long long)records)) + 1), here;
-    off_t place = (off_t)(record_offset + (position & (records - 1)) * RECORD_BYTES + (int64_t)offsetof(Record, lap));
-    return pread(fd, &here, sizeof here, place) != (ssize_t)sizeof here ? ODD : here == lap;
 }
 
 /* Where the committed records from `low` on end, or up to `few` before, but not behind `high`; -1 where one cannot be read. */

@@ -25,7 +25,8 @@ NEAR_PART = 2  # of whose room this part is full is near, as is what may overflo
 NEAR_SHARE = 4
 _RECORDS, _RECORD_ROOM, _BYTES, _BYTE_ROOM, _HEAD, _BYTE_HEAD, _IS_CUT, _FILL = range(8)  # of a Fill, and how many these are
 _POSITION, _BYTE_TAIL = 3, 5  # of a `place_to_look`
-_ODD = -1  # what the C part says of a ring that is to look itself
+_ODD, _MUCH = -1, -2  # what the C part says of a ring that is to look itself, and of one that is filling, whose end is to be looked for
+_SEEN = 3  # how much it says of each: how many records are new, where their values end, and whether there may be more than a look looks at
 
 
 class Looks:
@@ -39,7 +40,7 @@ class Looks:
         self._has_records: bool | None = None  # as of the last look, once that was asked for
         self._decided: dict[int, bool] = {}  # … and while it is so, by part, whether any of them is filling
         self._asked = np.zeros((0, len(Ring.NO_PLACE)), np.int64)
-        self._seen = np.zeros((0, 2), np.int64)  # what the C part said of each
+        self._seen = np.zeros((0, _SEEN), np.int64)  # what the C part said of each
         self._fills = np.zeros((0, _FILL), np.int64)
         self._heads = np.zeros((0, 2), np.int64)  # of records and of bytes, before the last look
         self._near: NDArray[np.bool_] | None = None  # which of them are nearly full, until that was asked for
@@ -58,15 +59,19 @@ class Looks:
         found: list[int] = np.where(fills[:, _IS_CUT], fills[:, _RECORD_ROOM], fills[:, _RECORDS]).tolist()
         return found
 
-    def look(self, rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
-        """Look at these. Returns those that turned out to be none."""
+    def look(self, rings: Sequence[Ring], part: int = 0) -> list[tuple[Ring, str]]:
+        """Look at these. Returns those that turned out to be none.
+
+        Of a ring of which one of `part` parts is full, if any is said, records need not be looked through: how far they go is found by
+        halves, and what its values take beside them may be more than is said.
+        """
         moves, is_known = [ring.moves for ring in rings], rings == self._rings
         is_same = is_known and moves == self._moves
         asked = self._asked if is_same else self._places(rings, moves if is_known else None)
         if len(self._seen) != len(rings):
-            self._seen = np.full((len(rings), 2), _ODD, np.int64)
+            self._seen = np.full((len(rings), _SEEN), _ODD, np.int64)
         seen = self._seen
-        new = len(rings) if self._native is None else self._native.glance(asked, seen)
+        new = len(rings) if self._native is None else self._native.glance(asked, seen, part)
         if is_same and not new and (self._is_still or not self._fills[:, _IS_CUT].any()):
             if not self._is_still:
                 self._heads = self._fills[:, _HEAD : _BYTE_HEAD + 1].copy()  # nothing has grown
@@ -82,13 +87,17 @@ class Looks:
         has_moved = self._fills[:, _IS_CUT] != 0
         if not is_same:
             has_moved |= (asked != before).any(axis=1)
+        has_moved |= (seen[:, 0] >= 0) & (seen[:, 2] > 0)  # … or is to be gone on with
         self._grow(np.flatnonzero((seen[:, 0] > 0) & ~has_moved), asked, seen)
-        others = np.flatnonzero(has_moved | (seen[:, 0] == _ODD))
+        others = np.flatnonzero(has_moved | (seen[:, 0] < 0))
         rows = others.tolist()
-        for row, (fresh, byte_end) in zip(rows, seen[others].tolist(), strict=True):
+        for row, (fresh, byte_end, is_cut) in zip(rows, seen[others].tolist(), strict=True):
             ring = rings[row]
             try:
-                fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end)
+                if fresh == _MUCH:
+                    fill = ring.sees_much(self._scratch, part)
+                else:
+                    fill = ring.look(self._scratch) if fresh == _ODD else ring.sees(fresh, byte_end, bool(is_cut))
             except (MalformedRing, OSError) as error:
                 broken.append((ring, str(error)))
                 fill, place, moves[row] = Ring.NO_FILL, Ring.NO_PLACE, -1

@@ -496,7 +496,7 @@ class RingPump:
         """Whether of any ring one of `part` parts is full, of records or of bytes, or it might overflow before the next look."""
         elapsed, self._last_look = now - self._last_look, now
         ahead = min(max(elapsed, TICK_SECONDS), MAX_AHEAD_SECONDS)  # a loop that was late may be so again
-        for ring, reason in self.looks.look(list(self.rings.open.values())):
+        for ring, reason in self.looks.look(list(self.rings.open.values()), part):
             self._isolate(ring, reason)
         return self.looks.is_filling(part, ahead / elapsed if elapsed > 0 else 0.0)
 

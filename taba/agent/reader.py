@@ -124,7 +124,7 @@ class Ring(Searched):
         if not self._is_confirmed(runs, halves[:, 5]):
             if not self.is_ordered:
                 raise MalformedRing("a commit word changed after it was stored")
-            self.is_ordered = False
+            self.is_ordered, self.moves = False, self.moves + 1
             return self.read(scratch, limit, byte_limit, dead, is_fresh)
         tabs, flags, greatest = low_half, low_half, int(low_half.max())
         has_flags = greatest > layouts.TAB_MASK

@@ -55,7 +55,7 @@ class Fill(NamedTuple):
 class Searched(Opened):
     """A ring whose committed records are looked for."""
 
-    NO_PLACE, NO_FILL = (-1,) * 7, Fill(0, 0, 0, 0, 0, 0)  # of no ring, a `place_to_look` and how full it is
+    NO_PLACE, NO_FILL = (-1,) * 8, Fill(0, 0, 0, 0, 0, 0)  # of no ring, a `place_to_look` and how full it is
 
     def __init__(self, fd: int, name: str, covered: Iterable[Covered] = ()):
         super().__init__(fd, name, covered)
@@ -74,21 +74,29 @@ class Searched(Opened):
     def place_to_look(self) -> tuple[int, ...]:
         """What the C part needs to see whether anything is new: as `glance` of `_drain.c` has it."""
         if self.covered:  # there are holes
-            return (self.fd, 0, -1, 0, 1, 0, 0)
+            return (self.fd, 0, -1, 0, 1, 0, 0, 0)
         where = self.where
-        position = max(self._looked, self.tail)
-        return (self.fd, where.record_offset, where.records, position, self.tail + where.records, self.byte_tail, where.byte_ring_bytes)
+        position, end = max(self._looked, self.tail), self.tail + where.records
+        return (self.fd, where.record_offset, where.records, position, end, self.byte_tail, where.byte_ring_bytes, int(self.is_ordered))
 
-    def sees(self, fresh: int, byte_end: int) -> Fill:
+    def sees(self, fresh: int, byte_end: int, is_cut: bool = False) -> Fill:
         """How full the ring is, where `glance` saw so many records more from `place_to_look` on, and values that end so many bytes behind
-        the tail."""
+        the tail. `is_cut`: it ended there for its limit."""
         self.moves += 1
-        self._is_looked_through = not self.covered
+        self._is_looked_through = not (self.covered or is_cut)
         self._looked = max(self._looked, self.tail) + fresh
         self._head = max(self._head, self._looked)
         self._byte_head = max(self._byte_head, self.byte_tail + byte_end)
         if fresh:
             self._still = None
+        return self._fill(is_cut)
+
+    def sees_much(self, scratch: Scratch, part: int) -> Fill:
+        """The same where `glance` saw that one of `part` parts is full: how far records go is looked for by halves, and whoever reads them
+        looks through them. Of values beside them there may be more than this tells."""
+        self.moves += 1
+        self._is_looked_through, self._still = False, None
+        self._head = max(self._head, self._leap(scratch, self.tail + self.where.records // part, self.tail + self.where.records))
         return self._fill()
 
     def saw(self, looked: int, head: int, byte_head: int) -> None:

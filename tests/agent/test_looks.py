@@ -14,6 +14,8 @@ from taba.agent.looks import HOLDS, Looks
 from taba.agent.native import NATIVE
 from taba.agent.reader import Ring
 from taba.agent.scratch import LOOKS, Scratch
+from taba.agent.search import FIRST_CHUNK, LOOKED_RECORDS
+from taba.ring import ACCELERATED
 from tests.agent.producers import Producer
 from tests.agent.reading import Case
 
@@ -78,10 +80,10 @@ class LookingTests(Case):
             producer.record_many(tab, [1.0] * many)
             asked, answers = np.array([ring.place_to_look], np.int64), []
             for hint in (0, 1, -1):
-                seen = np.array([[hint, 5]], np.int64)
-                NATIVE.glance(asked, seen)
+                seen = np.array([[hint, 5, 5]], np.int64)
+                NATIVE.glance(asked, seen, 0)
                 answers.append(seen.tolist())
-            self.assertEqual(answers, [[[many if many < 2048 else -1, 0]]] * 3)
+            self.assertEqual(answers, [[[many, 0, 0]]] * 3)
         looks, producer = Looks(Scratch()), self.producer("web/2", RING)
         ring = self.open(producer)
         self.seen(looks, [ring])
@@ -116,6 +118,63 @@ class LookingTests(Case):
         rings = [self.open(producer) for producer in producers]
         self.assertEqual(self.seen(looks, rings), [self.fill_of(producer) for producer in producers])
         self.assertFalse(looks.is_filling(1, 0.0))
+
+    def test_what_many_record_at_once_is_looked_through_in_c_and_of_more_than_a_look_takes_the_next_one_goes_on(self) -> None:
+        if NATIVE is None:
+            return
+        looks, chance = Looks(Scratch()), Random(2)
+        producers = [self.producer(f"web/{number}", 2**23) for number in range(2)]
+        rings = [self.open(producer) for producer in producers]
+        records = producers[0].where.records
+        with mock.patch.object(Ring, "look", side_effect=AssertionError):
+            self.seen(looks, rings)
+            for events in (30_000, LOOKED_RECORDS + 9_000, 100):
+                producers[0].record_many(producers[0].tab("a"), [1.0] * events)
+                producers[1].record(producers[1].tab("b", "Buffer"), "x" * chance.randrange(90))
+                filled, other = self.seen(looks, rings)
+                if events > LOOKED_RECORDS:  # there is more than it says, and it is drained at once
+                    self.assertEqual((filled[-1], looks.waiting[0], looks.is_filling(1, 0.0)), (1, records, True))
+                    self.assertLess(filled[0], producers[0].head)
+                    filled, other = self.seen(looks, rings)
+                self.assertEqual([filled, other], [self.fill_of(producer) for producer in producers])
+        self.drain(*rings)
+        self.assertEqual(self.seen(looks, rings), [self.fill_of(producer) for producer in producers])
+
+    def test_of_a_ring_that_is_to_be_drained_at_once_nobody_counts_the_records_but_whoever_reads_them(self) -> None:
+        if NATIVE is None:
+            return
+        looks, producers = Looks(Scratch()), [self.producer(f"web/{number}", RING, flags=ACCELERATED) for number in range(2)]
+        rings, records = [self.open(producer) for producer in producers], producers[0].where.records
+        self.seen(looks, rings)
+        much, few = producers
+        read = 0
+        for events in (records // 4 - 1, records // 4, records // 2 + 7, records):
+            much.record_many(much.tab("a"), [1.0] * events)
+            few.record(few.tab("b", "Buffer"), "text")
+            with mock.patch.object(Ring, "look", side_effect=AssertionError):
+                self.assertEqual(looks.look(rings, 4), [])
+            is_much = events >= records // 4
+            self.assertEqual((looks.is_filling(4, 0.0), looks.waiting[1]), (is_much, 1))
+            self.assertTrue(events - is_much * FIRST_CHUNK <= looks.waiting[0] <= events)
+            self.assertTrue(looks.waiting[0] >= records // 4 or not is_much)
+            read += self.drain(*rings).found
+            self.assertEqual(self.seen(looks, rings), [self.fill_of(producer) for producer in producers])
+        self.assertEqual(read, much.head + few.head)
+
+    def test_a_ring_that_says_in_vain_that_its_records_are_in_order_is_read_whole_for_all_that(self) -> None:
+        looks, producer = Looks(Scratch()), self.producer("web/1", RING, flags=ACCELERATED)
+        ring, tab, records = self.open(producer), producer.tab("a"), producer.where.records
+        producer.record_many(tab, [1.0] * 400)
+        hole = producer.reserve()
+        producer.record_many(tab, [1.0] * (records // 2))
+        self.assertEqual(looks.look([ring], 4), [])
+        self.assertTrue(looks.is_filling(4, 0.0))
+        self.assertEqual((self.drain(ring).found, ring.is_ordered), (400 + records // 2, False))
+        producer.commit(hole, tab, 0)
+        producer.record_many(tab, [1.0] * (records // 2 - 401))
+        self.assertEqual(looks.look([ring], 4), [])
+        self.assertEqual(self.drain(ring).found, 1 + records // 2 - 401)
+        self.assertEqual(ring.tail, producer.head)
 
     def test_of_a_ring_that_turns_out_to_be_none_it_is_told_and_of_others_all_the_same(self) -> None:
         for native in WAYS:
@@ -174,13 +233,18 @@ class LookingTests(Case):
         if NATIVE is None:
             return
         ring = self.open(self.producer())
-        asked, seen = np.array([ring.place_to_look], np.int64), np.zeros((1, 2), np.int64)
-        for wrong in ((asked, np.zeros((2, 2), np.int64)), (asked[:, :6].copy(), seen), (asked.astype(np.int32), seen), (asked,)):
+        asked, seen = np.array([ring.place_to_look], np.int64), np.zeros((1, 3), np.int64)
+        others = (asked, np.zeros((2, 3), np.int64)), (asked, np.zeros((1, 2), np.int64)), (asked[:, :7].copy(), seen)
+        for wrong in (*others, (asked.astype(np.int32), seen), (asked,)):
             with self.assertRaises((TypeError, ValueError)):
-                NATIVE.glance(*wrong)
+                NATIVE.glance(*wrong, 4)
+        for beside in ((), (4, 4), (2**70,), ("4",), (-1,), (257,)):
+            with self.assertRaises((TypeError, OverflowError, ValueError)):
+                NATIVE.glance(asked, seen, *beside)
         changes: list[tuple[int, int]] = [(0, -1), (1, 2**62), (1, -(2**62)), (2, 0), (2, 3), (2, -8), (3, -1)]
         for place, value in changes:
             hostile: Any = asked.copy()
             hostile[0, 4], hostile[0, place] = 2**62, value
-            NATIVE.glance(hostile, seen)
-            self.assertEqual(seen[0, 0], -1, (place, value))
+            for part in (0, 4, 256):
+                NATIVE.glance(hostile, seen, part)
+                self.assertEqual(seen[0, 0], -1, (place, value))
