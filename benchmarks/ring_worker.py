@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.worker import serve
 from taba import client
 
-DRAWN = 65_536  # events that are drawn beforehand, and recorded again and again
+DRAWN = 65_536  # events that are drawn beforehand, and recorded again and again, at the most …
+DRAWN_OF_EACH = 40  # … and of each Tab about: as many tuples as a processor's own cache holds, where Tabs are few
 VALUES = 20  # different ones: a CounterGroup then has as many occupied bins
 STEP_SECONDS = 0.005  # of the paced rate
 
@@ -29,7 +30,7 @@ def main(tabs: int, seed: int, first: int = 0) -> None:
     chance = random.Random(seed)
     made = [client.counter(tab_name(number)).record for number in range(first, first + tabs)]
     values = [round(1.3**number, 3) for number in range(VALUES)]
-    drawn = cycle([(chance.choice(made), chance.choice(values)) for _ in range(DRAWN)])
+    drawn = cycle([(chance.choice(made), chance.choice(values)) for _ in range(min(DRAWN, DRAWN_OF_EACH * tabs))])
 
     def fill(events: int) -> dict[str, Any]:
         for record, value in islice(drawn, events):
