@@ -1,17 +1,20 @@
 """The whole path on this machine: client processes, Agent, Server and store, all real, all sharing its cores; then a query.
 
 Latency: the clients record at a moderate rate for some seconds; the Server says how long it took from record to visible (`/v1/latency`,
-from each event's time to the end of the transaction that made it visible). Throughput: the rate is raised step by step. A step is
-sustained when nothing dropped and, once the clients have stopped, everything is visible within LAG_SECONDS (what P7 allows); its rate is
-the events over all the time from the first record until the last event was visible, as queries show. The highest sustained rate
-counts; the search ends at the first step that is not. In the end the Aggregates must hold exactly what the clients counted: recorded
-less dropped.
+from each event's time to the end of the transaction that made it visible). Throughput: the rate is raised step by step, without an end.
+A step is sustained when nothing dropped and, once the clients have stopped, everything is visible within LAG_SECONDS (what P7 allows);
+its rate is the events over all the time from the first record until the last event was visible, as queries show. The highest sustained
+rate counts. A rate that is not sustained, or of which less than ENOUGH arrives, is asked TRIES times before the search ends there: a
+machine that others use leaves nobody a tenth of a second now and then. In the end the Aggregates must hold exactly what the clients
+counted: recorded less dropped.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import count
 from typing import Any, NamedTuple
 
 from benchmarks import budgets, machine
@@ -25,7 +28,11 @@ RING_BYTES = 8 * 2**20  # of each client: a busy machine may leave the Agent wai
 MODERATE_RATE = 50_000  # events/s
 LAG_SECONDS = 5.0
 VISIBLE_SECONDS = 60.0  # for all to be visible after a step that was too much
-RATES = (250e3, 500e3, 750e3, 1e6, 1.5e6, 2e6, 2.5e6, 3e6, 4e6, 5e6)  # events/s
+RATES = (1e6, 2e6, 4e6, 6e6, 8e6)  # events/s; and then as many more each time as RATE_STEP, until one is too much
+RATE_STEP = 1e6
+QUICK_RATES = (4e6, 8e6)
+ENOUGH = 0.8  # of what is asked: below that the clients themselves are at their end
+TRIES = 2
 
 
 class Step(NamedTuple):
@@ -42,6 +49,18 @@ class Step(NamedTuple):
     def is_sustained(self) -> bool:
         return not self.dropped and self.lag <= LAG_SECONDS
 
+    @property
+    def broke(self) -> str:
+        """Why no higher rate is worth a try; "" where one is."""
+        if self.dropped:
+            return f"{self.dropped:,} of {self.recorded + self.dropped:,} dropped"
+        if self.lag > LAG_SECONDS:
+            return f"{self.lag:.1f} s behind"
+        return f"the clients recorded {self.rate / 1e6:.2f} M/s" if self.rate < ENOUGH * self.asked else ""
+
+    def __str__(self) -> str:
+        return f"{self.asked / 1e6:g} M asked: {self.rate / 1e6:.2f} M/s" + (f", {self.broke}" if self.broke else "")
+
 
 def run(effort: Effort) -> list[Row]:
     with ExitStack() as stack:
@@ -51,14 +70,22 @@ def run(effort: Effort) -> list[Row]:
         path.step(MODERATE_RATE, effort.pick(2.0, 15.0))
         latency = services.query.latency()
         steps: list[Step] = []
-        for rate in effort.pick((200e3,), RATES):
-            steps.append(path.step(rate, effort.pick(2.0, 6.0)))
-            if not steps[-1].is_sustained or steps[-1].rate < 0.8 * rate:
+        for rate in iter(QUICK_RATES) if effort.is_quick else _rates():
+            for _ in range(TRIES):
+                steps.append(path.step(rate, effort.pick(2.0, 6.0)))
+                if not steps[-1].broke:
+                    break
+            else:
                 break
         is_exact = path.visible() == path.expected
     if not is_exact:
         raise WorkerFailed(f"the Aggregates have {path.visible()} events, the clients counted {path.expected}")
     return _rows(latency, steps, path)
+
+
+def _rates() -> Iterator[float]:
+    yield from RATES
+    yield from count(RATES[-1] + RATE_STEP, RATE_STEP)
 
 
 class Path:
@@ -104,9 +131,6 @@ def _rows(latency: dict[str, Any], steps: list[Step], path: Path) -> list[Row]:
     sustained = [step for step in steps if step.is_sustained]
     best = max(sustained, key=lambda step: step.rate) if sustained else steps[0]
     note = f"at {MODERATE_RATE:,} events/s, of {CLIENTS} clients with {TABS} Tabs each"
-    tried = "; ".join(
-        f"{step.asked / 1e6:g} M asked: {step.rate / 1e6:.2f} M/s, {step.lag:.1f} s behind, {step.dropped:,} dropped" for step in steps
-    )
     rows = [
         Row("record to visible, p50", Figure.of([latency["p50"]]), "s", note=note),
         Row("record to visible, p99", Figure.of([latency["p99"]]), "s", budgets.LATENCY),
@@ -115,7 +139,7 @@ def _rows(latency: dict[str, Any], steps: list[Step], path: Path) -> list[Row]:
             Figure.of([best.rate if sustained else 0.0]),
             "events/s",
             budgets.PATH,
-            note=f"rings of {RING_BYTES >> 20} MiB; {tried}",
+            note=f"rings of {RING_BYTES >> 20} MiB; " + "; ".join(map(str, steps)),
         ),
         Row("… seconds until the last event was visible", Figure.of([best.lag]), "s"),
         Row("events counted and found, exactly", Figure.of([path.expected]), "events"),
