@@ -218,6 +218,11 @@ class Damaged(ShortJob):
         lost = dropped()
         self.assertEqual(self.folded() + lost, recorded, self.story())
         self.until(lambda: f"{lost} events dropped as" in self.problems("Agent"), "nobody says it")
+        self.until(lambda: "cut, " in self.problems("Agent"), "nobody says why")
+        log = self.services._child("agent").log.read_text()
+        self.assertNotIn("Traceback", log)  # what is left of it goes its way as ever
+        # the store has lost nothing, though what others follow was refused
+        self.assertNotIn("went back in time", self.problems("Server"))
         self.assertIsNone(self.services._child("agent").process.poll())
 
     def test_a_state_of_a_later_version_is_left_as_it_is_and_what_comes_for_it_is_a_dead_letter(self) -> None:

@@ -187,6 +187,28 @@ class Envelopes(ServerCase):
         self.assertEqual(server.ingest.gaps, 0)
 
     @asynchronous
+    async def test_what_follows_one_that_is_not_taken_waits_and_no_gap_is_seen(self) -> None:
+        server, other = await self.start(), tab_in(4, 0, BUCKETS)
+
+        await self.send(server, encoded(1, 3, 1, [total(A, [1.0])]), encoded(2, 4, 1, [total(other, [1.0])]))
+        follower = encoded(1, 3, 3, [total(A, [1.0])])
+        nonce = self.streams.nonces[b"\1" * 16, 3]
+        version = msgpack.packb([77, b"x" * 16, 3, 2, [], b""])
+        for content, words in (
+            (b"nonsense", ["refused", "later", "refused", "applied"]),
+            (version, ["later", "later", "refused", "applied"]),
+        ):
+            entries = [
+                *(SentBatch(content, 1, nonce), follower, SentBatch(b"nonsense", 3, nonce)),
+                encoded(2, 4, 2, [total(other, [1.0])]),
+            ]
+            verdicts = await self.send(server, *entries)
+            self.assertEqual([verdict.word for verdict in verdicts], words)
+        self.assertEqual(verdicts[1], verdicts[0])  # it waits for as long
+        self.assertEqual(server.ingest.gaps, 0)
+        self.assertEqual(await self.send(server, follower._replace(follows=1)), [Verdict("applied", 3)])
+
+    @asynchronous
     async def test_a_batch_that_is_sent_again_moves_nothing(self) -> None:
         server = await self.start()
         batch = encoded(1, 3, 1, [total(A, [1.0, 2.0])])

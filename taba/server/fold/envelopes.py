@@ -43,6 +43,8 @@ SHOWN_SECONDS = 120.0  # for which it is shown that something came that had to w
 MAX_NOTED = 16  # such things that are told apart
 OTHER_STORE = "another store"  # one of them
 READING_OF_SENDER = MAX_WAITING_BYTES // 2  # of one token's bearer or address
+BEHIND_SECONDS = 0.05  # `later` for what follows one that is refused: its sender knows by then what it follows instead
+BEHIND = Verdict(LATER, BEHIND_SECONDS, "what it follows is not taken")
 HEADER_BYTES = 64  # what a header counts as in a queue
 SLICE_BYTES = 64 * KiB  # of batches, with what is made of them, read between two looks at the time
 _new_waiting = cast(Any, tuple.__new__)
@@ -96,6 +98,7 @@ class Envelopes:
             found: list[WaitingBatch | Verdict] = []
             rest, agent, has_keys = SLICE_BYTES, envelope.agent, False
             place: WaitingBatch | Verdict
+            untaken: dict[bytes, Verdict] = {}  # by the nonce of a lane: what follows would look as if the store had lost what it follows
             for entry in envelope.entries:
                 if breathe is not None and rest >= SLICE_BYTES:
                     rest = 0
@@ -115,6 +118,10 @@ class Envelopes:
                 else:
                     place = await self._read(entry, envelope, buckets, breathe, taker)
                     has_keys = has_keys or (isinstance(place, WaitingBatch) and place.part is not None)
+                    if isinstance(place, Verdict) and isinstance(entry, SentBatch):
+                        untaken[entry.nonce] = place if place.word == LATER else BEHIND
+                if untaken and isinstance(place, WaitingBatch) and isinstance(entry, SentBatch) and entry.nonce:
+                    place = untaken.get(entry.nonce, place)
                 if is_bound and isinstance(place, WaitingBatch):
                     place = place._replace(batch=within(place.batch, scope))
                 size = place.size + place.batch.made_bytes if isinstance(place, WaitingBatch) else 0
@@ -244,7 +251,7 @@ class Envelopes:
             if succeeded:
                 found[index] = place._replace(part=place.part._replace(key=outcome))
             elif outcome.check(OtherRequest):
-                found[index] = Verdict(REFUSED, str(outcome.value))
+                found[index], waits[lane] = Verdict(REFUSED, str(outcome.value)), BEHIND
             elif outcome.check(TooManyKeys):
                 found[index] = waits[lane] = Verdict(LATER, KEYS_SECONDS, (KEYS_FULL + str(outcome.value))[:200])
             elif outcome.check(StoreUnavailable):
