@@ -98,17 +98,22 @@ class DamageTests(WorldCase):
             file.seek((root - 1) * PAGE)
             file.write(page)
 
+    def _dead(self, drains: int) -> tuple[World, bytes]:
+        """A world whose Agent died with so many drains in its spool, and the first of their streams."""
+        world = self.world()
+        for _ in range(drains):
+            world.record(50)
+            world.tick()
+        world.move()
+        key = world.spool.next_lane(None)
+        assert key is not None
+        world.die()
+        return world, key[0]
+
     def test_where_the_index_says_something_else_than_its_rows_these_are_right_and_nothing_is_lost_or_doubled(self) -> None:
         for behind, bits in ((3, 0x10), (17, 0x02), (18, 0x01)):  # the stream, the bucket, the number
-            world = self.world()
-            for _ in range(3):
-                world.record(50)
-                world.tick()
-            world.move()
-            key = world.spool.next_lane(None)
-            assert key is not None
-            world.die()
-            self._spoil_index(world, key[0], 1, behind, bits)
+            world, stream = self._dead(3)
+            self._spoil_index(world, stream, 1, behind, bits)
             world.born()
             self.assertEqual(world.spool.lost, {})
             for _ in range(2):
@@ -121,14 +126,8 @@ class DamageTests(WorldCase):
 
     def test_a_bucket_in_the_index_that_is_none_keeps_no_agent_from_its_start(self) -> None:
         for spoilt in range(3):
-            world = self.world()
-            world.record(50)
-            world.tick()
-            world.move()
-            key = world.spool.next_lane(None)
-            assert key is not None
-            world.die()
-            self._spoil_index(world, key[0], spoilt, len(key[0]), 0x80)
+            world, stream = self._dead(1)
+            self._spoil_index(world, stream, spoilt, len(stream), 0x80)
             world.born()
             self._out_of_bounds(world)
 
