@@ -37,7 +37,7 @@ from ..valkey import free_port
 from .running import encoded
 from .samples import tab_in
 from .test_http import total
-from .work.test_sandbox import PLUGIN
+from .work.hostile import PLUGIN
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 120.0  # it only ends a hang
