@@ -27,7 +27,7 @@ def copy_sources(target: Path) -> Path:
 
 
 def copy_parts(target: Path) -> None:
-    """What was built of C here is there, too, as new as here: a compiler need not take its time once more."""
+    """What was built of C here is there, too: where a compiler fails, or there is none, that is left as it is."""
     for path in (ROOT / "taba").rglob("*.so"):
         shutil.copy2(path, target / path.relative_to(ROOT))
 
