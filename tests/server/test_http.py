@@ -209,6 +209,20 @@ class Envelopes(ServerCase):
         self.assertEqual(await self.send(server, follower._replace(follows=1)), [Verdict("applied", 3)])
 
     @asynchronous
+    async def test_nor_is_one_behind_another_request_under_a_known_key(self) -> None:
+        server = await self.start()
+
+        def keyed(number: int, digest: bytes) -> SentBatch:
+            return encoded(1, 3, number, [total(A, [1.0])])._replace(key=KeyPart(b"k" * 16, digest * 16, 1).encode())
+
+        await self.send(server, keyed(1, b"d"))
+        follower = encoded(1, 3, 3, [total(A, [1.0])])
+        verdicts = await self.send(server, keyed(2, b"e"), follower)
+        self.assertEqual([verdict.word for verdict in verdicts], ["refused", "later"])
+        self.assertEqual(server.ingest.gaps, 0)
+        self.assertEqual(await self.send(server, follower._replace(follows=1)), [Verdict("applied", 3)])
+
+    @asynchronous
     async def test_a_batch_that_is_sent_again_moves_nothing(self) -> None:
         server = await self.start()
         batch = encoded(1, 3, 1, [total(A, [1.0, 2.0])])
