@@ -408,8 +408,14 @@ class Ingest:
             self.latency.add_all(chain.from_iterable([outcome.times for outcome in done]), self._now())
             self.moving.note(*[outcome.moved for outcome in done])
             self.cycles += 1
+        entries: list[InLine] = []
+        verdicts: list[Verdict] = []
         for one in taken:
             outcome = outcomes.get(one.line.bucket)
+            if type(outcome) is PlainOutcome and len(one.entries) == len(outcome.verdicts):  # as nearly all
+                entries += one.entries
+                verdicts += outcome.verdicts
+                continue
             if outcome is None:
                 if any(entry.submission.abandoned for entry in one.entries):
                     # it took so long that nobody waits for what would find out alone why: a probe does, before more goes to this server
@@ -422,9 +428,9 @@ class Ingest:
                 for entry in one.entries:
                     entry.decide(Verdict(LATER, AWAY_SECONDS))
                 continue
-            if not isinstance(outcome, PlainOutcome):
-                self._note(one.waiting, outcome)
+            self._note(one.waiting, outcome)
             decide_all(one.entries, outcome.verdicts)
+        decide_all(entries, verdicts)
 
     async def _decide(self, gate: Gate, bucket: int, items: list[WaitingBatch], plainly: bool = False) -> list[Verdict]:
         """The verdicts on what waits for one bucket. `plainly`: where that is ordinary it may go the short way, which finds no culprit."""
