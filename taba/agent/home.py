@@ -77,6 +77,8 @@ class Home:
         what is held is in memory that goes with this process.
         """
         if self.segment.is_there:
+            if self.segment.is_cut:
+                self.segment.mend(self.outbox)
             return False
         self.segment = self.segment.renew(self.outbox)
         return True

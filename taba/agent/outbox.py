@@ -245,12 +245,15 @@ class Outbox:
         slot = _slot_bytes(memory.size)
         memory.reserve(0, PAGE + min(TABLE_BYTES, slot))
         memory.reserve(PAGE + slot, min(TABLE_BYTES, slot))
-        content = encode_table(Table())
-        memory.write(PAGE, _TABLE.pack(len(content), zlib.crc32(content)) + content)
-        memory.store(PUBLISHED, 0)
-        memory.store(RELEASED, 0)
-        memory.write(8, _HEAD.pack(MAGIC, VERSION, pid, memory.size, slot, id)[8:])
-        memory.write(0, MAGIC)
+        _write_head(memory, id, pid, Table(), 0, 0, 0)
+
+    def write_head(self, pid: int) -> None:
+        """Write again what tells that there is an outbox, and what it knows, where its memory was cut. Raises OutboxFull."""
+        place = PAGE + self._slot * self._slot_bytes
+        self._memory.reserve(0, PAGE)
+        self._memory.reserve(place, _TABLE.size + len(encode_table(self.table)))
+        self._had, self._reserved = [0, 0], self.head  # no other page is had any more
+        _write_head(self._memory, self.id, pid, self.table, self.head, self._slot, self.released)
 
     def copy_to(self, memory: Memory) -> None:
         """Go on in zeroed `memory` of the same size. Raises OutboxFull, having changed nothing here, where that has no room."""
@@ -424,6 +427,15 @@ class Outbox:
             return decode_table(content)
         except ValueError as error:
             raise OutboxCorrupt(f"the table: {error}") from None
+
+
+def _write_head(memory: Memory, id: bytes, pid: int, table: Table, head: int, place: int, released: int) -> None:
+    slot, content = _slot_bytes(memory.size), encode_table(table)
+    memory.write(PAGE + place * slot, _TABLE.pack(len(content), zlib.crc32(content)) + content)
+    memory.store(PUBLISHED, head << 1 | place)
+    memory.store(RELEASED, released)
+    memory.write(8, _HEAD.pack(MAGIC, VERSION, pid, memory.size, slot, id)[8:])
+    memory.write(0, MAGIC)
 
 
 def _align(length: int) -> int:

@@ -64,6 +64,16 @@ class Segment:
         except FileNotFoundError:
             return False
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether somebody cut it: what lay behind that is gone, and so may its head be, without which the next Agent finds no outbox."""
+        return os.fstat(self._fd).st_size < self.size
+
+    def mend(self, outbox: Outbox) -> None:
+        """Have it whole again, with zeros in place of what is gone, and `outbox`, which is in it, found by the next Agent."""
+        os.ftruncate(self._fd, self.size)
+        outbox.write_head(os.getpid())
+
     def _lock(self) -> int:
         while True:
             fd = open_own(self.path)

@@ -172,6 +172,29 @@ class SegmentTests(SynchronousTestCase):
         outbox.release(group.end)
         self.assertLessEqual(held(), empty + PAGE)
 
+    def test_one_that_is_cut_is_whole_again_and_what_comes_then_is_found_by_the_next(self) -> None:
+        for left, has_waiting in ((0, False), (PAGE + 8, False), (0, True), (PAGE, True)):
+            outbox, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
+            group = outbox.append(Table(recorded=7, sequence=1), [fresh(1, b"x" * 100)])
+            if not has_waiting:
+                outbox.release(group.end)
+            os.truncate(segment.path, left)
+            self.assertTrue(segment.is_cut)
+            segment.mend(outbox)
+            self.assertFalse(segment.is_cut)
+            later = Table(recorded=9, sequence=2)
+            outbox.append(later, [fresh(2, b"y" * 100)])
+            outbox.append(later._replace(sequence=3), ())
+            segment.close()  # as a kill would
+            again, segment, problem = open_outbox("a", lambda: b"j" * 16, MIN_OUTBOX_BYTES, self.directory)
+            if has_waiting:
+                self.assertIn("unreadable", str(problem))  # what waited is gone, and that is said
+            else:
+                self.assertEqual((problem, again.id, again.table.recorded), (None, b"i" * 16, 9))
+                self.assertEqual([stored.id.number for found in again.groups() for stored in found.batches], [2])
+            segment.close()
+            segment.remove()
+
     def test_garbage_is_set_aside_with_its_bytes_and_a_new_one_made(self) -> None:
         path = os.path.join(self.directory, "taba-agent.a")
         garbage = os.urandom(100_000)

@@ -225,6 +225,31 @@ class Damaged(ShortJob):
         self.assertNotIn("went back in time", self.problems("Server"))
         self.assertIsNone(self.services._child("agent").process.poll())
 
+    def test_one_that_is_cut_to_nothing_is_found_by_the_next_agent_and_what_comes_later_survives_a_kill(self) -> None:
+        self.services.start_server()
+        self.services.start_agent()
+        recorded = self.much(1)
+        self.wait_for(recorded)
+        outbox = SHM / f"taba-agent.{self.services.agent}"
+        size = outbox.stat().st_size
+        os.truncate(outbox, 0)
+        self.until(lambda: outbox.stat().st_size == size, "it is not whole again")
+        recorded += self.much(100)  # which has a lane of its own: nothing waits, and what is retained is gone
+        self.wait_for(recorded)
+        self.services.kill_server()
+        recorded += self.much(1000)
+        self.until(lambda: self.services.agent_query.status()["recorded"] == recorded, "not all is in the outbox")
+        self.services.kill_agent()
+        self.services.start_agent()
+        self.services.start_server()
+
+        def said() -> bool:
+            return "the outbox was unreadable" in self.problems("Agent")
+
+        self.until(lambda: said() or self.folded() >= recorded, "it is neither folded nor said")
+        if not said():  # what was retained as it was cut had gone before the kill
+            self.assertEqual(self.folded(), recorded, self.story())
+
     def test_a_state_of_a_later_version_is_left_as_it_is_and_what_comes_for_it_is_a_dead_letter(self) -> None:
         valkey = borrow(self, tcp=True)
         self.services.start_server(store=valkey.url)
