@@ -207,9 +207,7 @@ def _step_clock(world: World, fault: Fault) -> None:
     parts = [*world.servers, *world.agents, *world.clients]
     part = parts[fault.detail["which"] % len(parts)]
     world.fired["stepped a clock"] += 1
-    world.hosts[part.name] = fault.detail["skew"]
-    if part.process is not None:
-        part.process.skew = fault.detail["skew"]
+    world.step_clock(part, fault.detail["skew"])
 
 
 def _step_store_clock(world: World, fault: Fault) -> None:

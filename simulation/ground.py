@@ -12,7 +12,7 @@ from simulation.census import Census, Ledger, OlderLedger
 from simulation.clockwork import Clockwork, Process
 from simulation.machine import Machine
 from simulation.names import part_of
-from simulation.network import Network
+from simulation.network import VERY_LATE_SECONDS, Network
 from simulation.store import Store, StorePool
 from taba.handlers.counter_group import CounterGroup
 from taba.handlers.expiry_gauge import ExpiryGauge
@@ -21,10 +21,12 @@ from taba.handlers.totals_counter import TotalsCounter
 from taba.handlers.updown import UpDown
 from taba.server.aging import AGREE_SECONDS
 from taba.server.fold.bounds import DEFAULT_BOUNDS
+from taba.server.steady import HEARD_SECONDS
 from taba.shard import Router
 from taba.shard.servers.url import Address, StoreURL
 
 STORES = 3  # servers of the store; it begins with one or two
+BELIEVED_SECONDS = VERY_LATE_SECONDS + HEARD_SECONDS  # after it was sent may what a clock said still count
 
 
 def lookup(ledger: Ledger) -> Lookup:
@@ -89,6 +91,7 @@ class Ground(Clockwork):
         self.bounds = DEFAULT_BOUNDS  # of its Servers
         self.urls = [f"http://server-{number}:8280" for number in range(1, shape.choice((1, 2, 2)) + 1)]  # of the Servers
         self.hosts: dict[str, float] = {}  # how far the wall clock of a part's host is off
+        self._were_off: list[tuple[float, float]] = []  # until when those of Agents were, and how far
         self.drifts: dict[str, float] = {}  # how fast that of a part runs
         self.paces: dict[str, float] = {}  # how long its host is busy with others between two turns of a part
         self.turns: dict[str, float] = {}  # how long what a part is to do at once waits
@@ -117,10 +120,24 @@ class Ground(Clockwork):
         process.pace = self.paces.get(part.name, 0.0)
         process.turn = self.turns.get(part.name, 0.0)
 
+    def step_clock(self, part: Part, skew: float) -> None:
+        """The wall clock of its host is off so far from now on."""
+        self.hosts[part.name] = skew
+        if part.process is not None:
+            self._leave_clock(part.process, part)
+            part.process.skew = skew
+
+    def _leave_clock(self, process: Process, part: Part) -> None:
+        """What its clock says no more may still be on its way, and is believed for a while."""
+        if part_of(part.name) == "agent":
+            self._were_off = [(until, skew) for until, skew in self._were_off if self.now - until <= BELIEVED_SECONDS]
+            self._were_off.append((self.now, process.skew))
+
     def _bury(self, process: Process) -> None:
         part = self.parts.pop(process, None)
         if part is None:
             return
+        self._leave_clock(process, part)
         if process.takes_power:
             self.lose_power()
         self.machine.bury(process)
@@ -137,10 +154,11 @@ class Ground(Clockwork):
         raise NotImplementedError
 
     def agrees(self, now: float) -> bool:
-        """Whether a clock of the store and that of an Agent say about this."""
-        agents = [process for process, part in self.parts.items() if part_of(part.name) == "agent"]
+        """Whether a clock of the store and that of an Agent say about this, or an Agent's said so when it sent what may come only now."""
+        off = [process.skew for process, part in self.parts.items() if part_of(part.name) == "agent"]
+        off += [skew for until, skew in self._were_off if self.now - until <= BELIEVED_SECONDS]
         stores = any(abs(store.clock.seconds() - now) <= AGREE_SECONDS for store in self.stores)
-        return stores and any(abs(process.wall() - now) <= AGREE_SECONDS for process in agents)
+        return stores and any(abs(self.unix + skew - now) <= AGREE_SECONDS for skew in off)
 
     def unexpected(self, error: BaseException, process: Process | None) -> None:
         """Code of Taba raised what nobody expects."""

@@ -215,9 +215,10 @@ class Run(World):
             store.lag = REPLICA_SECONDS
             store.clock.skew = 0.0
             store.is_up = True
+        for process, part in self.parts.items():
+            self.step_clock(part, 0.0)
+            process.takes_power = False
         self.hosts.clear()
-        for process in self.parts:
-            process.skew, process.takes_power = 0.0, False
         for server in self.servers:
             server.is_future = False
             if self.may_bury and server.is_older and server.process is not None:

@@ -81,16 +81,19 @@ WORLDS = (
 )
 _LEFT_OUT = range(7, 14), range(28, 35), range(42, 49), range(69, 72), range(84, 91), range(98, 112), range(119, 127)
 WITHOUT_MOST = ",".join(str(number) for some in _LEFT_OUT for number in some)
+WITHOUT_LATE = ",".join(map(str, (*range(2, 6), *range(7, 67), *range(72, 124))))
 # The kinds that there were when most of these worlds were found: with others among them the same seeds draw other faults
 FIRST_KINDS = tuple(KINDS)[: tuple(KINDS).index("disk tears")]
 OF_FIRST_KINDS = ("--kinds", ",".join(FIRST_KINDS))
 SECOND_KINDS = tuple(KINDS)[: tuple(KINDS).index("move's fuse")]
+THIRD_KINDS = tuple(KINDS)[: tuple(KINDS).index("power fails") + 1]
 # worlds that found something once: what an Agent of a host that boots anew takes for ended, and for lost, and what the next Agent makes of
 # that; what a full disk does not let go of, and what it does not take while a host boots anew; a sum that comes late; a world that was
 # judged before what a store had lost was asked for; what Agents say for ever, and nobody folds; problems that were over;
 # what is retained when a move has ended; a map that only a shard that left was told; what went with a spool's file and was applied before;
 # what was dropped by who had no ring, beside what was dropped for another reason; what was counted at once, of too many lanes; a bucket
-# that was moved to a shard that had been drained while its mover stood still; a sentence of the last two minutes, after long catching up
+# that was moved to a shard that had been drained while its mover stood still; a sentence of the last two minutes, after long catching up;
+# a step that an Agent's clock agreed with when it sent what came a minute and a half later
 FOUND = (
     ("--seed", "3001", "--kinds", "host boots,server cut off"),
     ("--seed", "4001", "--kinds", "host boots,server cut off,kill agent,agent's fuse,memory full"),
@@ -112,6 +115,7 @@ FOUND = (
     ("--folding", "--seed", "2026112730039"),
     ("--seed", "2026112708122"),
     ("--folding", "--seed", "2026112730429", "--kinds", ",".join(SECOND_KINDS)),
+    ("--seed", "2026112731335", "--kinds", ",".join(THIRD_KINDS), "--without", WITHOUT_LATE),
 )
 RUN_SECONDS = 550  # a machine that has much else to do, too
 # ./run simulate with one list of arguments after another, in one process: to begin one takes longer than many a world
