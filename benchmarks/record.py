@@ -28,8 +28,8 @@ BURST = 16_000  # half a ring
 STRING_BURST = 4_000  # of 200 bytes: most of the byte ring of …
 STRING_RING_BYTES = 8 * 2**20  # … this ring; a default one holds 640, too few to time
 PEER_BURST = 5_000
-TRACED = 100_000
-TRACE_RING_BYTES = 16 * 2**20  # holds all that is traced, without an Agent
+TRACED, TRACED_STRINGS = 100_000, 4_000
+TRACE_RING_BYTES = 16 * 2**20  # holds all that is traced, without an Agent; twice as many strings
 STRING_NOTE = "a ring of 8 MiB: the byte ring of a default one holds 640 such values, too few to time"
 MMAP = "a file a process, which whoever scrapes must read; no Gauge by process without more files"
 
@@ -139,16 +139,16 @@ def _check(counted: dict[str, Any], is_accelerated: bool) -> None:
 def _traced(services: Services, effort: Effort) -> list[Row]:
     if shutil.which("strace") is None:
         return []
-    titles = {"taba_record": "system calls in 100,000 × record(1.0)"}
+    wanted = [("taba_record", TRACED, "record(1.0)"), ("taba_string", TRACED_STRINGS, "record(200-byte string)")]
     if not effort.is_quick:
-        titles |= {"taba_string": "system calls in 100,000 × record(200-byte string)", "statsd_incr": "peer: statsd, UDP: system calls"}
+        wanted.append(("statsd_incr", TRACED, "a peer's: statsd, UDP: incr()"))
     rows = []
-    for case, title in titles.items():
+    for case, times, call in wanted:
+        title = f"system calls in {times:,} × {call}"
         agent = f"{services.agent}-traced-{case}"
-        ring_bytes = TRACE_RING_BYTES if case != "taba_string" else 16 * TRACE_RING_BYTES
         try:
-            environ = {**services.environ, "TABA_AGENT": agent, "TABA_RING_BYTES": str(ring_bytes)}
-            calls = _count_calls(case, environ, services.directory)
+            environ = {**services.environ, "TABA_AGENT": agent, "TABA_RING_BYTES": str(TRACE_RING_BYTES)}
+            calls = _count_calls(case, times, environ, services.directory)
         finally:
             remove_segments(agent)
         budget = budgets.SYSTEM_CALLS if case.startswith("taba") else None
@@ -156,10 +156,10 @@ def _traced(services: Services, effort: Effort) -> list[Row]:
     return rows
 
 
-def _count_calls(case: str, environ: dict[str, str], directory: Path) -> int:
+def _count_calls(case: str, times: int, environ: dict[str, str], directory: Path) -> int:
     with tempfile.NamedTemporaryFile("r", dir=directory) as trace:
         with opened(case, environ, directory, ("strace", "-f", "-qq", "-o", trace.name)) as worker:
-            worker.ask("trace", TRACED)
+            worker.ask("trace", times)
             if case.startswith("taba"):
                 _check(worker.ask("counts"), True)
         lines = trace.read().splitlines()
