@@ -28,9 +28,8 @@ class Latency:
 
     def __init__(self) -> None:
         self._slices: deque[tuple[float, Any]] = deque()
-        self._added: list[
-            tuple[Any, float]
-        ] = []  # to the last slice, and not counted yet: of cycles that are small many are counted at once
+        # to the last slice, and not counted yet: of cycles that are small many are counted at once
+        self._added: list[tuple[Any, float]] = []
 
     def add_all(self, times: Iterable[bytes], now: float) -> None:
         """Events of these times (float64, in pieces) became visible `now`: of many a sample counts."""
