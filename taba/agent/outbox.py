@@ -1,7 +1,7 @@
 """The outbox: where an Agent keeps batches that are not yet forgotten, in shared memory, so that a killed Agent finds them again.
 
-1. A drain becomes one group. Its bytes and its table are written first; one aligned 8-byte store of `published` makes
-   both count, or neither.
+1. A drain becomes one group. Its bytes and its table are written first; `published`, eight bytes that are written at
+   once, makes both count, or neither.
 2. A table is complete: covered ranges that no ring's tail has passed, rings that were counted as retired, totals.
 3. Positions of group bytes only grow (modulo the area's size when they are read or written); `released` follows `published`.
 4. The memory is sparse: a group's pages are had before anything is written, and given back when it is released. There is never a

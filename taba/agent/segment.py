@@ -1,7 +1,8 @@
 """The memory of an outbox: the file `taba-agent.<name>` of POSIX shared memory, locked for life.
 
-Its size is fixed and most of it is holes. Group bytes go through `pread` and `pwrite`: what is mapped and touched counts as the
-Agent's memory, and of a mapping only the words in the header need to be one store.
+Its size is fixed and most of it is holes. All goes through `pread` and `pwrite`: what is mapped and touched counts as the Agent's memory,
+and of what somebody cut a store kills. A word in the header is eight bytes of one page, which the kernel copies in one go: it looks for a
+signal before that, not within, and who reads them is the next Agent. What is mapped is never touched: it gives pages back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import struct
 from collections.abc import Callable
 
 from taba.agent.locks import check_owner, open_own, running
-from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
+from taba.agent.outbox import DEFAULT_OUTBOX_BYTES, MIN_OUTBOX_BYTES, PAGE, PUBLISHED, OtherVersion, Outbox, OutboxCorrupt, OutboxFull
 from taba.ring import SHM_DIRECTORY as SHM
 
 FREE_SHARE = 4  # of what would be free without it, an outbox takes this part at the most: rings need the rest
@@ -43,7 +44,8 @@ class Segment:
     def _open(self, outbox_bytes: int) -> None:
         status = os.fstat(self._fd)
         self.size, self._inode = status.st_size, status.st_ino
-        self.is_fresh = os.pread(self._fd, 8, 0) in (b"", bytes(8))  # a kill while it was made leaves no magic
+        # a kill while it was made leaves no magic, and nothing is published; where something is, somebody cut what was there
+        self.is_fresh = not any(self.read(0, 8) + self.read(PUBLISHED, 8))
         if self.is_fresh:
             os.ftruncate(self._fd, 0)
             self.size = max(MIN_OUTBOX_BYTES, outbox_bytes // PAGE * PAGE)
@@ -52,7 +54,7 @@ class Segment:
             os.ftruncate(self._fd, PAGE)  # the mapping must have a first page; it is corrupt anyway
             self.size = PAGE
         self._map = mmap.mmap(self._fd, self.size)
-        self._words = memoryview(self._map)[:PAGE].cast("Q")
+        self._has_head = True  # as far as is known: what tells that there is an outbox
         if not self.is_fresh:
             os.pwrite(self._fd, struct.pack("<I", os.getpid()), 12)
 
@@ -67,12 +69,17 @@ class Segment:
     @property
     def is_cut(self) -> bool:
         """Whether somebody cut it: what lay behind that is gone, and so may its head be, without which the next Agent finds no outbox."""
-        return os.fstat(self._fd).st_size < self.size
+        return not self._has_head or os.fstat(self._fd).st_size < self.size
 
     def mend(self, outbox: Outbox) -> None:
-        """Have it whole again, with zeros in place of what is gone, and `outbox`, which is in it, found by the next Agent."""
+        """Have it whole again, with zeros in place of what is gone, and `outbox`, which is in it, found by the next Agent.
+
+        Raises OutboxFull where there is no room for its head: it counts as cut until then.
+        """
+        self._has_head = False
         os.ftruncate(self._fd, self.size)
         outbox.write_head(os.getpid())
+        self._has_head = True
 
     def _lock(self) -> int:
         while True:
@@ -145,10 +152,16 @@ class Segment:
             offset += length
 
     def load(self, offset: int) -> int:
-        return self._words[offset // 8]
+        return int.from_bytes(self.read(offset, 8), "little")
 
     def store(self, offset: int, word: int) -> None:
-        self._words[offset // 8] = word  # one aligned 8-byte store
+        try:
+            os.pwrite(self._fd, word.to_bytes(8, "little"), offset)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # somebody cut it, and took the room
+            raise OutboxFull(f"no room for its head in {os.path.dirname(self.path)}") from None
 
     def room(self) -> int:
         """As much as leaves free three quarters of what would be free without this outbox."""
@@ -170,7 +183,6 @@ class Segment:
 
     def close(self) -> None:
         """Let go of memory and lock. What is published stays for the next Agent."""
-        self._words.release()
         self._map.close()
         os.close(self._fd)
 

@@ -195,6 +195,42 @@ class SegmentTests(SynchronousTestCase):
             segment.close()
             segment.remove()
 
+    def test_who_publishes_in_one_that_is_cut_lives_on_and_what_a_kill_then_leaves_is_said(self) -> None:
+        outbox, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
+        group = outbox.append(Table(recorded=3, sequence=1), [fresh(1, b"x" * 100)])
+        os.truncate(segment.path, 0)
+        child = os.fork()  # a store to what is mapped there would end the test
+        if not child:
+            with contextlib.suppress(BaseException):
+                outbox.release(group.end)
+                outbox.append(Table(recorded=7, sequence=2), [fresh(2, b"x" * 100)])
+                os._exit(0)
+            os._exit(1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        segment.close()  # as a kill would, before it is mended
+        _, segment, problem = open_outbox("a", lambda: b"j" * 16, MIN_OUTBOX_BYTES, self.directory)
+        self.assertIn("unreadable (no outbox)", str(problem))
+        segment.close()
+
+    def test_one_that_is_cut_counts_as_that_until_there_was_room_for_its_head(self) -> None:
+        outbox, segment, _ = open_outbox("a", lambda: b"i" * 16, MIN_OUTBOX_BYTES, self.directory)
+        self.addCleanup(segment.close)
+        outbox.append(Table(recorded=7, sequence=1), [])
+        os.truncate(segment.path, 0)
+
+        def full(offset: int, length: int) -> None:
+            raise OutboxFull("no room")
+
+        with contextlib.ExitStack() as until_there_is_room:
+            segment.reserve = full  # type: ignore[method-assign]
+            until_there_is_room.callback(segment.__dict__.pop, "reserve")
+            with self.assertRaises(OutboxFull):
+                segment.mend(outbox)
+            self.assertTrue(segment.is_cut)
+        segment.mend(outbox)
+        self.assertFalse(segment.is_cut)
+        self.assertEqual((Outbox(segment).id, Outbox(segment).table.recorded), (b"i" * 16, 7))
+
     def test_garbage_is_set_aside_with_its_bytes_and_a_new_one_made(self) -> None:
         path = os.path.join(self.directory, "taba-agent.a")
         garbage = os.urandom(100_000)
