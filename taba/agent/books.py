@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from taba.agent.ages import Moment
 from taba.agent.history import History
-from taba.agent.lanes import MAX_HISTORY, PROBE_SLACK_SECONDS, RETAIN_SECONDS, HeldBatch, Lane, Skip, Unreadable
+from taba.agent.lanes import IN_OUTBOX, IN_SPOOL, MAX_HISTORY, PROBE_SLACK_SECONDS, RETAIN_SECONDS, HeldBatch, Lane, Skip, Unreadable
 from taba.agent.openings import Openings
 from taba.agent.outbox import Covered, OutboxFull, Skipped, Table
 from taba.agent.schedule import Schedule
@@ -44,21 +44,14 @@ class Refusal(NamedTuple):
     now: float
 
 
-# of a batch that a Server refuses: whose fault that is not
-DAMAGED = "its bytes in the outbox are not those that were written, so something cut or wrote to its segment in shared memory"
-
-
 class Shelf(Protocol):
     """Where batches lie, and where a table is published that says what became of them."""
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         """The bytes of a batch, as a Ledger gives them."""
 
-    def is_intact(self, batch: HeldBatch) -> bool:
-        """Whether the bytes of a batch are those that were written, as far as that can be told: not where they lie in a damaged outbox."""
-
-    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
-        """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
+    def keep_aside(self, lane: Lane, batch: HeldBatch, reason: str) -> None:
+        """Keep the bytes of a batch that was given up, or what is left of them. Raises Unreadable and sqlite3.Error."""
 
     def settle_totals(self) -> None:
         """Publish totals that changed since the last publish. Raises SpoolFull where that cannot be."""
@@ -149,10 +142,8 @@ class Books:
 
     def gave_up(self, lane: Lane, batch: HeldBatch, reason: str, detail: str, now: float) -> None:
         """`batch` is dropped for `reason`, its Events counted; what may be looked into by a person is kept aside."""
-        if reason == "refused" and not self._shelf.is_intact(batch):
-            detail = f"{DAMAGED}: {detail}"
         self.refusals.append(Refusal(lane.bucket, batch.events, reason, detail[:200], now))
-        if reason in ("refused", "spool_corrupt"):
+        if reason in ("refused", IN_OUTBOX[0], IN_SPOOL[0]):
             self._keep_aside(lane, batch, detail)
         if batch.group is not None:
             batch.group.unacknowledged -= 1
@@ -171,7 +162,7 @@ class Books:
 
     def _keep_aside(self, lane: Lane, batch: HeldBatch, detail: str) -> None:
         try:
-            self._shelf.keep_aside(id_of(lane, batch), detail[:200], self._shelf.read(lane, batch))
+            self._shelf.keep_aside(lane, batch, detail[:200])
         except (sqlite3.Error, Unreadable) as error:  # its bytes are lost to those who would look at them; it is counted all the same
             self.spool_problem = f"{error}"
 
@@ -231,7 +222,7 @@ class Books:
                 if self.holds_backlog:
                     return  # the disk removes nothing: a table names no more of them, and the lane asks again
             id = BatchId(lane.stream, lane.bucket, number)
-            self.dropped["spool_corrupt"] += lane.doubt.pop(number)
+            self.dropped[IN_SPOOL[0]] += lane.doubt.pop(number)
             self.counted.append(id)
             self.settling[id] = None
             self.is_dirty = True

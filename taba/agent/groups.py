@@ -12,15 +12,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
-from zlib import crc32
 
 from taba.agent.books import Books
 from taba.agent.history import History
 from taba.agent.lanes import Group, HeldBatch, Lane
-from taba.agent.outbox import EncodedBatch, Outbox, OutboxCorrupt, StoredBatch, StoredGroup
+from taba.agent.outbox import EncodedBatch, Outbox, OutboxCorrupt, StoredBatch, StoredGroup, checksum
 from taba.batch import BatchId
-
-UNKNOWN_CRC = -1  # which no bytes have
 
 
 class Groups:
@@ -137,7 +134,7 @@ class Groups:
         for (stream, bucket), lane in self._lanes.items():
             for batch in (*lane.retained, *lane.pending):
                 if id(batch) in held:
-                    told = batch.created, batch.events, batch.length, UNKNOWN_CRC, batch.position, batch.flag, batch.is_dropped, batch.key
+                    told = batch.created, batch.events, batch.length, batch.crc, batch.position, batch.flag, batch.is_dropped, batch.key
                     yield StoredBatch(BatchId(stream, bucket, batch.number), *told), batch
 
     def moved(self, batch: HeldBatch) -> None:
@@ -175,4 +172,4 @@ class Groups:
 
     def _whole(self, stored: StoredBatch) -> bytes | None:
         content = self._outbox.read(stored.position, stored.length)
-        return content if crc32(content) == stored.crc else None
+        return content if checksum(content) == stored.crc else None

@@ -40,6 +40,7 @@ from taba.agent.outbox import (
     StoredBatch,
     Table,
     TableFull,
+    checksum,
     encode_table,
     group_bytes,
 )
@@ -365,10 +366,11 @@ class Keeper:
             self.schedule.put(lane, now)
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
-        """The bytes of a batch; None where the spool's row is gone or torn, and the outbox has them no more. Raises Unreadable where the
-        disk does not say."""
+        """The bytes of a batch; None where something wrote over them, or the spool's row is gone or torn, and the outbox has them no more.
+        Raises Unreadable where the disk does not say."""
         if batch.group is not None:
-            return self.outbox.read(batch.position, batch.length)
+            found = self.outbox.read(batch.position, batch.length)
+            return found if checksum(found) == batch.crc else None
         id = id_of(lane, batch)
         try:
             content = self.backlog.read(id)
@@ -378,19 +380,12 @@ class Keeper:
         self.books.unreadable.pop(id, None)
         return self.groups.copy(batch) if content is None and lane.in_outbox > self.outbox.released else content
 
-    def is_intact(self, batch: HeldBatch) -> bool:
-        """Whether the bytes of a batch are those that were written: of the spool's each read looks, of the outbox's this does."""
-        if batch.group is None:
-            return True
-        try:
-            written = next(stored.crc for stored in self.outbox.group(batch.group.start).batches if stored.position == batch.position)
-        except (OutboxCorrupt, StopIteration):
-            return False
-        return crc32(self.outbox.read(batch.position, batch.length)) == written
-
-    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
-        """Keep the bytes of a batch that was given up, or what is left of them where `content` is None. Raises sqlite3.Error."""
-        content = content or self.spool.torn(id)
+    def keep_aside(self, lane: Lane, batch: HeldBatch, reason: str) -> None:
+        """Keep the bytes of a batch that was given up, or what is left of them. Raises Unreadable and sqlite3.Error."""
+        id = id_of(lane, batch)
+        content = (
+            self.outbox.read(batch.position, batch.length) if batch.group is not None else self.read(lane, batch) or self.spool.torn(id)
+        )
         if content is not None:
             self.spool.keep_aside(id, reason, content)
 
@@ -539,7 +534,7 @@ class Keeper:
             if needed > self.spool.free:
                 return False  # before anything is read: it may be so at every drain
         batches = [
-            EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length), stored.key)
+            EncodedBatch(stored.id, stored.created, stored.events, self.outbox.read(stored.position, stored.length), stored.key, stored.crc)
             for stored, _ in moving
         ]
         if batches:

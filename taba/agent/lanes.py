@@ -39,6 +39,9 @@ HEADER_BYTES = 64  # what a header takes in an envelope, at the most
 MAX_HISTORY = 256  # forgotten batches of a lane whose events it knows, should a gap lose them, …
 MORE_HISTORY = 32  # … and so many more at times
 UNREADABLE_SECONDS = 5.0  # between two tries to read a batch back: a disk that had a bad moment has others to serve
+# why a batch is dropped whose bytes are not those that were written
+IN_OUTBOX = "outbox_corrupt", "its bytes do not match their checksum, so something cut or wrote to the outbox's segment in shared memory"
+IN_SPOOL = "spool_corrupt", "its row in the spool does not match its checksum"
 MAX_MISSING = 65_536  # batches that a gap looks for; of those before, it counts that they are lost
 
 
@@ -66,12 +69,26 @@ class Group:
 
 
 class HeldBatch:
-    """A batch as its lane knows it. `group` is None for one in the spool; `position` and `flag` are its places in the outbox."""
+    """A batch as its lane knows it. `group` is None for one in the spool; `position` and `flag` are its places in the outbox, and `crc` is
+    the checksum of its bytes there."""
 
-    __slots__ = ("acknowledged", "created", "events", "flag", "group", "is_dropped", "is_pending", "key", "length", "number", "position")
+    __slots__ = (
+        "acknowledged",
+        "crc",
+        "created",
+        "events",
+        "flag",
+        "group",
+        "is_dropped",
+        "is_pending",
+        "key",
+        "length",
+        "number",
+        "position",
+    )
 
     def __init__(self, stored: StoredBatch, group: Group | None = None):
-        (_, _, self.number), self.created, self.events, self.length, _, self.position, self.flag, _, self.key = stored
+        (_, _, self.number), self.created, self.events, self.length, self.crc, self.position, self.flag, _, self.key = stored
         self.group = group
         self.is_pending = True  # neither acknowledged nor dropped
         self.is_dropped = False  # and counted
@@ -242,7 +259,7 @@ class Lane:
                         if self.is_unsure:
                             self._open(first.number)  # a Server may have it, or have it in hand
                             break
-                        self._settle(self.pending.popleft(), "spool_corrupt", "its row in the spool does not match its checksum", now)
+                        self._settle(self.pending.popleft(), *(IN_SPOOL if first.group is None else IN_OUTBOX), now)
             except Unreadable:
                 self.not_before = now + UNREADABLE_SECONDS  # what follows waits behind it, for the order's sake
             if self.probing and not self.sent:

@@ -44,10 +44,10 @@ LOSSES = {
     "no_disk": "the outbox had no room, and the spool's disk is full or fails: make room on that disk, and in /dev/shm, or look at it",
     "too_many_tabs": "one Client named so many Tabs, of so many base names, that there is no sum for them: look for data in their names",
     "malformed": "a ring held records that are none: its process has a fault, or another version of Taba",
-    "refused": "a Server found batches malformed, or has another request under their key, or something wrote to the outbox; kept aside: "
-    "`refused` in this status says which",
+    "refused": "a Server found batches malformed, or has another request under their key; kept aside: `refused` in this status says which",
     "gap": "the store came back with an older past, and nobody had the batches any more: let it sync each write",
     "too_old": "no Server took them within 7 days: bring one back sooner",
+    "outbox_corrupt": "something cut the outbox in shared memory, or wrote to it; kept aside: see what else writes or cleans there",
     "spool_corrupt": "rows of the spool did not match their checksum, or are gone with its file: look at its disk",
 }
 
@@ -114,8 +114,8 @@ class Problems:
             self._damaged, self._damage_seen = damaged, now
         if damaged and now - self._damage_seen <= LOSS_SHOWN_SECONDS:
             found["damaged"] = (
-                f"something wrote over, or cut, {many(damaged, 'group')} of the outbox in {self._shm}: their batches are sent as they are"
-                " found, and counted as refused where they are none any more; see what else writes or cleans there, and restart this Agent"
+                f"something wrote over, or cut, {many(damaged, 'group')} of the outbox in {self._shm}: what is gone of their"
+                " batches is dropped and counted as outbox_corrupt; see what else writes or cleans there, and restart this Agent"
             )
         free, total = self._space()
         if not total:

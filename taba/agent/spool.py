@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -395,8 +396,10 @@ class Spool:
 
     def _insert(self, batches: Sequence[EncodedBatch]) -> None:
         rows = (
-            (*id, len(content), *created.fields(), events, checksum(id, created.fields(), events, key, content), key, content)
-            for id, created, events, content, key, _ in batches
+            (*id, len(content), *created.fields(), events, checksum(id, created.fields(), events, key, content) ^ is_torn, key, content)
+            for id, created, events, content, key, crc in batches
+            # what comes from an outbox that something wrote over is as torn here
+            for is_torn in (crc is not None and zlib.crc32(content) != crc,)
         )
         self._database.executemany("INSERT OR IGNORE INTO batches VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 

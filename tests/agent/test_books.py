@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.agent.books import DAMAGED, MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, MAX_TOTAL, Books
+from taba.agent.books import MAX_RETAINED_BATCHES, MAX_RETAINED_BYTES, MAX_SETTLING, MAX_TOTAL, Books, id_of
 from taba.agent.history import History
 from taba.agent.lanes import Group, HeldBatch, Lane, Skip, Unreadable
 from taba.agent.outbox import StoredBatch, decode_table, encode_table
@@ -27,18 +27,14 @@ class Shelf:
         self.aside: list[tuple[BatchId, str, bytes | None]] = []
         self.published = 0
         self.is_full = self.is_unreadable = False
-        self.damaged: set[int] = set()
-
-    def is_intact(self, batch: HeldBatch) -> bool:
-        return batch.number not in self.damaged
 
     def read(self, lane: Lane, batch: HeldBatch) -> bytes | None:
         if self.is_unreadable:
             raise Unreadable("the disk has a bad moment")
         return self.contents.get(batch.number)
 
-    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
-        self.aside.append((id, reason, content))
+    def keep_aside(self, lane: Lane, batch: HeldBatch, reason: str) -> None:
+        self.aside.append((id_of(lane, batch), reason, self.read(lane, batch)))
 
     def settle_totals(self) -> None:
         self.published += 1
@@ -78,13 +74,6 @@ class Counting(SynchronousTestCase):
             table = self.books.table((), MAX_TOTAL - 1 + more, self.books.dropped, "")
             self.assertEqual((dict(table.dropped), table.recorded), ({"ring_full": total}, total))
             self.assertEqual(decode_table(encode_table(table)), table)
-
-    def test_of_what_is_refused_it_is_said_where_that_is_the_outbox_s_fault(self) -> None:
-        self.shelf.damaged = {2}
-        for number in (1, 2):
-            self.books.gave_up(self.lane, self.batch(number), "refused", "no batch", 7.0)
-        whole, cut = (refusal.detail for refusal in self.books.refusals)
-        self.assertEqual((whole, cut), ("no batch", f"{DAMAGED}: no batch"))
 
     def test_what_cannot_be_read_is_counted_all_the_same(self) -> None:
         self.shelf.is_unreadable = True

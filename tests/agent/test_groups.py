@@ -61,10 +61,7 @@ class GroupsTests(SynchronousTestCase):
     def read(self, lane: Lane, batch: HeldBatch) -> bytes:
         return self.outbox.read(batch.position, batch.length)
 
-    def is_intact(self, batch: HeldBatch) -> bool:
-        raise NotImplementedError
-
-    def keep_aside(self, id: BatchId, reason: str, content: bytes | None) -> None:
+    def keep_aside(self, lane: Lane, batch: HeldBatch, reason: str) -> None:
         raise AssertionError("nothing is refused here")
 
     def settle_totals(self) -> None:

@@ -315,7 +315,7 @@ class LaneTests(SynchronousTestCase):
             self.assertEqual((asked.entry, recorder.reasons), (Header(OPEN, b"s" * 16, 1, anew=True), {}))
             lane.opened(b"another.", mark, 0.0)
             self.assertEqual(lane.next(0.0, NOW), [])
-            self.assertEqual(recorder.reasons, {} if mark else {1: "spool_corrupt"})
+            self.assertEqual(recorder.reasons, {} if mark else {1: "outbox_corrupt"})
 
     def test_a_stream_is_opened_before_its_first_batch_and_ended_when_nothing_is_left_and_nothing_comes(self) -> None:
         lane, recorder = make_lane(is_open=False)
@@ -382,7 +382,7 @@ class LaneTests(SynchronousTestCase):
         lane.applied(3, 0.0)
         self.assertEqual([(send.number, send.follows) for send in lane.next(0.0, NOW, 3)], [(5, 3)])
         lane.applied(5, 0.0)
-        self.assertEqual((recorder.reasons, recorder.lost_batches), (dict.fromkeys((1, 2, 4), "spool_corrupt"), 0))
+        self.assertEqual((recorder.reasons, recorder.lost_batches), (dict.fromkeys((1, 2, 4), "outbox_corrupt"), 0))
 
     def test_a_run_is_bounded_by_batches_and_by_bytes_and_each_follows_the_one_before(self) -> None:
         lane, _ = make_lane()

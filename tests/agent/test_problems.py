@@ -29,7 +29,7 @@ from tests.agent.producers import Producer
 from tests.agent.world import AGENT, World
 
 MiB = 1 << 20
-AGENT_REASONS = {"spool_full", "no_disk", "malformed", "refused", "gap", "too_old", "spool_corrupt", "too_many_tabs"}
+AGENT_REASONS = {"spool_full", "no_disk", "malformed", "refused", "gap", "too_old", "outbox_corrupt", "spool_corrupt", "too_many_tabs"}
 
 
 def _full(*_: object) -> None:

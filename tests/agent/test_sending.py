@@ -9,7 +9,6 @@ from twisted.web import server
 
 from taba import batch as codec
 from taba.agent import dispatch, forward
-from taba.agent.books import DAMAGED
 from taba.agent.pin import PinFile
 from taba.batch import Verdict
 from taba.names import ALIVE_TAB, bucket_of
@@ -37,7 +36,7 @@ class SendingTests(WholeAgent):
         await task.deferLater(reactor, 0.5, lambda: None)
         self.assertEqual(dict(service.loop.keeper.books.totals()), {"refused": 1})
 
-    async def test_a_batch_that_was_written_over_in_the_outbox_is_refused_and_it_is_said_whose_fault_that_is_not(self) -> None:
+    async def test_a_batch_that_was_written_over_in_the_outbox_is_counted_as_that_and_not_sent(self) -> None:
         producer = self.producer()
         tab = producer.tab("bids_won")
         self.server.verdict = lambda sent: Verdict(codec.LATER, 0.05) if b"bids_won" in sent.batch else None
@@ -50,13 +49,14 @@ class SendingTests(WholeAgent):
 
         await self.until(lambda: held())
         (batch,) = held()
-        self.assertTrue(keeper.is_intact(batch))
-        keeper.outbox._write(batch.position + batch.length - 8, b"\0" * 8)
-        self.assertFalse(keeper.is_intact(batch))
-        self.server.verdict = lambda sent: Verdict(codec.REFUSED, "no batch") if b"bids_won" in sent.batch else None
-        await self.until(lambda: keeper.books.dropped["refused"] == 1)
+        keeper.outbox._write(batch.position + batch.length - 8, b"\0" * 8)  # a value: it decodes as before
+        self.server.verdict = lambda sent: None
+        await self.until(lambda: keeper.books.dropped["outbox_corrupt"] == 1)
+        self.assertEqual(self.server.store.folded, 0)
         (refusal,) = keeper.books.refusals
-        self.assertEqual(refusal.detail, f"{DAMAGED}: no batch")
+        self.assertIn("wrote to the outbox", refusal.detail)
+        [(_, _, _, content)] = keeper.spool.aside()
+        self.assertIn(b"bids_won", content)
 
     async def test_answers_that_are_no_verdicts_mean_later(self) -> None:
         producer = self.producer()

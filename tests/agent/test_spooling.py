@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import sqlite3
+import struct
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -237,10 +238,35 @@ class SpoolingTests(WorldCase):
             self.kills(partial(self._torn_and_sent_from_the_outbox, is_applied=is_applied, is_to_end=is_to_end), 1)
 
     def test_what_is_damaged_in_both_places_is_counted(self) -> None:
-        with mock.patch.object(groups, "crc32", lambda content: -1):
+        with mock.patch.object(groups, "checksum", lambda content: -1):
             world = self._damaged_within_a_move("DELETE FROM batches", True, False, False)
         dropped = world.keeper.books.totals()["spool_corrupt"]
         self.assertEqual((dropped > 0, world.store.folded + dropped), (True, 100))
+
+    def test_what_something_wrote_over_in_the_outbox_is_counted_and_not_folded_wherever_it_is_sent_from(self) -> None:
+        for has_moved, is_restarted, is_of_index in itertools.product((False, True), repeat=3):
+            with self.subTest(has_moved=has_moved, is_restarted=is_restarted, is_of_index=is_of_index):
+                world = self.world()
+                for _ in range(2):
+                    world.record(50)
+                    world.tick()
+                group = next(world.keeper.outbox.groups())
+                spoilt = group.batches[-1]
+                world.keeper.outbox._write(spoilt.position + spoilt.length - 8, struct.pack("<d", 1e9))  # a value: it decodes as before
+                if is_of_index and not is_restarted:
+                    world.keeper.outbox._write(group.start, bytes(4))
+                if has_moved:
+                    world.move()
+                if is_restarted:
+                    world.die()
+                    world.born()
+                for _ in range(8):
+                    world.now += 10.0
+                    world.tick()
+                    world.send()
+                reason = "spool_corrupt" if has_moved else "outbox_corrupt"
+                self.assertEqual(+world.keeper.books.totals(), {reason: spoilt.events})
+                self.assertEqual((world.store.folded, world.keeper.books.recorded), (100 - spoilt.events, 100))
 
     def test_what_was_retained_for_its_time_is_forgotten_and_the_spool_empties(self) -> None:
         world = self.world()
