@@ -54,6 +54,7 @@ FOLDING = Run(
         "tests/handlers/test_fresh.py",
         "tests/handlers/test_latest.py",
         "tests/handlers/test_rows.py",
+        "tests/handlers/test_windows_in_c.py",
         "tests/server/ask/test_writing.py",
         "tests/server/fold/test_plain_parts.py",
         "tests/shard/test_wire.py",

@@ -10,7 +10,7 @@
 #include "../_part.h"
 #include "_binned.h"
 
-#define FORM 4                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 5                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */
@@ -593,12 +593,15 @@ done:
     return result;
 }
 
+#include "_row_windows.h"  /* of what stands above */
+
 static PyMethodDef methods[] = {
     {"fold", fold, METH_VARARGS, fold_doc},
     FAST("edge", edge, EDGE_DOC),
     {"counted", counted_in, METH_O, COUNTED_DOC},
     {"merge", merge, METH_VARARGS, MERGE_DOC},
     {"spill", spill, METH_VARARGS, spill_doc},
+    {"windows", windows, METH_VARARGS, windows_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -8,9 +8,9 @@
 
 #include "../_part.h"
 #include "_binned.h"
-#include "_spread_spills.h"
+#include "_spread_windows.h"
 
-#define FORM 5                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 6                               /* of what Python gives it and gets: see taba/parts.py */
 
 /* One State, and its events in the order of slots. */
 typedef struct {
@@ -163,6 +163,7 @@ static PyMethodDef methods[] = {
     {"counted", counted_in, METH_O, COUNTED_DOC},
     {"merge", merge, METH_VARARGS, MERGE_DOC},
     {"spill", spill, METH_VARARGS, spill_doc},
+    {"windows", windows, METH_VARARGS, windows_doc},
     {NULL, NULL, 0, NULL},
 };
 

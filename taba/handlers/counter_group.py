@@ -361,6 +361,22 @@ class CounterGroup(ArrayHandler):
         together = CounterStates(joined, *bins, states.slot_keys, states.slot_counts, states.slot_totals)
         return self._project(together, parts, now, groups, total)
 
+    def aggregate_dumps(
+        self, dumps: list[bytes], parts: Sequence[Sequence[bytes]], groups: Ints, total: int, now: float
+    ) -> list[Projection] | None:
+        """What `load_array` and `aggregate_array` would make, from the bytes; None where that is not to be had."""
+        if _rows is None:
+            return None
+        found = _rows.windows(dumps, [part[0] if part else b"" for part in parts], groups, total, now)
+        if found is None:
+            return None
+        low, high, *sums = np.frombuffer(found[0]).reshape(-1, total)[1:]
+        refused, held = np.frombuffer(found[1], np.int64).reshape(-1, total)
+        bins, codes, weights = np.frombuffer(found[2], np.int64), np.frombuffer(found[3], np.int32), np.frombuffer(found[4], np.int64)
+        pct = percentiles(codes.astype(np.int64), weights, bins, np.frombuffer(found[0], count=total), low, high)
+        windows = [_windows(*columns) for columns in zip(sums[: len(WINDOWS)], sums[len(WINDOWS) :], strict=True)]
+        return _projections(windows, pct, refused, held)
+
     def _project(self, states: CounterStates, parts: Sequence[Sequence[bytes]], now: float, groups: Ints, total: int) -> list[Projection]:
         """The Projections of `total` groups of slots' rows, whose all-time figures are put together already."""
         rows, starts, levels, counts, totals = _all_slots(states, parts)
@@ -368,16 +384,11 @@ class CounterGroup(ArrayHandler):
         windows = []
         for covers in LADDER.covered(starts, levels, now):
             with np.errstate(over="ignore", invalid="ignore"):
-                window_counts, window_totals = grouped_sums(rows, total, covers, counts, totals)
-            columns = zip(window_counts.astype(np.int64).tolist(), window_totals.tolist(), strict=True)
-            # as `_window`, of which a thousand Aggregates have four thousand
-            windows.append([{"count": many, "total": amount, "average": amount / many if many else None} for many, amount in columns])
+                windows.append(_windows(*grouped_sums(rows, total, covers, counts, totals)))
         bins = bins_per_row(states.bin_keys, total)
         head = states.head
         pct = percentiles(codes_in(states.bin_keys), states.bin_counts, bins, head["total"], head["low"], head["high"])
-        names = (*WINDOWS, "pct", "_refused", "_held")
-        rows_of_all = zip(*windows, pct, head["refused"].tolist(), head["held"].tolist(), strict=True)
-        return [dict(zip(names, row, strict=True)) for row in rows_of_all]
+        return _projections(windows, pct, head["refused"], head["held"])
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         aggregate = self.aggregate_windows(projections)
@@ -439,6 +450,17 @@ class CounterGroup(ArrayHandler):
 
 def _window(count: int, total: float) -> dict[str, Any]:
     return {"count": count, "total": total, "average": total / count if count else None}
+
+
+def _windows(counts: Floats, totals: Floats) -> list[dict[str, Any]]:
+    """As `_window`, of which a thousand Aggregates have four thousand."""
+    columns = zip(counts.astype(np.int64).tolist(), totals.tolist(), strict=True)
+    return [{"count": many, "total": amount, "average": amount / many if many else None} for many, amount in columns]
+
+
+def _projections(windows: list[list[dict[str, Any]]], pct: list[dict[str, Any]], refused: Ints, held: Ints) -> list[Projection]:
+    names = (*WINDOWS, "pct", "_refused", "_held")
+    return [dict(zip(names, row, strict=True)) for row in zip(*windows, pct, refused.tolist(), held.tolist(), strict=True)]
 
 
 def _aggregate_windows(windows: Sequence[Any]) -> dict[str, Any]:

@@ -314,6 +314,20 @@ class PercentileGroup(ArrayHandler):
     ) -> list[Projection]:
         return self._project(states, parts, now, groups, total)
 
+    def aggregate_dumps(
+        self, dumps: list[bytes], parts: Sequence[Sequence[bytes]], groups: Ints, total: int, now: float
+    ) -> list[Projection] | None:
+        """As CounterGroup's."""
+        if _spreads is None:
+            return None
+        archives, sketches = ([part[place] if part else b"" for part in parts] for place in range(2))
+        found = _spreads.windows(dumps, archives, sketches, groups, total, now, LOT_BYTES)
+        if found is None:
+            return None
+        tallies, windows, ever = found
+        columns = zip(("refused", "held", "old"), np.frombuffer(tallies, np.int64).reshape(-1, total), strict=True)
+        return _projections(_shown(*windows), _shown(*ever), dict(columns))
+
     def _project(
         self, states: PercentileStates, parts: Sequence[Sequence[bytes]], now: float, groups: Ints, total: int
     ) -> list[Projection]:
@@ -327,15 +341,11 @@ class PercentileGroup(ArrayHandler):
             with MalformedRow.among(np.arange(begin, begin + len(archives))):
                 rows, levels, slots = _read_archives(archives, np.float64)
             windows.add(groups[begin + rows], slots.starts, levels, slots, slots.chains.counted)
-        found = iter(windows.percentiles())
         ever = _Ever(states, [part[1] if part else b"" for part in parts], groups, total)
-        projections: list[Projection] = [{**{name: next(found) for name in WINDOWS}, "_ever": of_all} for of_all in ever.percentiles()]
+        tallies = {name: np.zeros(total, dtype=np.int64) for name in states.tallies}
         for name, column in states.tallies.items():
-            counted = np.zeros(total, dtype=np.int64)
-            np.add.at(counted, groups, column)
-            for projection, count in zip(projections, counted.tolist(), strict=True):
-                projection["_" + name] = count
-        return projections
+            np.add.at(tallies[name], groups, column)
+        return _projections(windows.percentiles(), ever.percentiles(), tallies)
 
     def aggregate(self, projections: Sequence[Projection]) -> Projection:
         aggregate: Projection = {}
@@ -402,6 +412,22 @@ class PercentileGroup(ArrayHandler):
         _, starts, levels, archive = _load_archives(state[1:2])
         own = starts_in(journal.keys)
         return np.concatenate((own, starts)), np.concatenate((np.zeros_like(own), levels)), join_spreads(journal, archive)
+
+
+def _shown(figures: bytes, bins: bytes, codes: bytes, weights: bytes) -> list[dict[str, Any]]:
+    """P of each, of columns that were made in C."""
+    columns = np.frombuffer(codes, np.int32).astype(np.int64), np.frombuffer(weights, np.int64), np.frombuffer(bins, np.int64)
+    return percentiles(*columns, *np.frombuffer(figures).reshape(3, -1))
+
+
+def _projections(windows: list[dict[str, Any]], ever: list[dict[str, Any]], tallies: dict[str, Ints]) -> list[Projection]:
+    """`windows` of each, one after the other, and P of all of the time."""
+    found = iter(windows)
+    projections: list[Projection] = [{**{name: next(found) for name in WINDOWS}, "_ever": of_all} for of_all in ever]
+    for name, column in tallies.items():
+        for projection, count in zip(projections, column.tolist(), strict=True):
+            projection["_" + name] = count
+    return projections
 
 
 class _Ever:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,33 +138,41 @@ class Chooser:
 
     async def _named(self, wanted: Filter, looked: Looked, exact: Mapping[str, str]) -> Sequence[str]:
         """The names that `names` and `globs` mean, of those that have States, sorted; all, where there are neither."""
+        if wanted.names and not wanted.globs:  # what else there is, however much, does not matter
+            return await in_order(self._with_labels(wanted, looked, exact), self._turns.breathe)
         names = await self._index.all_of(looked)
         if wanted.is_about_own:
-            own = [tab for known in looked.values() for tab in OWN_TABS if tab in known.types]
-            names = await in_order([*names, *own], self._turns.breathe)
-        if not wanted.names and not wanted.globs:
+            names = [*names]
+            for tab in {tab for known in looked.values() for tab in OWN_TABS if tab in known.types}:  # a few
+                insort(names, tab)
+        if not wanted.globs:
             return names
+        found = self._with_labels(wanted, looked, exact)
+        bases_there: set[str] = set()
+        async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+            bases_there.update(base_of(name) for name in some if "{" in name)
+        async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+            bases_there.difference_update(some)
+        texts = [*names, *await in_order(bases_there, self._turns.breathe)] if bases_there else names
+        matching = set(await self.match(pattern_of(wanted.globs), texts))
+        meant: list[str] = []
+        async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
+            meant += [name for name in some if name in matching or base_of(name) in matching]
+        if not found:
+            return meant  # in the order of `names`: many take long to sort
+        found.update(meant)
+        return await in_order(found, self._turns.breathe)
+
+    @staticmethod
+    def _with_labels(wanted: Filter, looked: Looked, exact: Mapping[str, str]) -> set[str]:
+        """The Tabs that are named as they are, and those that a base name means."""
         found = set(exact)
         bases = [name for name in wanted.names if "{" not in name]
         for known in looked.values():
             if known.labelled:
                 for base in bases:
                     found.update(known.labelled.get(base, ()))
-        if wanted.globs:
-            bases_there: set[str] = set()
-            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
-                bases_there.update(base_of(name) for name in some if "{" in name)
-            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
-                bases_there.difference_update(some)
-            texts = [*names, *await in_order(bases_there, self._turns.breathe)] if bases_there else names
-            matching = set(await self.match(pattern_of(wanted.globs), texts))
-            meant: list[str] = []
-            async for some in in_slices(names, SLICE_PLAIN, self._turns.breathe):
-                meant += [name for name in some if name in matching or base_of(name) in matching]
-            if not found:
-                return meant  # in the order of `names`: many take long to sort
-            found.update(meant)
-        return await in_order(found, self._turns.breathe)
+        return found
 
     async def _those_that_match(self, wanted: Filter, names: Sequence[str]) -> Sequence[str]:
         names = wanted.scope.of_tabs(names)

@@ -16,7 +16,7 @@ from taba.server.ask.answers import Unanswered
 from taba.server.ask.choosing import Chooser, Chosen
 from taba.server.ask.filters import Filter
 from taba.server.fold.cycle import bucket_of
-from taba.server.keys import ABSENT, state_fields, unframe
+from taba.server.keys import state_fields, unframe, unframe_all
 from taba.server.router import IsReader
 from taba.server.work.bench import Bench
 from taba.server.work.knowing import further_parts
@@ -179,6 +179,7 @@ class States:
         self._count["states"] += states_read
         replies = await self._router.read_many({bucket: [(b"HMGET", keys.states(bucket), *of)] for bucket, of in fields.items() if of})
         await self._turns.breathe()  # many questions' replies may come at once
+        framed = {bucket: _unframed(contents) for bucket, [contents] in replies.items()}
         again: list[Part] = []
         for part, type, clients, bucket, start, count in places:
             owners, states = by_type.setdefault(type, ([], []))
@@ -191,17 +192,47 @@ class States:
             ):
                 again.append(part)
                 continue
-            for first, client in zip(range(start, start + len(clients) * count, count), clients, strict=True):
-                if contents[first] is None:
-                    continue  # deleted between the two reads
-                try:
-                    states.append([ABSENT if content is None else unframe(content) for content in contents[first : first + count]])
-                except ValueError as error:
-                    self._failed(type, str(error))
-                    found.setdefault(tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
-                    continue
-                owners.append((tab, client))
+            its: Sequence[int] = range(start, start + len(clients) * count, count)
+            whole = framed[bucket]
+            if whole is None:
+                self._unframe_each(part, clients, [contents[first : first + count] for first in its], type, found, by_type[type])
+                continue
+            if None in contents[start : start + len(clients) * count : count]:  # deleted between the two reads
+                clients = [client for first, client in zip(its, clients, strict=True) if contents[first] is not None]
+                its = [first for first in its if contents[first] is not None]
+            states += [whole[first : first + count] for first in its]
+            owners += [(tab, client) for client in clients]
         return again
+
+    def _unframe_each(
+        self,
+        part: Part,
+        clients: Sequence[str],
+        contents: Sequence[Sequence[bytes | None]],
+        type: str,
+        found: dict[str, dict[str, Any]],
+        of_type: tuple[list[tuple[str, str]], list[list[keys.Framed]]],
+    ) -> None:
+        """Of States, each by its parts, those that are some; why others are none is `found`."""
+        owners, states = of_type
+        for client, parts in zip(clients, contents, strict=True):
+            if parts[0] is None:
+                continue  # deleted between the two reads
+            try:
+                states.append([unframe(content) for content in parts])
+            except ValueError as error:
+                self._failed(type, str(error))
+                found.setdefault(part.tab, {})[client] = Unanswered(f"the State cannot be read: {error}")
+                continue
+            owners.append((part.tab, client))
+
+
+def _unframed(contents: Sequence[bytes | None]) -> list[keys.Framed] | None:
+    """All of them, or None where one is no part of a State."""
+    try:
+        return unframe_all(contents)
+    except ValueError:
+        return None
 
 
 def _take_client(tab: str, client: str, found: dict[str, dict[str, Any]], by_type: ByType, is_kept: bool) -> tuple[Any, Any]:

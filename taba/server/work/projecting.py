@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from taba.bounds import MAX_VALUE_DEPTH, KiB
 from taba.nesting import is_deeper
 from taba.server.keys import Framed
@@ -52,20 +54,40 @@ def aggregate_states(handler: Any, states: Sequence[Sequence[Framed]], groups: A
     """The Aggregates of `total` groups of an array Handler's States, in one call; None where that cannot be. Raises nothing."""
     if getattr(handler, "aggregate_array", None) is None:
         return None
-    if not all(part.version in (0, handler.version) for state in states for part in state):
+    if not _are_of_now(handler, states):
         return None
+    dumps, parts = _taken_apart(states)
     try:
-        loaded = handler.load_array([state[0].dump for state in states])
-        return list(handler.aggregate_array(loaded, [[part.dump for part in state[1:]] for state in states], groups, total, now))
+        answers = _from_bytes(handler, dumps, parts, groups, total, now)
+        return list(handler.aggregate_array(handler.load_array(dumps), parts, groups, total, now)) if answers is None else answers
     except Exception:
         return None  # each State is projected by itself then, and the one that is to blame is named
 
 
+def _are_of_now(handler: Any, states: Sequence[Sequence[Framed]]) -> bool:
+    """Whether all parts are of the Handler's version, or not there."""
+    return {part.version for state in states for part in state} <= {0, handler.version}
+
+
+def _taken_apart(states: Sequence[Sequence[Framed]]) -> tuple[list[bytes], list[list[bytes]]]:
+    return [state[0].dump for state in states], [[part.dump for part in state[1:]] for state in states]
+
+
+def _from_bytes(handler: Any, dumps: list[bytes], parts: list[list[bytes]], groups: Any, total: int, now: float) -> list[Any] | None:
+    """As `aggregate_array`, where the Handler itself can do it in one pass over the bytes: what is built on it may show something else."""
+    if "aggregate_dumps" not in vars(type(handler)):
+        return None
+    answers: list[Any] | None = handler.aggregate_dumps(dumps, parts, groups, total, now)
+    return answers
+
+
 def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float) -> list[Any]:
-    if all(part.version in (0, handler.version) for state in states for part in state):
+    if _are_of_now(handler, states):
+        dumps, parts = _taken_apart(states)
         try:
-            loaded = handler.load_array([state[0].dump for state in states])
-            answers = list(handler.project_array(loaded, [[part.dump for part in state[1:]] for state in states], now))
+            answers = _from_bytes(handler, dumps, parts, np.arange(len(states)), len(states), now)
+            if answers is None:
+                answers = list(handler.project_array(handler.load_array(dumps), parts, now))
             if len(answers) == len(states) and all(isinstance(answer, dict) for answer in answers):
                 return answers
         except BaseException as error:
