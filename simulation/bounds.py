@@ -21,7 +21,7 @@ from taba.client.segment import MAX_COUNTING_BYTES
 from taba.server import keys as names
 from taba.server.fold import burying, ingest, posts
 from taba.server.fold.bounds import DEFAULT_BOUNDS, Bounds
-from taba.server.work.applying import MAX_STATE_BYTES
+from taba.server.work.renewing import MAX_STATE_BYTES
 
 if TYPE_CHECKING:
     from simulation.machine import Machine

@@ -246,7 +246,7 @@ class Server(_Connected):
         self.jobs = Jobs(self.router, now, self.age, reactor)
         self.jobs.register(PRUNE, Prune(self.router, bench, self.age, now, options["forget"]), has_dry_run=True)
         self.jobs.register("check", Check(self.router))
-        self.jobs.register("upgrade", Upgrade(self.router, bench))
+        self.jobs.register("upgrade", Upgrade(self.router, bench, now))
         retry, discard = Retry(self.router, bench, now, self.age, reactor, bounds, self.ingest.in_all), Discard(self.router)
         self.jobs.register("retry", retry)
         self.jobs.register("discard", discard, has_dry_run=True)

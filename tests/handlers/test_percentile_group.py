@@ -19,7 +19,7 @@ from taba.handlers.ragged import MalformedRow
 from taba.handlers.render import shown
 from taba.handlers.sketch import PERMILLES
 from taba.handlers.windows import WINDOWS
-from taba.server.work.applying import MAX_STATE_BYTES
+from taba.server.work.renewing import MAX_STATE_BYTES
 
 NOW = 1_763_850_120.0
 handler = PercentileGroup()

@@ -172,7 +172,7 @@ class _Run:
         try:
             if retired is not None:
                 parts.append(retired.parts)
-            answer = await self._bench.merge(first.type, parts)
+            answer = await self._bench.merge(first.type, parts, self._now())
         except ValueError as error:
             answer = str(error)
         if isinstance(answer, str):

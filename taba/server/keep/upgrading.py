@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from taba.plural import many
@@ -16,8 +16,8 @@ from taba.server.work.bench import Bench
 class Upgrade:
     """`POST /v1/upgrade`."""
 
-    def __init__(self, router: IsRouter, bench: Bench):
-        self._router, self._bench = router, bench
+    def __init__(self, router: IsRouter, bench: Bench, now: Callable[[], float]):
+        self._router, self._bench, self._now = router, bench, now
 
     async def __call__(self, job: Job) -> None:
         """Run the job."""
@@ -51,7 +51,7 @@ class Upgrade:
         changes = []
         for type, states in older.items():
             version = self._bench.get(type).version  # type: ignore[union-attr]
-            answers: list[Any] = await self._bench.upgrade(type, [parts for _, parts in states])
+            answers: list[Any] = await self._bench.upgrade(type, [parts for _, parts in states], self._now())
             for (kept, parts), answer in zip(states, answers, strict=True):
                 if isinstance(answer, str):
                     count_failure(failed, type, answer)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from taba.bounds import MiB
 from taba.handlers.lookup import Events, column_of
 from taba.server.keys import Framed
 from taba.server.work.faults import sentence
+from taba.server.work.renewing import MAX_STATE_BYTES, renewed
 from taba.server.work.rows import HANDLER_ERROR, STATE_TOO_LARGE, Failed, Folded, Parts, Work
 from taba.server.work.runs import Runs, Values
 
@@ -23,7 +23,6 @@ _BYTES = {bytes}
 _VERSION_OF, _DUMP_OF = itemgetter(0), itemgetter(2)  # of a Framed
 
 MANY_EVENTS = 16  # of one State: as arrays they cost a plain Handler of Taba's own no more than as lists
-MAX_STATE_BYTES = 1 * MiB  # of one part; a Handler that lets its State grow without limit would fill store and cycles
 
 
 def fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: Folded, is_own: bool) -> None:
@@ -33,7 +32,7 @@ def fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: 
     for row in rows:
         try:
             kept = work.states[row]
-            state = kept.dump if is_checked and kept.version == handler.version else loaded(handler, kept)
+            state = kept.dump if is_checked and kept.version == handler.version else loaded(handler, kept, now)
             dump = handler.dump(handler.fold(state, events[row], now))
             if type(dump) is bytes and len(dump) <= MAX_STATE_BYTES:
                 folded.states[row] = dump
@@ -43,12 +42,12 @@ def fold_plainly(handler: Any, work: Work, now: float, rows: list[int], folded: 
             folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
 
 
-def loaded(handler: Any, state: Framed) -> Any:
+def loaded(handler: Any, state: Framed, now: float) -> Any:
     """The State for a plain Handler: a new one where there is none. Raises whatever the Handler raises."""
     if not state.version:
         return handler.new_state()
     if state.version < handler.version:
-        return handler.upgrade(state.dump, state.version)
+        return handler.load(*renewed(handler, False, [state], now))
     return handler.load(state.dump)
 
 
@@ -114,9 +113,7 @@ def fold_arrays(handler: Any, work: Work, now: float, rows: list[int], folded: F
             parts = yield older
         for row in older:
             try:
-                state = work.states[row]
-                further = dumps_of(parts.get(row, ()), state.version)
-                dumps[row], *upgraded[row] = handler.upgrade_parts([state.dump, *further], state.version)
+                dumps[row], *upgraded[row] = renewed(handler, True, [work.states[row], *parts.get(row, ())], now)
             except BaseException as error:
                 folded.failed[row] = Failed(HANDLER_ERROR, sentence(error))
         rows = [row for row in rows if row not in folded.failed]

@@ -29,9 +29,9 @@ class IsSandbox(Protocol):
     def history(self, type: str, states: Sequence[Any], now: float) -> Awaitable[Any]: ...
     def render(self, type: str, projections: Sequence[Any]) -> Awaitable[list[str]]: ...
     def samples(self, type: str, projections: Sequence[Any]) -> Awaitable[list[Any]]: ...
-    def upgrade(self, type: str, states: Sequence[Any]) -> Awaitable[list[list[bytes] | str]]: ...
+    def upgrade(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[list[bytes] | str]]: ...
     def prunable(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[bool | str]]: ...
-    def merge(self, type: str, states: Sequence[Any]) -> Awaitable[list[bytes] | str]: ...
+    def merge(self, type: str, states: Sequence[Any], now: float) -> Awaitable[list[bytes] | str]: ...
 
 
 class Beside(NamedTuple):
@@ -149,11 +149,11 @@ class Bench:
         handler = self._lookup.get(type)
         return [samples_one(handler, projection) for projection in projections]
 
-    async def upgrade(self, type: str, states: Sequence[Sequence[Framed]]) -> list[list[bytes] | str]:
+    async def upgrade(self, type: str, states: Sequence[Sequence[Framed]], now: float) -> list[list[bytes] | str]:
         """The parts of each State as the Handler's version dumps them."""
         if not self._lookup.own(type):
-            return await self._sandbox.upgrade(type, states)
-        return list(upgrade_type(self._lookup.get(type), self._lookup.is_array(type), states))
+            return await self._sandbox.upgrade(type, states, now)
+        return list(upgrade_type(self._lookup.get(type), self._lookup.is_array(type), states, now))
 
     async def prunable(self, type: str, states: Sequence[Sequence[Framed]], now: float) -> list[bool | str]:
         """Whether each State has nothing more to say."""
@@ -161,11 +161,11 @@ class Bench:
             return await self._sandbox.prunable(type, states, now)
         return list(prunable_type(self._lookup.get(type), self._lookup.is_array(type), states, now))
 
-    async def merge(self, type: str, states: Sequence[Sequence[Framed]]) -> list[bytes] | str:
+    async def merge(self, type: str, states: Sequence[Sequence[Framed]], now: float) -> list[bytes] | str:
         """The parts of the State that is all of `states`."""
         if not self._lookup.own(type):
-            return await self._sandbox.merge(type, states)
-        return merge_states(self._lookup.get(type), self._lookup.is_array(type), states)
+            return await self._sandbox.merge(type, states, now)
+        return merge_states(self._lookup.get(type), self._lookup.is_array(type), states, now)
 
 
 class _Dumping(dict[str, "bytes | None"]):

@@ -202,20 +202,20 @@ class Child:
         for projection in self._in_turn(projections):
             yield render_one(self.lookup.get(type), projection)
 
-    def upgrade(self, type: str, states: list[Any]) -> Iterator[Any]:
+    def upgrade(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import upgrade_type
 
-        yield from self._in_turn(upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states)))
+        yield from self._in_turn(upgrade_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now))
 
     def prunable(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import prunable_type
 
         yield from self._in_turn(prunable_type(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now))
 
-    def merge(self, type: str, states: list[Any]) -> Iterator[Any]:
+    def merge(self, type: str, now: float, states: list[Any]) -> Iterator[Any]:
         from taba.server.work.keeping import merge_states
 
-        yield merge_states(self.lookup.get(type), self.lookup.is_array(type), _framed(states))
+        yield merge_states(self.lookup.get(type), self.lookup.is_array(type), _framed(states), now)
 
 
 def expanded(match: Any, template: str) -> str:

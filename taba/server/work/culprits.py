@@ -93,7 +93,7 @@ class Search:
         """Why nothing can be folded into this State at all."""
         try:
             if not self.is_array:
-                loaded(self.handler, self.state)
+                loaded(self.handler, self.state, self.now)
             elif self.state.version in (0, self.handler.version):
                 self.handler.load_array([self.state.dump])
         except BaseException as error:

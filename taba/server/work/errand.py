@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from taba.bounds import MiB
 from taba.server.keys import ABSENT, Framed
-from taba.server.work.applying import MAX_STATE_BYTES
 from taba.server.work.child import pack
 from taba.server.work.faults import MAX_DETAIL
+from taba.server.work.renewing import MAX_STATE_BYTES
 from taba.server.work.rows import (
     HANDLER_ERROR,
     REASONS,

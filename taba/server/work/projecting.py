@@ -35,7 +35,7 @@ def project_type(handler: Any, is_array: bool, states: Sequence[Sequence[Framed]
     With `detail`, Handlers that have such a method show the slots, too.
     """
     if not is_array or (detail and getattr(handler, "detail", None)):
-        return [_project_one(handler, is_array, state, now, detail) for state in states]
+        return [project_one(handler, is_array, state, now, detail) for state in states]
     answers: list[Any] = []
     lot: list[Sequence[Framed]] = []
     size = 0
@@ -93,10 +93,11 @@ def _project_arrays(handler: Any, states: Sequence[Sequence[Framed]], now: float
         except BaseException as error:
             if len(states) == 1:
                 return [sentence(error)]
-    return [_project_one(handler, True, state, now) for state in states]
+    return [project_one(handler, True, state, now) for state in states]
 
 
-def _project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float, detail: bool = False) -> Any:
+def project_one(handler: Any, is_array: bool, state: Sequence[Framed], now: float, detail: bool = False) -> Any:
+    """The Projection of a State, or a sentence where there can be none. Raises nothing."""
     main = state[0]
     try:
         if main.version > handler.version:

@@ -33,10 +33,10 @@ from taba.server.work.asking import Asked, leavable
 from taba.server.work.boxing import MAX_FILE_BYTES, MAX_FILES, MAX_MEMORY_BYTES, MAX_PROCESSOR_SECONDS
 from taba.server.work.errand import REQUEST_BYTES, Culprit, Errand, digest_of
 from taba.server.work.faults import MAX_DETAIL
-from taba.server.work.keeping import check_parts
 from taba.server.work.knowing import further_parts
 from taba.server.work.line import MAX_OUTSIDE, ChildDied, ChildLine, ChildNotStarted, Prints
 from taba.server.work.patterns import PATTERN_CHILDREN, PatternRefused, Patterns
+from taba.server.work.renewing import check_parts
 from taba.server.work.rows import Failed, Folded, ForeignWork, run_of
 
 OWN_OPTIONS = "TABA_SERVER_"  # as variables begin in which a Server finds its options
@@ -357,9 +357,9 @@ class Sandbox:
         answers = await self._each(type, list(projections), lambda lot: ("samples", type, lot))
         return [answer if isinstance(answer, str) or _are_samples(answer) else "samples gave none" for answer in answers]
 
-    async def upgrade(self, type: str, states: Sequence[Any]) -> list[list[bytes] | str]:
+    async def upgrade(self, type: str, states: Sequence[Any], now: float) -> list[list[bytes] | str]:
         """The parts of each State as its Handler's version dumps them, or a sentence."""
-        answers = await self._each(type, list(states), lambda lot: ("upgrade", type, lot))
+        answers = await self._each(type, list(states), lambda lot: ("upgrade", type, now, lot))
         return [self._parts(type, answer) for answer in answers]
 
     async def prunable(self, type: str, states: Sequence[Any], now: float) -> list[bool | str]:
@@ -367,9 +367,9 @@ class Sandbox:
         answers = await self._each(type, list(states), lambda lot: ("prunable", type, now, lot))
         return [answer if isinstance(answer, (bool, str)) else "prunable gave no bool" for answer in answers]
 
-    async def merge(self, type: str, states: Sequence[Any]) -> list[bytes] | str:
+    async def merge(self, type: str, states: Sequence[Any], now: float) -> list[bytes] | str:
         """The parts of the State that is all of `states`, or a sentence."""
-        [answer] = await self._each(type, [list(states)], lambda lot: ("merge", type, lot[0]))
+        [answer] = await self._each(type, [list(states)], lambda lot: ("merge", type, now, lot[0]))
         return self._parts(type, answer)
 
     def _parts(self, type: str, answer: Any) -> list[bytes] | str:

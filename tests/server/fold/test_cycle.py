@@ -132,6 +132,33 @@ class States(SynchronousTestCase):
         self.assertEqual(sum_of(self.store), (8, 4.0))
         self.assertEqual(self.store.keys[keys.states(0)][field][:6], keys.frame(2, AGE))
 
+    def test_a_state_that_is_upgraded_to_none_is_not_touched_and_what_comes_for_it_is_a_dead_letter(self) -> None:
+        class Renamed(Words):
+            version = 2
+
+            def upgrade(self, content: bytes, version: int) -> Any:
+                return None  # as where its author forgot what to return
+
+            def fold(self, state: Any, events: Any, now: float) -> Any:
+                return state
+
+            def project(self, state: Any, now: float) -> Any:
+                return {"words": len(state)}
+
+        class Halved(Sum):
+            def upgrade_parts(self, parts: Any, version: int) -> Any:
+                return []
+
+        for handler in (Renamed(), Halved()):
+            with self.subTest(type=handler.type):
+                self.setUp()
+                field, content = keys.state_field(A, "web/1"), keys.frame(1, 5) + b"\x90".ljust(8, b"\0")
+                self.store.put(keys.tabs(0), {A.encode(): handler.type.encode()})
+                self.store.put(keys.states(0), {field: content})
+                self.store.cycle(lookup_of(handler), [batch(1, 1, [column(A, handler.type, [4.0])])])
+                self.assertEqual(self.store.keys[keys.states(0)][field], content)
+                self.assertEqual(self.store.counts(), {"dead:handler_error": 1})
+
     def test_a_state_of_a_newer_version_is_not_touched(self) -> None:
         field, content = keys.state_field(A, "web/1"), keys.frame(3, 5) + b"whatever"
         self.store.put(keys.tabs(0), {A.encode(): b"Sum"})
