@@ -37,9 +37,9 @@ MAX_DRAIN_RINGS = 512  # a table names each in some 46 bytes, of TABLE_BYTES; th
 TURN_RINGS = 32  # that are read in one turn: 5 to 20 ms, as there are names and other values than floats in them
 SPARSE_RINGS = 4  # that are read at once stand for one: they take a fourth or less
 TURN_EVENTS = 2**17  # likewise: 5 ms to read, and with a lot that is full 10 to put in order
-TURN_TABS = 2 * MAX_FRESH_TABS  # names of them that are read in one turn, likewise
+TURN_TABS = MAX_FRESH_TABS  # names that are read in one turn, of rings or beside drains: 6 ms where all are new, 12 on a slow machine
 MIN_SHARE = 8192  # events of one ring in a drain that cannot take all: most rings whole, as each part of one costs by its Tabs
-DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain, or one turn beside drains, reads of directories: 5 ms, or 20 where all are new
+DRAIN_TABS = 4 * MAX_FRESH_TABS  # names that one drain reads of directories: 5 ms, or 20 where all are new
 MAX_DRAIN_COLUMNS = 131_072  # of one drain: each takes as long as some dozen events
 _NOTHING = np.broadcast_to(np.uint32(0), 2**30)  # of any length, it takes no memory
 
@@ -267,6 +267,7 @@ class Drain:
                 self._turn = begin + 1  # so that whoever names very many is not always the first
                 self.begin_anew()
         found = total + unread
+        scratch.fresh_tabs = min(scratch.fresh_tabs, TURN_TABS)  # for who looks at sums, all in one turn
         if is_long:
             yield
         malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
@@ -342,8 +343,8 @@ class Drain:
         return unknown
 
     def read_ahead(self, rings: Sequence[Ring]) -> list[tuple[Ring, str]]:
-        """Take up new names of these rings, as many as a drain may, a part of each in turn. Returns those that turned out to be none."""
-        left, broken = DRAIN_TABS, []
+        """Take up new names of these rings, as many as a turn may, a part of each in turn. Returns those that turned out to be none."""
+        left, broken = min(DRAIN_TABS, TURN_TABS), []
         begin = self._ahead % len(rings) if rings else 0
         for ring in (*rings[begin:], *rings[:begin]):
             if left <= 0:
@@ -357,7 +358,7 @@ class Drain:
         return broken
 
     def read_names(self, ring: Ring) -> None:
-        """Take up new names of this ring's directory: of DRAIN_TABS those that this drain has not read."""
+        """Take up new names of this ring's directory: those that this drain has not read, of as many as a turn may."""
         self._scratch.fresh_tabs -= ring.names.read(self._scratch.fresh_tabs)
 
     def places(self, ring: Ring) -> Places:

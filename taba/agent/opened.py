@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable
 
 from taba import ring as layouts
+from taba.agent import closing
 from taba.agent.outbox import Covered
 from taba.ring import RECORD_BYTES, Layout, MalformedRing, RingHeader
 
@@ -86,7 +87,7 @@ class Opened:
 
     def close(self) -> None:
         """Let go of it."""
-        os.close(self.fd)
+        closing.close(self.fd, self.where.size)
 
     # --- how far it was read ---
 

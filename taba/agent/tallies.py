@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -56,6 +56,7 @@ MOST_MOVED = 8 * SLICE_TABS  # … and so many at the most, some 8 ms
 SPARE_PLACES = 4096  # of columns, that no ring needs and that are left
 FEW_PLACES = 1 << 16  # room for which columns are copied as they grow …
 MANY_PLACES = 1 << 22  # … and so much is reserved beyond: 96 MiB, of which the host gives what is used; a copy of half would take 0.1 s
+CLOSED_PLACES = 1 << 15  # that are copied at each tick where columns close their ranks: 3 ms
 CREATED = "_created"
 
 Key: TypeAlias = tuple[str, str]  # a Tab's name and Type
@@ -181,6 +182,7 @@ class Tallies:
         self._sums: Floats = np.zeros((3, 0))  # counts, totals and least of all rings; never moved within, so that who reads them may wait
         self._blocks: dict[Ring, tuple[int, int]] = {}  # where in them each ring's begin, and how many
         self._used = 0
+        self._closing: _Closing | None = None
         self._ended: deque[_Ended] = deque()
         self._waiting = 0  # places of those
         self._gone: dict[Key, _Tab] = {}
@@ -215,11 +217,13 @@ class Tallies:
             length = self._blocks[ring][1]
             self._sums[:, begin : begin + length] = self._sums[:, start : start + length]
         self._blocks[ring] = begin, room
+        if self._closing is not None:
+            self._closing.take(ring, room)
         return begin
 
     def _sum(self, tally: Tally) -> None:
         """Add it to the columns."""
-        where = np.array([self._start(ring) for ring in tally.rings])[tally.of] + tally.places
+        all_here = where = np.array([self._start(ring) for ring in tally.rings])[tally.of] + tally.places
         counts, totals, least = self._sums
         counted, low = tally.counts, tally.least
         with np.errstate(over="ignore", invalid="ignore"):
@@ -233,6 +237,9 @@ class Tallies:
         totals[where] = summed
         if low is not None:
             least[where] = np.minimum(least[where], low)
+        if self._closing is not None:  # also where it was copied already
+            starts = np.array([self._closing.blocks[ring][0] for ring in tally.rings])
+            self._closing.sums[:, starts[tally.of] + tally.places] = self._sums[:, all_here]
 
     def keep(self, rings: Iterable[Ring]) -> None:
         """`rings` are open; of all others the sums are kept by Tab: `move_some` sees to that."""
@@ -240,26 +247,27 @@ class Tallies:
             return
         for ring in [ring for ring in self._blocks if ring not in there]:
             start, room = self._blocks.pop(ring)
+            if self._closing is not None:
+                self._closing.let_go(ring)
             sums = self._sums[:, start : start + room].copy()
             places = np.flatnonzero(sums[0])
             if len(places):
                 self._ended.append(_Ended(ring.directory, sums, places))
                 self._waiting += len(places)
-        if self._used > 2 * sum(room for _, room in self._blocks.values()) + SPARE_PLACES:
-            self._close_ranks()
+        if self._closing is None and self._used > 2 * sum(room for _, room in self._blocks.values()) + SPARE_PLACES:
+            self._closing = _Closing(self._blocks)
+            if self._closing.used <= FEW_PLACES:
+                self._close_ranks(FEW_PLACES)
 
-    def _close_ranks(self) -> None:
-        """Give back what the columns have room for and no ring needs."""
-        blocks, self._used = self._blocks, 0
-        self._blocks = {}
-        for ring, (_, room) in blocks.items():
-            self._blocks[ring] = self._used, room
-            self._used += room
-        parts = [self._sums[:, start : start + room] for start, room in blocks.values()]
-        self._sums = np.concatenate([np.zeros((3, 0)), *parts], axis=1)
+    def _close_ranks(self, most: int) -> None:
+        """Give back what the columns have room for and no ring needs, once all of these are copied; so many now."""
+        closing = self._closing
+        if closing is not None and closing.copy(self._sums, self._blocks, most):
+            self._sums, self._blocks, self._used, self._closing = closing.sums, closing.blocks, closing.used, None
 
     def move_some(self) -> None:
-        """Keep by Tab some of what waits for that: to be called at each tick."""
+        """Keep by Tab some of what waits for that, and close ranks: to be called at each tick."""
+        self._close_ranks(CLOSED_PLACES)
         most = min(MOST_MOVED, max(SLICE_TABS, self._waiting // MOVED_PART))
         while self._ended and most:
             ended = self._ended.popleft()
@@ -317,6 +325,45 @@ class Tallies:
         parts: list[_Part] = [(one.directory, one.sums, one.places) for one in self._ended]
         parts += [(ring.directory, self._sums[:, start : start + room], None) for ring, (start, room) in self._blocks.items()]
         return _listed([*self._gone.items()], parts)
+
+
+class _Closing:
+    """Columns without gaps that are to take the place of others, with which they are filled from tick to tick: until then both are added
+    to. `blocks` as those have them."""
+
+    def __init__(self, blocks: Mapping[Ring, tuple[int, int]]):
+        self.blocks: dict[Ring, tuple[int, int]] = {}
+        self.used = 0
+        self._left: dict[Ring, int] = {}  # how many places of each are copied, where not all are
+        self.sums: Floats = _grown(np.zeros((3, 0)), 0, sum(room for _, room in blocks.values()))
+        for ring, (_, room) in blocks.items():
+            self.take(ring, room)
+
+    def take(self, ring: Ring, room: int) -> None:
+        """Have a block of so many places for this ring, instead of the one that it may have."""
+        begin, self.used = self.used, self.used + room
+        if self.used > self.sums.shape[1]:
+            self.sums = _grown(self.sums, begin, self.used)
+        self.blocks[ring] = begin, room
+        self._left[ring] = 0
+
+    def let_go(self, ring: Ring) -> None:
+        """This ring is gone."""
+        self.blocks.pop(ring)
+        self._left.pop(ring, None)
+
+    def copy(self, sums: Floats, blocks: Mapping[Ring, tuple[int, int]], most: int) -> bool:
+        """Copy so many places; whether all are."""
+        while self._left and most > 0:
+            ring, done = next(iter(self._left.items()))
+            start, room = blocks[ring]
+            begin, count = self.blocks[ring][0], min(most, room - done)
+            self.sums[:, begin + done : begin + done + count] = sums[:, start + done : start + done + count]
+            most -= count
+            self._left[ring] = done + count
+            if done + count == room:
+                del self._left[ring]
+        return not self._left
 
 
 def _additive(tally: Tally, bad: Ints) -> Iterable[int]:

@@ -546,6 +546,37 @@ class Flooding(Hosted):
         os.fstat(first.fd)
         self.assertIs(world.rings.open[many.name], second)
 
+    def test_however_many_name_very_many_no_turn_reads_more_names_than_it_may(self) -> None:
+        self.patch(directory, "MAX_FRESH_TABS", 5)
+        self.patch(draining, "TURN_TABS", 5)
+        self.patch(draining, "DRAIN_TABS", 20)
+        world = self.world
+        for number in range(6):
+            producer = self.client(65_536, f"web/{number}")
+            tabs = [producer.tab(label(place, "busy"), "UpDown", has_cell=True) for place in range(40)]
+            producer.owe(tabs[-1], 1.0)
+            if number % 2:
+                producer.record(tabs[-1], 1.0)
+        read: list[int] = []
+        original = directory.Directory.read
+
+        def reading(own: Any, *arguments: Any) -> int:
+            read.append(original(own, *arguments))
+            return read[-1]
+
+        self.patch(directory.Directory, "read", reading)
+        world.pump._scan(world.now)
+        turns = 0
+        while world.keeper.books.recorded < 9 or any(ring.names.is_behind for ring in world.rings.open.values()):
+            turns += 1
+            self.assertLess(turns, 400)
+            world.now += 0.1
+            read.clear()
+            world.pump.tick(world.now, at(world.now))
+            self.assertLessEqual(sum(read), 10)  # of what a drain read last, and of sums
+        self.assertEqual((world.keeper.books.recorded, world.keeper.books.totals()), (9, {}))
+
     def test_the_usual_bounds_stand_in_proportion(self) -> None:
+        self.assertEqual(draining.TURN_TABS, MAX_FRESH_TABS)
         self.assertLess(MAX_FRESH_TABS, DRAIN_TABS)
         self.assertLess(DEFAULT_CLIENT_TABS, directory.MAX_RING_TABS)

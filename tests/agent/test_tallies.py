@@ -6,6 +6,8 @@ import math
 import shutil
 import tempfile
 import warnings
+from collections import Counter
+from random import Random
 from typing import Any, cast
 from unittest import mock
 
@@ -451,3 +453,54 @@ class Rooms(SynchronousTestCase):
         self.assertIs(seen[1], seen[3])
         self.assertEqual(seen[4][:, :60].min(), 7.0)
         self.assertEqual(seen[4][:, 60:].max(), 0.0)
+
+    def test_columns_close_ranks_a_part_at_each_tick_while_others_add_grow_and_end(self) -> None:
+        self.patch(tallies, "SPARE_PLACES", 0)
+        self.patch(tallies, "FEW_PLACES", 0)
+        self.patch(tallies, "MANY_PLACES", 64)
+        self.patch(tallies, "CLOSED_PLACES", 5)
+        chance, sums = Random(1), Tallies()
+        open_rings: dict[Any, list[float]] = {}
+        gone: Counter[str] = Counter()
+        closed, copied, original = 0, [], tallies._Closing.copy
+
+        def copy(closing: Any, columns: Any, blocks: Any, most: int) -> bool:
+            copied.append(most)
+            return original(closing, columns, blocks, most)
+
+        self.patch(tallies._Closing, "copy", copy)
+        for number in range(3000):
+            under_way = sums._closing
+            deed = chance.random()
+            if deed < 0.1 and len(open_rings) < 12:
+                ring: Any = Directory(*[Tab(f"r{number}.t{place}", "CounterGroup") for place in range(chance.randint(1, 20))])
+                open_rings[ring] = [0.0] * len(ring.directory)
+            elif deed < 0.2 and open_rings:
+                ring = chance.choice(list(open_rings))
+                more = len(ring.directory)
+                ring.directory += [Tab(f"more{number}.t{place}", "CounterGroup") for place in range(more, more + 4)]
+                open_rings[ring] += [0.0] * 4
+            elif deed < 0.28 and open_rings:
+                ring = chance.choice(list(open_rings))
+                gone.update({tab.name: value for tab, value in zip(ring.directory, open_rings.pop(ring), strict=True) if value})
+                sums.keep(open_rings)
+            elif deed < 0.7 and open_rings:
+                of = chance.sample(list(open_rings), chance.randint(1, len(open_rings)))
+                places = [chance.randrange(len(ring.directory)) for ring in of]
+                for ring, place in zip(of, places, strict=True):
+                    open_rings[ring][place] += 2.0
+                ones = np.ones(len(of), np.int64)
+                sums.add([Sorted(of, np.arange(len(of)), np.array(places), ones, np.full(len(of), 2.0), None, None)])
+            else:
+                sums.move_some()
+            closed += under_way is not None and sums._closing is None
+            for ring, values in open_rings.items():
+                start, room = sums._blocks.get(ring, (0, 0))
+                self.assertEqual(sums._sums[1, start : start + min(room, len(values))].tolist(), values[:room])
+                self.assertFalse(any(values[room:]))
+        self.assertGreater(closed, 8)
+        self.assertGreater(len(copied), 5 * closed)
+        self.assertEqual(set(copied) - {0}, {5})  # 0: there was no ring
+        while sums._ended:
+            sums.move_some()
+        self.assertEqual({name: tab.total for (name, _), tab in sums._gone.items()}, gone)
