@@ -120,6 +120,42 @@ static inline double summed(const double *items, Py_ssize_t count) {
     return count > 1 ? items[0] + pairwise(items + 1, count - 1) : items[0];
 }
 
+#define LANES 4  /* in which so many are looked at side by side */
+
+/* What numbers lie between; `are_finite` where each is. */
+typedef struct {
+    double low, high;
+    int are_finite;
+} Extent;
+
+/* Of one number at least. */
+static inline Extent extent_of(const double *items, Py_ssize_t count) {
+    double low[LANES], high[LANES], odd[LANES];
+    Py_ssize_t place = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        low[lane] = high[lane] = items[0];
+        odd[lane] = 0.0;
+    }
+    for (; place + LANES <= count; place += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            double item = items[place + lane];
+            low[lane] = item < low[lane] ? item : low[lane];
+            high[lane] = item > high[lane] ? item : high[lane];
+            odd[lane] += item - item; /* NaN where it is NaN or infinite, which no comparison tells of */
+        }
+    for (; place < count; place++) {
+        low[0] = items[place] < low[0] ? items[place] : low[0];
+        high[0] = items[place] > high[0] ? items[place] : high[0];
+        odd[0] += items[place] - items[place];
+    }
+    for (int lane = 1; lane < LANES; lane++) {
+        low[0] = low[lane] < low[0] ? low[lane] : low[0];
+        high[0] = high[lane] > high[0] ? high[lane] : high[0];
+        odd[0] += odd[lane];
+    }
+    return (Extent){low[0], high[0], odd[0] == 0.0};
+}
+
 /* Whether this machine writes numbers as dumps have them; if not, there is an ImportError. */
 static inline int check_byte_order(void) {
     const uint16_t one = 1;

@@ -159,15 +159,15 @@ static inline PyObject *edge_all(PyObject *const *args, Py_ssize_t nargs, const 
     if (made == NULL) goto done;
     for (Py_ssize_t at = 0; at < total; at++) {
         Py_ssize_t begin = (Py_ssize_t)starts[at], its = (Py_ssize_t)(starts[at + 1] - starts[at]);
-        double now = times[begin];
+        const Extent when = extent_of(times + begin, its);
+        const double now = when.high;
         for (Py_ssize_t place = 0; place < its; place++) {
             int32_t code = code_of(values[begin + place]);
             if (SELDOM(code == UNSURE)) goto none;
             codes[place] = code;
-            now = times[begin + place] > now ? times[begin + place] : now;
         }
         const Events events = {.times = times + begin, .values = values + begin, .codes = codes, .count = its, .now = now};
-        if (!is_a_time(now) || !kind->add(room, (const uint8_t *)"", 0, &events)) goto none;
+        if (!when.are_finite || !is_a_time(now) || !kind->add(room, (const uint8_t *)"", 0, &events)) goto none;
         PyObject *one = kind->write(room, &(const Frame){.bytes = (const uint8_t *)"", .length = 0});
         if (one == NULL) goto done;
         PyList_SET_ITEM(made, at, one);

@@ -9,6 +9,7 @@
 
 #include "../_part.h"
 #include "_binned.h"
+#include "_counted.h"
 
 #define FORM 5                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
@@ -19,8 +20,6 @@
 #define MOST_SLOTS 512                       /* of a journal, and of an archive's level, that is handled here; ordinary ones have a hundred */
 #define MOST_COUNT (INT64_C(1) << 48)        /* of one bin or slot of a dump that is handled here: no sum of them is too great for 64 bits */
 #define MOST_RUNS 64                         /* runs of one slot among a State's events that are handled here */
-#define COUNTED_FROM 24                      /* events of one State, from which on their codes are counted in a table of all codes */
-#define ALL_CODES 65536
 #define MOST_WRITTEN (LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS)  /* slots of a block: all that a journal and an archive have */
 
 static const int64_t WIDTHS[LEVELS + 1] = {5, 30, 150, 900};
@@ -41,8 +40,6 @@ typedef struct {
     int64_t deltas[MOST_BINS];               /* while it is read or written */
     Slot slot[MOST_SLOTS + MOST_RUNS];
 } State;
-
-static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
 
 /* Where the sections of a block lie, from `start` on. False where `end` comes first. */
 typedef struct {
@@ -233,24 +230,21 @@ static void collapse(State *state) {
     state->bins = kept;
 }
 
-/* Add what was counted of the codes from `least` to `most`, of which there are `there`, a bit each by code + 32,768. False where there are
-   more bins than are handled here. */
-static int add_counted(State *state, int64_t least, int64_t most, uint64_t *there) {
+/* Add what was counted. False where there are more bins than are handled here. */
+static int add_counted(State *state, const Marked *marked) {
     int is_new = 0, is_done = 1, was_empty = state->bins == 0;
-    for (int64_t word = (least + 32768) / 64; word <= (most + 32768) / 64; word++) {
-        for (uint64_t left = there[word]; left; left &= left - 1) {
-            int64_t place = word * 64 + __builtin_ctzll(left);
-            uint32_t weight = counted[place];
-            counted[place] = 0;  /* also of those for which there is no room */
-            if (was_empty && state->bins < MOST_BINS) {  /* they come in order */
-                state->codes[state->bins] = (int32_t)(place - 32768);
+    for (int group = marked->first; group <= marked->last; group++) {
+        for (uint64_t left = take_marks(group); left; left &= left - 1) {
+            int place = group * 64 + __builtin_ctzll(left);
+            int64_t weight = take_counted((size_t)place);  /* also of those for which there is no room */
+            if (was_empty && state->bins < MOST_BINS) {    /* they come in order */
+                state->codes[state->bins] = place - 32768;
                 state->weights[state->bins++] = weight;
                 is_new = 1;
             } else {
-                is_done = is_done && add_bin(state, (int32_t)(place - 32768), weight, &is_new);
+                is_done = is_done && add_bin(state, place - 32768, weight, &is_new);
             }
         }
-        there[word] = 0;
     }
     if (is_done && is_new) collapse(state);
     return is_done;
@@ -258,29 +252,15 @@ static int add_counted(State *state, int64_t least, int64_t most, uint64_t *ther
 
 static int add_codes(State *state, const int64_t *codes, Py_ssize_t count) {
     int is_new = 0;
-    if (count < COUNTED_FROM || count > UINT32_MAX) {
-        for (Py_ssize_t place = 0; place < count; place++) {
-            if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
-            if (!add_bin(state, (int32_t)codes[place], 1, &is_new)) return 0;
-        }
-        if (is_new) collapse(state);
-        return 1;
-    }
-    static uint64_t there[ALL_CODES / 64];  /* all 0 between two uses */
-    int64_t least = codes[0], most = codes[0];
+    Marked marked;
+    if (count >= COUNTED_FROM && count <= UINT32_MAX)
+        return count_codes(codes, count, &marked) && add_counted(state, &marked);
     for (Py_ssize_t place = 0; place < count; place++) {
-        if (SELDOM(codes[place] > MAX_CODE || codes[place] < -MAX_CODE)) {
-            memset(counted, 0, sizeof counted);
-            memset(there, 0, sizeof there);
-            return 0;
-        }
-        size_t code = (size_t)(codes[place] + 32768);
-        counted[code]++;
-        there[code / 64] |= UINT64_C(1) << code % 64;
-        least = codes[place] < least ? codes[place] : least;
-        most = codes[place] > most ? codes[place] : most;
+        if (codes[place] > MAX_CODE || codes[place] < -MAX_CODE) return 0;
+        if (!add_bin(state, (int32_t)codes[place], 1, &is_new)) return 0;
     }
-    return add_counted(state, least, most, there);
+    if (is_new) collapse(state);
+    return 1;
 }
 
 /* Add runs, which are sorted and one of each slot, to slots. */
@@ -355,12 +335,18 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
     const double width = (double)WIDTHS[0];
     const double last = floor((now > 0.0 ? now : 0.0) / width) * width;
     const double end = last + width;
-    double low = values[0], high = values[0], from = 1.0, until = 0.0;
+    const Extent its = extent_of(values, count), when = extent_of(times, count);
+    double from = 1.0, until = 0.0;
+    if (!its.are_finite) return 0;
+    if (when.are_finite && when.low >= 0.0 && when.high < end) {  /* nearly always all are of one slot */
+        const double only = floor(when.low / width) * width;
+        if (when.high < only + width && only + width <= (double)MAX_START) {
+            runs[found++].start = (int64_t)only;
+            goto found;
+        }
+    }
     for (Py_ssize_t place = 0; place < count; place++) {
-        double time = times[place], value = values[place];
-        if (!isfinite(value)) return 0;
-        low = value < low ? value : low;
-        high = value > high ? value : high;
+        double time = times[place];
         if (time >= from && time < until) continue;  /* of the run's slot, as nearly always, without dividing: a quotient is rounded to no other */
         if (!(time < end)) {
             time = last;
@@ -378,11 +364,12 @@ static int add_events(State *state, const int64_t *codes, const double *times, c
         begin = place;
         runs[found++].start = start;
     }
+found:
     runs[found - 1].count = count - begin;
     runs[found - 1].total = summed(values + begin, count - begin);
     state->total += found > 1 ? summed(values, count) : runs[0].total;
-    if (low < state->low) state->low = low;
-    if (high > state->high) state->high = high;
+    if (its.low < state->low) state->low = its.low;
+    if (its.high > state->high) state->high = its.high;
     if (!add_codes(state, codes, count)) return 0;
     merge_slots(state, runs, join_slots(runs, found));
     return forget(state, now);

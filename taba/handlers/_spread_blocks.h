@@ -16,8 +16,6 @@
 #define MOST_SLOTS 128                       /* of a journal, and of an archive's level, that is handled here; ordinary ones have 18 and 25 */
 #define MOST_COUNT (INT64_C(1) << 48)        /* of a dump that is handled here: no sum of them is too great for 64 bits */
 #define MOST_RUNS 64                         /* slots among a State's events that are handled here */
-#define COUNTED_FROM 24                      /* events of one slot, from which on their codes are counted in a table of all codes */
-#define ALL_CODES 65536
 #define MOST_WRITTEN (LEVELS * MOST_SLOTS + MOST_SLOTS + MOST_RUNS)  /* slots of a block: all that a journal and an archive have */
 
 static const int64_t WIDTHS[LEVELS + 1] = {15, 120, 600, 3600};

@@ -3,6 +3,7 @@
 #ifndef TABA_HANDLERS_SPREAD_STATES_H
 #define TABA_HANDLERS_SPREAD_STATES_H
 
+#include "_counted.h"
 #include "_spread_blocks.h"
 
 typedef struct {
@@ -28,8 +29,6 @@ typedef struct {
     int64_t *codes;
     uint8_t *runs;
 } Sorted;
-
-static uint32_t counted[ALL_CODES];  /* by code + 32,768; all 0 between two uses */
 
 /* False for what is no State of the ordinary. */
 static int read_state(const uint8_t *dump, Py_ssize_t length, State *state) {
@@ -115,26 +114,38 @@ static void collapse(State *state, int place) {
     if (kept < slot->bins) move_bins(state, place, slot->first + slot->bins, slot->first + kept);
 }
 
+/* Add what was counted. False where there are more bins than are handled here. */
+static int add_counted(State *state, int place, const Marked *marked, int *is_new) {
+    Slot *slot = &state->slot[place];
+    int is_done = 1, are_last = slot->bins == 0 && slot->first == state->bins;
+    for (int group = marked->first; group <= marked->last; group++) {
+        for (uint64_t left = take_marks(group); left; left &= left - 1) {
+            int at = group * 64 + __builtin_ctzll(left);
+            int64_t weight = take_counted((size_t)at);  /* also of those for which there is no room */
+            if (are_last && state->bins < MOST_BINS) {  /* they come in order, and behind all others */
+                state->codes[state->bins] = at - 32768;
+                state->weights[state->bins++] = weight;
+                slot->bins++;
+                *is_new = 1;
+            } else {
+                is_done = is_done && add_bin(state, place, at - 32768, weight, is_new);
+            }
+        }
+    }
+    return is_done;
+}
+
 /* False where one of these is none, or there are more bins than are handled here. */
 static int add_codes(State *state, int place, const int64_t *codes, Py_ssize_t count) {
-    int is_new = 0, is_done = 1;
-    if (count < COUNTED_FROM || count > UINT32_MAX) {
-        for (Py_ssize_t at = 0; at < count; at++)
-            if (!add_bin(state, place, (int32_t)codes[at], 1, &is_new)) return 0;
+    int is_new = 0;
+    Marked marked;
+    if (count >= COUNTED_FROM && count <= UINT32_MAX) {
+        if (!count_codes(codes, count, &marked) || !add_counted(state, place, &marked, &is_new)) return 0;
     } else {
-        int64_t least = codes[0], most = codes[0];
         for (Py_ssize_t at = 0; at < count; at++) {
-            counted[codes[at] + 32768]++;
-            if (codes[at] < least) least = codes[at];
-            if (codes[at] > most) most = codes[at];
+            if (codes[at] > MAX_CODE || codes[at] < -MAX_CODE) return 0;
+            if (!add_bin(state, place, (int32_t)codes[at], 1, &is_new)) return 0;
         }
-        for (int64_t code = least; code <= most; code++) {
-            uint32_t weight = counted[code + 32768];
-            if (weight == 0) continue;
-            counted[code + 32768] = 0;  /* also of those for which there is no room */
-            is_done = is_done && add_bin(state, place, (int32_t)code, weight, &is_new);
-        }
-        if (!is_done) return 0;
     }
     if (is_new) collapse(state, place);
     return 1;
@@ -169,13 +180,10 @@ static int add_to_slot(Slot *slot, double total, double low, double high) {
 
 /* False where these are out of the ordinary. */
 static int add_run(State *state, int64_t start, const double *values, const int64_t *codes, Py_ssize_t count) {
-    double total = summed(values, count), low = values[0], high = values[0];
-    for (Py_ssize_t at = 1; at < count; at++) {
-        if (values[at] < low) low = values[at];
-        if (values[at] > high) high = values[at];
-    }
+    const double total = summed(values, count);
+    const Extent its = extent_of(values, count);
     int place = slot_of(state, start);
-    return add_to_slot(&state->slot[place], total, low, high) && add_codes(state, place, codes, count);
+    return add_to_slot(&state->slot[place], total, its.low, its.high) && add_codes(state, place, codes, count);
 }
 
 /* Add a slot of another State to the one with this start. False where it is out of the ordinary. */
@@ -196,9 +204,24 @@ static int runs_of(State *state, Run *runs, const double *times, const double *v
     const double last = floor((now > 0.0 ? now : 0.0) / width) * width;
     int found = 0, run = 0;
     *is_moved = 0;
+    const Extent when = extent_of(times, count);
+    if (when.are_finite && when.low >= 0.0 && when.high < last + width) {
+        const double from = floor(when.low / width) * width;
+        if (when.high < from + width && from + width <= (double)MAX_START) {  /* nearly always all are of one slot */
+            uint64_t bits;
+            int have_zeros_with_signs = 0;
+            for (Py_ssize_t at = 0; at < count; at++) {
+                memcpy(&bits, values + at, 8);
+                have_zeros_with_signs |= bits == UINT64_C(1) << 63;
+            }
+            if (have_zeros_with_signs || !extent_of(values, count).are_finite) return 0;
+            runs[0] = (Run){.start = (int64_t)from, .count = count};
+            return 1;
+        }
+    }
     for (Py_ssize_t at = 0; at < count; at++) {
         double time = times[at];
-        if (!isfinite(values[at]) || is_zero_with_sign(values[at]) || codes[at] > MAX_CODE || codes[at] < -MAX_CODE) return 0;
+        if (!isfinite(values[at]) || is_zero_with_sign(values[at])) return 0;
         if (!(time < last + width)) {
             time = last;
             state->held++;

@@ -25,6 +25,7 @@ from taba.server.work.rows import Folded, Work
 NOW = 1_700_000_000.0
 COUNTERS, PERCENTILES = CounterGroup(), PercentileGroup()
 ABSENT = Framed(0, 0, b"")
+LOG_GAMMA = np.log((1 + 0.00995) / (1 - 0.00995))
 # eighths, so that no sum is rounded; and far apart, so that sketches collapse
 VALUES = st.one_of(st.integers(-80, 80).map(lambda eighths: eighths / 8), st.sampled_from([1e-30, 1e30, -1e30, 2.0**40, 0.0]))
 AGES = st.one_of(st.integers(0, 90), st.integers(-20_000, 200_000), st.sampled_from([0, 4, 5, 60, 600, 3600, 86_400, 90_000]))
@@ -200,6 +201,33 @@ class FreshTests(SynchronousTestCase):
             [dump] = counter_group._rows.edge(np.arange(2), np.array([NOW]), np.array([value])) or [None]
             if dump is not None:
                 self.assertEqual(codes_in(COUNTERS.load_array([dump]).bin_keys).tolist(), codes_of(np.array([value])).tolist(), value)
+
+    def test_in_each_step_of_each_binade_the_code_is_numpys(self) -> None:
+        steps = np.arange(64) / 64
+        for exponent in (*range(-1022, 1024, 31), *range(-470, -464), *range(-12, 12), *range(464, 471), 1023):
+            begins = np.ldexp(1 + steps, exponent)
+            ends = np.exp(np.ceil(np.log(begins) / LOG_GAMMA) * LOG_GAMMA) if abs(exponent) < 460 else begins
+            near = [side for edges in (begins, ends) for off in (0.0, 3e-16, 3e-9, 1e-3) for side in (edges * (1 - off), edges * (1 + off))]
+            values = np.concatenate((*near, np.nextafter(begins, 0.0)))
+            numbers = np.log(np.abs(values)) / LOG_GAMMA
+            # what lies nearer to an edge numpy alone decides; ±1.0 it does not need to
+            values = values[(np.abs(numbers - np.rint(numbers)) > 1e-7) & np.isfinite(values)]
+            for sign in (1, -1):
+                values = np.append(sign * values, 1.0)
+                columns, times = np.arange(len(values) + 1), np.full(len(values), NOW)
+                dumps = counter_group._rows.edge(columns, times, values)
+                self.assertIsNotNone(dumps, exponent)
+                self.assertEqual(codes_in(COUNTERS.load_array(dumps).bin_keys).tolist(), codes_of(values).tolist())
+
+    def test_long_columns_give_the_bytes_that_arrays_give(self) -> None:
+        chance = np.random.default_rng(3)
+        for many in (24, 25, 26, 27, 63, 1001, 5000):
+            for values in (chance.lognormal(0, 2, many), np.ones(many), 1.3 ** chance.integers(0, 20, many), -chance.lognormal(0, 9, many)):
+                for span in (0.0, 3.0, 60.0):
+                    times = NOW + 0.5 + np.sort(span * chance.random(many))
+                    column = [*zip(times.tolist(), values.tolist(), strict=True)]
+                    ours, theirs = self.both([column, column[:30]])
+                    self.assertEqual(ours, theirs, (many, span))
 
     def test_what_is_no_number_and_starts_that_are_none_are_left_alone(self) -> None:
         one = np.ones(1)
