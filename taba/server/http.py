@@ -22,8 +22,8 @@ from taba.history import Past, Slot
 from taba.openapi import describe
 from taba.places import Crowded
 from taba.routes import EVENTS, FLAG, JSON, MSGPACK, WHOLE, Parameter, Route, Serve
-from taba.server.ask.answering import aggregate_as_json, aggregate_written, dumped, projection_written, written
-from taba.server.ask.answers import Aggregated, Page, Unanswered
+from taba.server.ask.answering import aggregate_as_json, aggregate_written, dumped, listed, projection_written, typed, written
+from taba.server.ask.answers import Aggregated, Page, Paged, Unanswered
 from taba.server.ask.choosing import QueryRefused
 from taba.server.ask.filters import MAX_FILTERS, Filter, make_filter
 from taba.server.ask.letters import newest_letters
@@ -254,12 +254,12 @@ class Routes:
     async def names(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
         paged = await self._refusing(query.names(_filter(call), _page(call)))
-        return _listed(call, paged.names, reachable, paged.next)
+        return _listed(call, paged, reachable)
 
     async def clients(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
         paged = await self._refusing(query.clients(_filter(call), _page(call)))
-        return _listed(call, paged.names, reachable, paged.next)
+        return _listed(call, paged, reachable)
 
     async def types(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
@@ -267,8 +267,7 @@ class Routes:
         if call.values["detail"]:
             told = each_meaning(self._reader(call, reachable), types)
             return _by_name(call, ((name, dumped(what)) async for name, what in told), reachable, further)
-        kinds = types if call.wants_text else {name: dumped(type) for name, type in types.items()}
-        return _by_name(call, _each(kinds.items()), reachable, further)
+        return _streamed(call, typed(types, call.wants_text), reachable, further)
 
     async def projections(self, call: Call) -> Answer:
         query, reachable = self._asked(call)
@@ -543,9 +542,9 @@ def _by_name(call: Call, items: AsyncIterator[tuple[str, str]], reachable: Reach
     return _streamed(call, pieces(), reachable, further)
 
 
-def _listed(call: Call, names: Iterable[str], reachable: Reachable, further: str | None) -> Answer:
+def _listed(call: Call, paged: Paged, reachable: Reachable) -> Answer:
     """An answer that is a list of names."""
-    return _rows(call, _each((dumped(name), f"{name}\n") for name in names), reachable, further)
+    return _streamed(call, listed(paged.names, call.wants_text), reachable, paged.next)
 
 
 def _rows(call: Call, rows: AsyncIterator[tuple[str, str]], reachable: Reachable | None = None, further: str | None = None) -> Answer:
