@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
+from io import SEEK_END, BytesIO
 from typing import Any, NamedTuple, cast
 
 from twisted.web import http
@@ -25,6 +26,8 @@ MAX_KEPT_ACCEPTS, MAX_KEPT_ACCEPT = 256, 256  # Accept headers whose qualities a
 GZIP_WBITS = 31  # of zlib: gzip, and the largest window
 MAX_MEMBERS = 256  # that a body of gzip may consist of; who compresses block by block has one for each
 MAX_JSON_BYTES = 64 * KiB  # of a body that is read in one go; an empty list is two of them, and 64 of memory
+LEAST_PIECE = 4 * KiB  # of a body that is kept as it came in; smaller ones are put together …
+MOST_SMALL = 64 * KiB  # … up to so many bytes
 INFLATE_BYTES = 256 * KiB  # of a body, inflated between two looks at the time and at the room that is left
 
 
@@ -35,6 +38,45 @@ class HTTPError(Exception):
         super().__init__(f"{status} {error}: {detail}")
         self.status, self.error, self.detail = status, error, detail
         self.headers = {**({"retry-after": "1"} if status == 503 else {}), **(headers or {})}  # so that nobody has to guess
+
+
+class Body(BytesIO):
+    """A request's body while it comes in, in pieces.
+
+    Not the file that twisted.web makes from 100 kB on: it is read whole all the same, room is kept for it while it is here, and a full disk
+    refuses nothing. Nor one buffer, which grows by being copied; small pieces have one, as each takes more than its bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def write(self, piece: Any) -> int:
+        if len(piece) < LEAST_PIECE:
+            super().write(piece)
+            if self.tell() >= MOST_SMALL:
+                self._end_small()
+        else:
+            self._end_small()
+            self._pieces.append(bytes(piece))
+        return len(piece)
+
+    def take(self) -> bytes:
+        """All that came; it is here no longer."""
+        self._end_small()
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        self._pieces = []
+        super().close()
+
+    def _end_small(self) -> None:
+        self.seek(0, SEEK_END)  # twisted.web goes to its begin once the body is there
+        if self.tell():
+            self._pieces.append(self.getvalue())
+            self.seek(0)
+            self.truncate()
 
 
 class Answer(NamedTuple):
@@ -127,7 +169,7 @@ class Call:
 
     async def body(self) -> bytes:
         """The body, decompressed (gzip or deflate). Raises HTTPError 400, 413 or 415, and 503 where there is no room for it."""
-        content = cast(bytes, self._request.content.read())  # type: ignore[union-attr]
+        content = cast(Body, self._request.content).take()
         encoding = (self.once("content-encoding") or "identity").lower()
         if encoding == "identity":
             return content

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 
 from taba.bounds import KiB, MiB
-from taba.calls import MAX_BODY_BYTES, HTTPError
+from taba.calls import MAX_BODY_BYTES, Body, HTTPError
 from taba.cookies import token_shown
 from taba.guard import Refused
 from taba.options import is_loopback
@@ -583,6 +583,9 @@ class BoundedRequest(server.Request):
     def is_known(self) -> bool:
         """Whether whoever asks has shown what it takes, where anything is asked for."""
         return self._grant is not None or self.channel.site.guard is None or not self.channel.site.guard.is_closed
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = Body()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         # a body that calls itself a form (urllib and curl do so by default) must not be read as more of the query

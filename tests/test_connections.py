@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import ssl
+import tempfile
 from typing import Any
 
 from hypothesis import given
@@ -16,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from taba import connections
 from taba import turns as turns_module
+from taba.bounds import MiB
 from taba.calls import Answer, Call
 from taba.options import is_loopback
 from taba.query.questions import unreachable
@@ -326,6 +329,19 @@ class Places(Served):
         self.assertIn(b" 503 ", await self.say(chunked, b"1f5\r\n" + b"x" * 501 + b"\r\n0\r\n\r\n"))
         holding.close()
         await self.until(lambda: self.site.receiving == 0)
+
+    async def test_a_large_body_takes_no_file(self) -> None:
+        def full(*options: Any, **more: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(tempfile, "TemporaryFile", full)
+        self.site.max_body_bytes = MiB
+        head = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        body = bytes(300_000)
+        sent = await self.say(head + b"Content-Length: %d\r\n\r\n" % len(body), body)
+        self.assertIn(b'"size": 300000', sent)
+        chunked = await self.say(head + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        self.assertIn(b'"size": 300000', chunked)
 
     async def test_a_site_that_closes_lets_everybody_go_with_the_answer(self) -> None:
         connection = self.connect()
