@@ -12,8 +12,8 @@ static const Merging MERGING;
 PyDoc_STRVAR(fold_doc,
 "fold(dumps, rows, times, values, now, version, frame, codes) -> (dumps, slots) | None\n\n"
 "The main parts with these events added, each behind `frame`, and how many slots the journal of each has (int32). `rows` (int64) are in\n"
-"order, `codes` (int64) those of the `values`. With a `version` that is not 0, each of `dumps` stands behind a frame, which has to say\n"
-"that one. None, where something is out of the ordinary: nothing is done then.");
+"order, `codes` (int64) those of the `values`; of none they are made here. With a `version` that is not 0, each of `dumps` stands behind a\n"
+"frame, which has to say that one. None, where something is out of the ordinary, or numpy has to say a code: nothing is done then.");
 
 static PyObject *fold(PyObject *module, PyObject *arguments) {
     (void)module;

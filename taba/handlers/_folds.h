@@ -60,12 +60,23 @@ static inline int is_a_time(double now) {
     return isfinite(now) && fabs(now) <= 1e12;
 }
 
+/* False where numpy has to say one of them. */
+static inline int codes_of(const double *values, Py_ssize_t count, int64_t *codes) {
+    for (Py_ssize_t place = 0; place < count; place++) {
+        int32_t code = code_of(values[place]);
+        if (SELDOM(code == UNSURE)) return 0;
+        codes[place] = code;
+    }
+    return 1;
+}
+
 static inline PyObject *fold_all(PyObject *arguments, const Kind *kind) {
     PyObject *dumps, *made = NULL, *slots = NULL, *result = NULL;
     Py_buffer rows, codes, times, values, frame;
     double now;
     int version;
     void *room = NULL;
+    int64_t *made_codes = NULL;
     if (!(kind->has_codes ? PyArg_ParseTuple(arguments, kind->format, &PyList_Type, &dumps, &rows, &times, &values, &now, &version, &frame, &codes)
                           : PyArg_ParseTuple(arguments, kind->format, &PyList_Type, &dumps, &rows, &times, &values, &now, &version, &frame)))
         return NULL;
@@ -74,9 +85,11 @@ static inline PyObject *fold_all(PyObject *arguments, const Kind *kind) {
     const int64_t *row = rows.buf;
     Py_ssize_t total = PyList_GET_SIZE(dumps), count = rows.len / 8, place = 0;
     if (((uintptr_t)rows.buf | (uintptr_t)codes.buf | (uintptr_t)times.buf | (uintptr_t)values.buf) % 8) goto none;
-    if (codes.len != rows.len || times.len != rows.len || values.len != rows.len || rows.len % 8 || !is_a_time(now)) goto none;
+    const int makes_codes = kind->has_codes && codes.len == 0;
+    if ((codes.len != rows.len && !makes_codes) || times.len != rows.len || values.len != rows.len || rows.len % 8 || !is_a_time(now)) goto none;
     room = kind->make(count);
-    if (room == NULL) {
+    if (makes_codes) made_codes = PyMem_Malloc((size_t)count * sizeof *made_codes + 1);  /* for all events of a State, as the room */
+    if (room == NULL || (makes_codes && made_codes == NULL)) {
         PyErr_NoMemory();
         goto done;
     }
@@ -92,8 +105,13 @@ static inline PyObject *fold_all(PyObject *arguments, const Kind *kind) {
         if (place == begin) goto none;
         events.times = (const double *)times.buf + begin;
         events.values = (const double *)values.buf + begin;
-        if (kind->has_codes) events.codes = (const int64_t *)codes.buf + begin;
         events.count = place - begin;
+        if (makes_codes) {
+            if (!codes_of(events.values, events.count, made_codes)) goto none;
+            events.codes = made_codes;
+        } else if (kind->has_codes) {
+            events.codes = (const int64_t *)codes.buf + begin;
+        }
         if (!kind->add(room, dump, length, &events)) goto none;
         PyObject *one = kind->write(room, &before);
         if (one == NULL) goto done;
@@ -110,6 +128,7 @@ done:
     Py_XDECREF(made);
     Py_XDECREF(slots);
     PyMem_Free(room);
+    PyMem_Free(made_codes);
     PyBuffer_Release(&rows);
     if (kind->has_codes) PyBuffer_Release(&codes);
     PyBuffer_Release(&times);
@@ -161,11 +180,7 @@ static inline PyObject *edge_all(PyObject *const *args, Py_ssize_t nargs, const 
         Py_ssize_t begin = (Py_ssize_t)starts[at], its = (Py_ssize_t)(starts[at + 1] - starts[at]);
         const Extent when = extent_of(times + begin, its);
         const double now = when.high;
-        for (Py_ssize_t place = 0; place < its; place++) {
-            int32_t code = code_of(values[begin + place]);
-            if (SELDOM(code == UNSURE)) goto none;
-            codes[place] = code;
-        }
+        if (!codes_of(values + begin, its, codes)) goto none;
         const Events events = {.times = times + begin, .values = values + begin, .codes = codes, .count = its, .now = now};
         if (!when.are_finite || !is_a_time(now) || !kind->add(room, (const uint8_t *)"", 0, &events)) goto none;
         PyObject *one = kind->write(room, &(const Frame){.bytes = (const uint8_t *)"", .length = 0});

@@ -11,7 +11,7 @@
 #include "_binned.h"
 #include "_counted.h"
 
-#define FORM 5                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 6                               /* of what Python gives it and gets: see taba/parts.py */
 #define HEAD_BYTES 48
 #define BLOCK_BYTES 8
 #define LEVELS 3                             /* of an archive */

@@ -10,7 +10,7 @@
 #include "_binned.h"
 #include "_spread_windows.h"
 
-#define FORM 6                               /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 7                               /* of what Python gives it and gets: see taba/parts.py */
 
 /* One State, and its events in the order of slots. */
 typedef struct {

@@ -17,7 +17,7 @@ from taba.handlers.base import EDGE_SECONDS, ArrayHandler, Ever, History, Projec
 from taba.handlers.bins import BinLayout, bin_codes, bins_from, deltas_of
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.figures import add_figures, add_heads, amounts_of, empty_dump, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.folded import FoldedDumps
+from taba.handlers.folded import FoldedDumps, fold_binned
 from taba.handlers.fresh import MAX_COUNT, bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -26,7 +26,6 @@ from taba.handlers.ragged import (
     Shape,
     aligned,
     bounds_of,
-    by_rows,
     count_rows,
     cut_rows,
     join_rows,
@@ -165,11 +164,7 @@ class CounterGroup(ArrayHandler):
         Each row must have Events. With a `version` each dump stands behind a frame, as the store keeps it, which has to say that one.
         Before each new one stands `frame`.
         """
-        if _rows is None or not len(rows) or np.count_nonzero(np.isfinite(values)) < len(values):
-            return None
-        rows, times, values = by_rows(rows, times, values)
-        found = _rows.fold(dumps, rows, times, values, now, version, frame, codes_of(values))
-        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
+        return fold_binned(None if _rows is None else _rows.fold, dumps, rows, times, values, now, version, frame)
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         if times.max() - times.min() <= EDGE_SECONDS:  # nearly always: then nothing is held or forgotten by a fold either

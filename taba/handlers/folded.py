@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from taba.codes import Floats, Ints
+from taba.codes import Floats, Ints, codes_of
 from taba.handlers.ragged import by_rows
 
 _NONE = np.zeros(0, dtype=np.int64)
@@ -29,6 +29,26 @@ class FoldedDumps:
         """Have these bare main parts in those rows."""
         for row, dump in zip(rows, dumps, strict=True):
             self.dumps[row] = self.dumps[row][: self.framed] + dump
+
+
+def fold_binned(
+    fold: Callable[..., Any] | None,
+    dumps: list[bytes],
+    rows: Ints,
+    times: Floats,
+    values: Floats,
+    now: float,
+    version: int,
+    frame: bytes,
+) -> FoldedDumps | None:
+    """What `fold`, of a Handler's part in C that counts values in bins, makes of these; None where that is not to be had."""
+    if fold is None or not len(rows):
+        return None
+    rows, times, values = by_rows(rows, times, values)
+    found = fold(dumps, rows, times, values, now, version, frame, b"")
+    if found is None and np.count_nonzero(np.isfinite(values)) == len(values):  # a value so near the end of a bin that numpy decides
+        found = fold(dumps, rows, times, values, now, version, frame, codes_of(values))
+    return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
 
 
 class InC:

@@ -20,7 +20,7 @@ from taba.handlers.bins import is_dense
 from taba.handlers.detail import WindowSlots, aggregate_slots
 from taba.handlers.ever import dump_sketches, load_sketches
 from taba.handlers.figures import amounts_of, finite_pairs, show_tallies, sum_tallies
-from taba.handlers.folded import FoldedDumps
+from taba.handlers.folded import FoldedDumps, fold_binned
 from taba.handlers.fresh import bins_of, counted, figures_of, slots_of, sums_of, unsound
 from taba.handlers.percentiles import aggregate_percentiles, percentiles
 from taba.handlers.ragged import (
@@ -147,11 +147,7 @@ class PercentileGroup(ArrayHandler):
         self, dumps: list[bytes], rows: Ints, times: Floats, values: Floats, now: float, version: int = 0, frame: bytes = b""
     ) -> FoldedDumps | None:
         """As CounterGroup's."""
-        if _spreads is None or not len(rows) or np.count_nonzero(np.isfinite(values)) < len(values):
-            return None
-        rows, times, values = by_rows(rows, times, values)
-        found = _spreads.fold(dumps, rows, times, values, now, version, frame, codes_of(values))
-        return None if found is None else FoldedDumps(found[0], np.frombuffer(found[1], np.int32), now, len(frame))
+        return fold_binned(None if _spreads is None else _spreads.fold, dumps, rows, times, values, now, version, frame)
 
     def edge_array(self, rows: Ints, times: Floats, values: Floats, total: int) -> list[bytes]:
         if times.max() - times.min() <= EDGE_SECONDS:  # as CounterGroup's

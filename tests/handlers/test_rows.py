@@ -190,8 +190,14 @@ class FreshTests(SynchronousTestCase):
         for _ in range(60):  # halves, until nothing is between them
             middle = (low + high) / 2
             low, high = (middle, high) if codes_of(np.array([middle]))[0] == codes_of(np.array([low]))[0] else (low, middle)
+        row, now = np.zeros(1, np.int64), np.array([NOW])
         for value in (low, high):
             self.assertEqual(self.both([[(NOW, value)]])[0], [None, None])
+            for part, handler in ((counter_group._rows, COUNTERS), (percentile_group._spreads, PERCENTILES)):
+                given = ([b""], row, now, np.array([value]), NOW, 0, b"")
+                self.assertIsNone(part.fold(*given, b""))
+                told = handler.fold_dumps(*given)
+                self.assertEqual(told.dumps if told else None, part.fold(*given, codes_of(np.array([value])))[0])
         self.assertIsNot(self.both([[(NOW, 1.0)]])[0][0], None)
 
     @settings(deadline=None)
@@ -199,6 +205,8 @@ class FreshTests(SynchronousTestCase):
     def test_every_value_has_the_code_that_numpy_gives(self, values: list[float]) -> None:
         for value in values:
             [dump] = counter_group._rows.edge(np.arange(2), np.array([NOW]), np.array([value])) or [None]
+            folded = counter_group._rows.fold([b""], np.zeros(1, np.int64), np.array([NOW]), np.array([value]), NOW, 0, b"", b"")
+            self.assertEqual(folded and folded[0], None if dump is None else [dump])
             if dump is not None:
                 self.assertEqual(codes_in(COUNTERS.load_array([dump]).bin_keys).tolist(), codes_of(np.array([value])).tolist(), value)
 
@@ -236,6 +244,9 @@ class FreshTests(SynchronousTestCase):
             for odd in (np.nan, np.inf, -np.inf):
                 self.assertIsNone(edge(np.arange(2), one, one * odd))
                 self.assertIsNone(edge(np.arange(2), one * odd, one))
+        for handler in (COUNTERS, PERCENTILES):
+            for odd in (np.nan, np.inf, -np.inf):
+                self.assertIsNone(handler.fold_dumps([b""], np.zeros(1, np.int64), one * NOW, one * odd, NOW))
             for starts in ([], [0, 2], [0, 0], [-1, 1], [1, 0], [2**62, 2**63 - 1]):
                 self.assertIsNone(edge(np.array(starts, np.int64), one, one), starts)
             self.assertIsNone(edge(np.arange(2), one, one[:0]))
