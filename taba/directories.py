@@ -1,9 +1,10 @@
-"""Directories of a service's own: made for its user alone, and taken from nobody else. Standard library only."""
+"""Directories: a service's own, made for its user alone and taken from nobody else; and the one it works in. Standard library only."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,17 @@ def own_alone() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def python_of(module: str, *arguments: str) -> list[str]:
+    """The command that runs `module` as `python -m` does, but for one thing: nothing that lies in the working directory is imported.
+
+    `-m` puts that directory before all else, the standard library too: whoever may write there would have code run as this user.
+    """
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-P", "-m", module, *arguments]
+    run = f"import sys; sys.path.remove(''); import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", run, *arguments]
 
 
 def strangers_in(status: os.stat_result, user: int) -> str | None:

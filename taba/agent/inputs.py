@@ -29,7 +29,7 @@ from taba.agent.lanes import Backoff
 from taba.agent.noting import Noting
 from taba.agent.problems import LOSS_SHOWN_SECONDS
 from taba.desk import COUNTS, DATAGRAM_BYTES, NOT_UNDERSTOOD, PLACE, Desk, desk_path, open_desk
-from taba.directories import own_alone
+from taba.directories import own_alone, python_of
 from taba.receiving import InputAddress
 
 STATSD = "statsd"
@@ -115,7 +115,7 @@ class Input(ProcessProtocol):
         self._desk.mend()  # what an earlier process wrote there, and this one would read as nothing
         self._packets = self._desk.packets
         self._began = self._reactor.seconds()
-        arguments = [sys.executable, "-m", "taba.inputs.process", self.kind, self.address.text, str(self._kernel)]
+        arguments = python_of("taba.inputs.process", self.kind, self.address.text, str(self._kernel))
         descriptors = {0: "w", 1: "r", 2: "r", 3: self._socket.fileno(), 4: self._descriptor}
         try:
             self._process = self._reactor.spawnProcess(self, sys.executable, arguments, env=self._environ, childFDs=descriptors)

@@ -27,6 +27,7 @@ from taba.caps import Caps
 from taba.clocks import make_monotonic
 from taba.connections import BoundedSite, make_site
 from taba.descriptors import Descriptors
+from taba.directories import python_of
 from taba.errors import ConfigurationError, StoreUnavailable
 from taba.listening import freeze_when_running, front_of, listen_at, on_hangup, raise_descriptor_limit
 from taba.options import Listen, checked_state_directory, state_directory
@@ -472,7 +473,7 @@ class Workers(_Connected):
         for number, port in enumerate(range(listen.port, listen.port + workers)):
             text = listen.text.replace(str(listen.port), str(port), 1)
             about = [str(os.getpid()), self._starts.path, str(number), str(workers), self._shown]
-            arguments = [sys.executable, "-m", "taba.server.worker", *about]
+            arguments = python_of("taba.server.worker", *about)
             if url is not None:
                 environ["TABA_SERVER_URL"] = next_url(url, number)
             self._monitor.addProcess(f"worker {number}", arguments, env={**environ, "TABA_SERVER_LISTEN": text})

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from taba.bounds import KiB, MiB
 from taba.counting import BAD
+from taba.directories import python_of
 from taba.server.work.boxing import Box, close_memory
 from taba.server.work.child import LENGTH, MAX_FRAME_BYTES, TURN_SECONDS, pack, unpack_answer
 
@@ -396,7 +397,7 @@ class ChildLine:
         child = _Child(self._reactor, self._prints)
         self._living.add(child)
         child.ended.addCallback(lambda _: self._living.discard(child))
-        arguments = [sys.executable, "-m", "taba.server.work.child", str(os.getpid()), self._about]
+        arguments = python_of("taba.server.work.child", str(os.getpid()), self._about)
         try:
             self._reactor.spawnProcess(child, sys.executable, arguments, dict(self._environ))
             _, told = await child.next_frame(START_SECONDS)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 
+from taba.directories import python_of
 from taba.handlers.lookup import Lookup, find_handlers, has_foreign
 
 IMPORT_SECONDS = 10.0  # for one plugin or entry point; the first of them imports numpy, say
@@ -33,7 +34,7 @@ def find_safely(environ: Mapping[str, str] | None = None) -> Lookup:
 
 def _probe(excluded: Mapping[str, str], environ: Mapping[str, str] | None) -> tuple[str, str]:
     """The place at which the child hung or crashed, and which of them; DONE where it came to the end."""
-    arguments = [sys.executable, "-m", "taba.server.work.probing", str(os.getpid()), json.dumps(dict(excluded))]
+    arguments = python_of("taba.server.work.probing", str(os.getpid()), json.dumps(dict(excluded)))
     # what a plugin prints is not kept here: it may be without end, and is printed again where the plugin is imported for good
     quiet = subprocess.DEVNULL
     with subprocess.Popen(arguments, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, env=environ) as child:
