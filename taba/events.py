@@ -441,7 +441,7 @@ def _read_event(event: Any, now: float) -> _Event:
     tab, labels, time, value = event["tab"], event.get("labels"), event.get("time"), event["value"]
     if not isinstance(tab, str):
         raise ValueError("tab: takes a text")
-    if labels:
+    if labels is not None and labels != {}:
         if is_deeper(labels):  # how deep a decoder goes depends on the Python
             raise ValueError(TOO_DEEP)
         if not isinstance(labels, dict):

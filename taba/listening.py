@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EADDRINUSE
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -106,7 +107,11 @@ async def listen_at(front: Front, site: Any, reactor: Any, descriptors: Descript
         port = await listening
     except (CannotListenError, OSError, ValueError) as failure:
         reason = getattr(failure, "socketError", failure)
-        raise ConfigurationError("--listen", front.listen.text, f"takes an endpoint that is free: {reason}") from None
+        is_taken = isinstance(failure, CannotListenError) and getattr(reason, "errno", EADDRINUSE) == EADDRINUSE
+        # in Twisted's words a socket's missing directory is a link to this process's number
+        why = reason if is_taken else getattr(reason, "strerror", None) or reason
+        takes = f"takes an endpoint that is {'free' if is_taken else 'to be had here'}: {why}"
+        raise ConfigurationError("--listen", front.listen.text, takes) from None
     wait_for_room(port, reactor, descriptors)
     return port
 

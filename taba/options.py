@@ -254,11 +254,14 @@ def listen(text: str) -> Listen:
     plain = [field for field in fields if "=" not in field]
     if scheme in ("tcp", "tcp6") and re.search(r"interface=[^:\\]*:.*:", text):
         raise ValueError(r"has an IPv6 address whose colons are not escaped; for example tcp6:8300:interface=\:\:1")
-    if len(plain) > 1 or not set(named) <= {"port", "interface", "backlog", "address", "mode"}:
+    place = "address" if scheme == "unix" else "port"
+    if len(plain) + (place in named) > 1 or not set(named) <= {place, "backlog", "mode" if scheme == "unix" else "interface"}:
         raise ValueError(takes)
-    first = plain[0] if plain else named.get("address" if scheme == "unix" else "port", "")
+    if not re.fullmatch("[0-9]{1,5}", named.get("backlog", "50")):
+        raise ValueError(takes)
+    first = plain[0] if plain else named.get(place, "")
     if scheme == "unix":
-        if not first.startswith("/"):
+        if not first.startswith("/") or "\0" in text or not re.fullmatch("0?[0-7]{3}", named.get("mode", "600")):
             raise ValueError(takes)
         return Listen(text if "mode" in named else f"{text}:mode=600", None, "")
     if scheme not in ("tcp", "tcp6") or not first.isascii() or not first.isdigit() or int(first) > 65_535:

@@ -61,6 +61,7 @@ class PostedEvents(SynchronousTestCase):
             {**good, "time": math.inf},
             {**good, "labels": {"1a": "x"}},
             {**good, "labels": [1]},
+            *({**good, "labels": none} for none in ([], "", 0, False)),
             {**good, "tab": 'a{x="1"}', "labels": {"y": "2"}},
             {**good, "value": 2**70},
             {**good, "value": "x" * 40_000},

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from taba import listening
 from taba.bounds import MiB
 from taba.descriptors import Descriptors
+from taba.errors import ConfigurationError
 from taba.guard import Guard
 from taba.listening import (
     COLLECT_SECONDS,
@@ -292,3 +293,10 @@ class OfAFile(TestCase):
             self.assertEqual(stat.S_IMODE(os.stat(f"{directory}/s").st_mode), 0o660)
             await port.stopListening()
         self.assertEqual((modes, os.umask(0)), ([0o600], 0))
+
+    async def test_a_socket_whose_directory_is_missing_is_not_called_taken(self) -> None:
+        with TemporaryDirectory() as directory:
+            at = listen(f"unix:{directory}/gone/s")
+            front = Front(at, Guard(None, None, at, time.monotonic), None)
+            with self.assertRaisesRegex(ConfigurationError, "takes an endpoint that is to be had here: No such file or directory$"):
+                await listen_at(front, Factory(), reactor, Descriptors("Server", time.monotonic))

@@ -164,6 +164,13 @@ class Parsers(SynchronousTestCase):
             "tcp:1:interface=here",
             "tcp:1:x=y",
             "unix:relative",
+            "tcp:1:port=2",
+            "tcp:1:mode=600",
+            "tcp:1:backlog=x",
+            "unix:/run/taba.sock:interface=127.0.0.1",
+            "unix:/run/taba.sock:mode=",
+            "unix:/run/taba.sock:mode=9",
+            "unix:/run/taba.sock:mode=999",
         )
 
     def test_urls(self) -> None:

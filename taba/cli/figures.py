@@ -21,6 +21,7 @@ from taba.cli.sharing import (
     PARTIAL,
     SERVER,
     TIMEOUT,
+    Number,
     command_with,
     complete_names,
     form,
@@ -283,7 +284,7 @@ def aggregate_of(query: Query, name: str) -> Any:
 @_command("get", "  taba get bids_won 1m.count\n  taba get render_seconds 1h.p99 --above 0.25 && echo slow\n  taba get price 'pct.p99.9'")
 @click.argument("name", shell_complete=complete_names)
 @click.argument("path", callback=_path)
-@click.option("--above", type=float, metavar="N", help="Print no figure; end with 0 where it is above N, else with 1.")
+@click.option("--above", type=Number(), metavar="N", help="Print no figure; end with 0 where it is above N, else with 1.")
 @click.pass_context
 def get(context: click.Context, server: str, timeout: float, name: str, path: str, above: float | None) -> None:
     """One figure of a Tab's Aggregate, as a raw number in base units.
@@ -341,7 +342,7 @@ def _until(context: click.Context, parameter: click.Parameter, value: str | None
 @_command("watch", "  taba watch bids_won --until '1m.count > 100'\n  taba watch queue_depth --until 'sum == 0' --within 60")
 @click.argument("name", shell_complete=complete_names)
 @click.option("--until", required=True, metavar="EXPRESSION", callback=_until, help="PATH, a comparison and a number.")
-@click.option("--within", type=click.FloatRange(0, 1e9), metavar="SECONDS", help="How long to wait; without, for ever.")
+@click.option("--within", type=Number(0, 1e9), metavar="SECONDS", help="How long to wait; without, for ever.")
 @click.pass_context
 def watch(context: click.Context, server: str, timeout: float, name: str, until: tuple[str, str, float], within: float | None) -> None:
     """Wait until a figure of a Tab is what you say; each value that it has meanwhile is a line.

@@ -100,7 +100,7 @@ def retry(context: click.Context, server: str, timeout: float, as_json: bool) ->
 def jobs(server: str, timeout: float, as_json: bool, cancel: str | None) -> None:
     """The jobs of all Servers, newest first: those that run, and those that ended within a week."""
     query = query_of(server, timeout=timeout)
-    records = [query.cancel_job(cancel)] if cancel else query.jobs()
+    records = [query.cancel_job(cancel)] if cancel is not None else query.jobs()
     if as_json:
         print_json(records)
     elif form() is not None:

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from taba.installing import install_hint
 
@@ -25,6 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         sys.exit(f"taba: the command line needs more than the client library; install it with: {install_hint('cli')}")
     sys.exit(_run(command, sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _path_of(command: Any, arguments: list[str]) -> str:
+    """The command that `arguments` begin with, such as `taba handler try`."""
+    path = "taba"
+    for argument in arguments:
+        command = getattr(command, "commands", {}).get(argument)
+        if command is None:
+            break
+        path += f" {argument}"
+    return path
 
 
 def _run(command: object, arguments: list[str]) -> int:
@@ -44,7 +56,7 @@ def _run(command: object, arguments: list[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "taba"
+        path = error.ctx.command_path if error.ctx else _path_of(command, arguments)  # of an option without its value click does not say
         return _fail(path, f"{error.format_message().rstrip('.')}; see {path} --help", 2)
     except click.ClickException as error:
         return _fail("taba", error.format_message(), error.exit_code)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from taba.cli import show
-from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, form, print_json, print_rows, query_of
+from taba.cli.sharing import FORMATS, SERVER, TIMEOUT, Number, form, print_json, print_rows, query_of
 from taba.cli.units import moment
 
 
@@ -20,7 +20,7 @@ Examples:
   taba note""",
 )
 @click.argument("text", nargs=-1)
-@click.option("--time", type=click.FloatRange(0), metavar="SECONDS", help="When it happened, in Unix seconds.  [default: now]")
+@click.option("--time", type=Number(0), metavar="SECONDS", help="When it happened, in Unix seconds.  [default: now]")
 @SERVER
 @FORMATS
 @TIMEOUT

@@ -15,7 +15,7 @@ from taba import client, names, ring
 from taba.bounds import MAX_EXACT_INT
 from taba.cli.lines import DEFAULT_TYPE, TextLine, read_line
 from taba.cli.reading import read_lines
-from taba.cli.sharing import query_of, server_option, shown
+from taba.cli.sharing import Number, query_of, server_option, shown
 from taba.client import identity
 from taba.interrupted import Interrupted
 from taba.plural import many
@@ -190,7 +190,7 @@ Examples:
 @server_option("With --http: any one Server.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.01, 3600),
+    type=Number(0.01, 3600),
     default=PATIENCE_SECONDS,
     show_default=True,
     metavar="SECONDS",

@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 from taba import versions
 from taba.bounds import MAX_BUCKETS, MiB
 from taba.cli import show
-from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, command_with, form, print_drawn, print_json, print_rows, query_of
+from taba.cli.sharing import AS_JSON, FORMATS, SERVER, TIMEOUT, Number, command_with, form, print_drawn, print_json, print_rows, query_of
 from taba.clocks import make_monotonic
 from taba.errors import StoreUnavailable, TabaError
 from taba.installing import install_hint
@@ -89,7 +89,7 @@ def shards(server: str, timeout: float, as_json: bool) -> None:
 @click.option("--by", type=click.Choice(["buckets", "bytes", "ops"]), default="buckets", show_default=True, help="What is to be even.")
 @click.option("--abort", is_flag=True, help="Undo moves that were left half-done; what has moved stays.")
 @click.option("--dry-run", is_flag=True, help="Say what would move, and move nothing.")
-@click.option("--rate", type=click.FloatRange(0.01), metavar="MIB_PER_S", help="Copy no faster than this.")
+@click.option("--rate", type=Number(0.01), metavar="MIB_PER_S", help="Copy no faster than this.")
 @click.option("--without-replicas", is_flag=True, help="Move also where masters behind sentinels write what no replica has.")
 @click.option("--yes", is_flag=True, help="Do not ask. Nothing is asked where standard input is no terminal.")
 @STORE

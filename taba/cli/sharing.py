@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -110,9 +111,21 @@ PARTIAL = click.option(
 )
 
 
+class Number(click.FloatRange):
+    """A finite number; a NaN is in every range that click knows."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
+
+
 TIMEOUT = click.option(
     "--timeout",
-    type=click.FloatRange(0.01, 3600),
+    type=Number(0.01, 3600),
     default=questions.DEFAULT_TIMEOUT,
     show_default=True,
     metavar="SECONDS",

@@ -117,8 +117,23 @@ class Commands(BesideAServer):
     def test_wrong_usage_ends_with_two_and_one_line(self) -> None:
         self.taba("agg", "--nonsense", code=2, error="--nonsense.*see taba agg --help")
         self.taba("nonsense", code=2, error="nonsense.*see taba --help")
+        self.taba("agg", "--limit", code=2, error="--limit.*see taba agg --help")
+        self.taba("token", "new", "--client", code=2, error="--client.*see taba token new --help")
+        self.taba("jobs", "--cancel", "", code=1, error="no job ''")
         self.taba("names", "--label", "x", code=2, error="KEY:VALUE")
         self.taba("agg", "--super", "--by", "x", code=2, error="exclude")
+
+    def test_what_is_no_finite_number_is_wrong_usage(self) -> None:
+        for number in ("nan", "inf"):
+            for command in (
+                ("get", "bids", "1h.count", "--above"),
+                ("watch", "bids", "--until", "1h.count > 0", "--within"),
+                ("note", "deploy", "--time"),
+                ("reshard", "--rebalance", "--rate"),
+                ("names", "--timeout"),
+                ("record", "--timeout"),
+            ):
+                self.taba(*command, number, code=2, error=f"'{command[-1]}'.*{number}")
 
     def test_status_shows_server_and_agent(self) -> None:
         text = self.taba("status")

@@ -17,6 +17,7 @@ from unittest import mock
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from taba.errors import ConfigurationError, StoreUnavailable
@@ -90,6 +91,18 @@ class EmbeddedStoreTests(TestCase):
         await again.wait_running()
         self.assertEqual((store.is_new, again.is_new), (True, False))
         self.assertEqual(await self.pool(again).execute([(b"GET", b"a")]), [b"\x00\xff"])
+
+    async def test_a_first_start_warns_of_nothing(self) -> None:
+        warned: list[LogEvent] = []
+
+        def note(event: LogEvent) -> None:
+            if event.get("log_level") in (LogLevel.warn, LogLevel.error, LogLevel.critical):
+                warned.append(event)
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        await self.store().wait_running()
+        self.assertEqual([formatEvent(event) for event in warned], [])
 
     async def test_it_syncs_every_write_evicts_nothing_and_listens_on_no_port(self) -> None:
         store = self.store()

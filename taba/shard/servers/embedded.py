@@ -156,7 +156,7 @@ class EmbeddedStore(Service):
         Raises ConfigurationError when another Server's store is in the directory and does not end within
         LOCK_SECONDS, StoreUnavailable when it does not answer within RUNNING_SECONDS.
         """
-        pool = Pool(self._reactor, Address(path=str(self.directory / SOCKET_NAME)), size=1)
+        pool = Pool(self._reactor, Address(path=str(self.directory / SOCKET_NAME)), size=1, is_awaited=True)
         pool.start()
         deadline = self._reactor.seconds() + RUNNING_SECONDS
         try:

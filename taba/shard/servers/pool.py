@@ -179,12 +179,18 @@ class Checkout:
 
 class Pool:
     """At most `size` connections to the server at `address`. `greet` says what belongs before first use; when it raises, the place
-    tries again later."""
+    tries again later. `is_awaited`: that nobody is there yet is normal, and whoever waits says what it came to; the log does not."""
 
     last_retry_seconds = LAST_RETRY_SECONDS
 
     def __init__(
-        self, reactor: Any, address: Address, greet: Greeting | None = None, size: int = POOL_CONNECTIONS, random: Random | None = None
+        self,
+        reactor: Any,
+        address: Address,
+        greet: Greeting | None = None,
+        size: int = POOL_CONNECTIONS,
+        random: Random | None = None,
+        is_awaited: bool = False,
     ):
         self.address = address
         self.text = address.text
@@ -193,6 +199,7 @@ class Pool:
         self.scripts_from = 0.0  # when scripts may be sent to it, by the reactor's clock
         self.asking = Asking(self, reactor)
         self.writing = Asking(self, reactor)  # scripts that write, apart: their answers wait for the server's disk
+        self._is_awaited = is_awaited
         self._logged = ""  # the reason that the log gave last, since a connection was up
         self._reactor = reactor
         self._random = random or Random()
@@ -347,7 +354,7 @@ class Pool:
 
     def _fail_with(self, why: str) -> None:
         self.last_error = why
-        if why != self._logged:  # ClientService's own lines say when it tries again, never why
+        if why != self._logged and not self._is_awaited:  # ClientService's own lines say when it tries again, never why
             self._logged = why
             log.warn("no connection to the store: {why}", why=why)
 
