@@ -12,7 +12,6 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba import directories
 from taba.directories import make_directory, python_of, strangers_in
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +63,7 @@ class ProcessesOfModules(SynchronousTestCase):
 
     def test_nothing_of_the_working_directory_is_imported(self) -> None:
         for version in {sys.version_info, (3, 10, 0)}:
-            with mock.patch.object(directories.sys, "version_info", version):
+            with mock.patch.object(sys, "version_info", version):
                 command = python_of("json.tool", "--compact")
             self.assertEqual(self.end_of(command), ('{"a":1}\n', ""))
         self.assertIn("somebody else", self.end_of([sys.executable, "-m", "json.tool"])[1])  # as it would be

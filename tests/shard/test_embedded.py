@@ -95,12 +95,9 @@ class EmbeddedStoreTests(TestCase):
     async def test_a_first_start_warns_of_nothing(self) -> None:
         warned: list[LogEvent] = []
 
-        def note(event: LogEvent) -> None:
-            if event.get("log_level") in (LogLevel.warn, LogLevel.error, LogLevel.critical):
-                warned.append(event)
-
-        globalLogPublisher.addObserver(note)
-        self.addCleanup(globalLogPublisher.removeObserver, note)
+        observe: Any = lambda event: warned.append(event) if event["log_level"] >= LogLevel.warn else None  # noqa: E731
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
         await self.store().wait_running()
         self.assertEqual([formatEvent(event) for event in warned], [])
 
