@@ -23,7 +23,7 @@ FORMS = {
     "taba.handlers._rows": 6,
     "taba.handlers._spreads": 7,
     "taba.server.ask._writing": 1,
-    "taba.server.fold._plain": 6,
+    "taba.server.fold._plain": 7,
     "taba.shard.servers._wire": 3,
 }
 

@@ -6,11 +6,11 @@
    2. What is not plain (flags, Tabs that nobody knows) is said to be so and left to Python.
    3. Nothing here keeps anything or gives up the GIL, and looks alone read rings: by `pread`, as Python does. */
 
+#include "../_heap.h"
 #include "../_part.h"
 #include "_columns.h"
 #include "_encoding.h"
 #include "_gathering.h"
-#include "_heap.h"
 #include "_joining.h"
 #include "_looking.h"
 #include "_publishing.h"

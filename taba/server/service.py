@@ -41,6 +41,7 @@ from taba.server.fold.envelopes import Envelopes
 from taba.server.fold.ingest import Ingest
 from taba.server.fold.posts import Posts
 from taba.server.health import Health
+from taba.server.heap import keep_heap
 from taba.server.held import held_here
 from taba.server.http import Routes
 from taba.server.keep.checking import Check
@@ -99,6 +100,7 @@ def makeService(options: Options) -> MultiService:
     if serving is None:
         freeze_when_running(reactor)
     else:
+        keep_heap()
         freeze_when_running(reactor, serving.quiet_seconds, serving.ended)
     return server
 

@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     from taba.clocks import make_monotonic
     from taba.errors import ConfigurationError
     from taba.listening import freeze_when_running, on_hangup
+    from taba.server.heap import keep_heap
     from taba.server.options import ServerOptions
     from taba.server.served import FOUND, Found
     from taba.server.service import Server
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> None:
     except ConfigurationError as failure:
         raise SystemExit(f"{options.program}: {failure}") from None
     on_hangup(reactor, server.hang_up)
+    keep_heap()
     reactor.callWhenRunning(server.startService)
     freeze_when_running(reactor, server.quiet_seconds, server.ended)
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)

@@ -1,7 +1,7 @@
 /* How much of what a process freed the C library keeps: what it gives back it has again page by page, each of which the system clears. */
 
-#ifndef TABA_AGENT_HEAP_H
-#define TABA_AGENT_HEAP_H
+#ifndef TABA_HEAP_H
+#define TABA_HEAP_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
