@@ -15,7 +15,7 @@ from typing import Any
 # The form of each, here and in its source: one more with each change of what it is given, or gives
 FORMS = {
     "taba.client._accelerator": 1,
-    "taba.agent._drain": 17,
+    "taba.agent._drain": 18,
     "taba.batch._entries": 1,
     "taba.batch._sections": 6,
     "taba.handlers._fresh": 1,

@@ -17,7 +17,7 @@
 #include "_records.h"
 #include "_sectioning.h"
 
-#define FORM 17 /* of what Python gives it and gets: see taba/parts.py */
+#define FORM 18 /* of what Python gives it and gets: see taba/parts.py */
 
 static PyMethodDef methods[] = {
     FAST("glance", glance, glance_doc),
@@ -34,10 +34,10 @@ static PyMethodDef methods[] = {
     FAST("leap", leap, leap_doc),
     FAST("follow", follow, follow_doc),
     FAST("cut_sections", cut_sections, cut_sections_doc),
+    FAST("cut_states", cut_states, cut_states_doc),
     {"index_group", index_group, METH_VARARGS, index_group_doc},
     {"checksum", checksum, METH_O, checksum_doc},
     {"join_fields", join_fields, METH_VARARGS, join_fields_doc},
-    {"join_bins", join_bins, METH_VARARGS, join_bins_doc},
     {NULL, NULL, 0, NULL},
 };
 

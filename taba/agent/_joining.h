@@ -14,18 +14,10 @@
 
 #define FIELDS_AHEAD 12 /* columns */
 
-PyDoc_STRVAR(join_bins_doc,
-             "join_bins(contents, start, end)\n--\n\n"
-             "The msgpack of these bytes of a list, each as a bin, one after the other.");
-
+/* The msgpack of these bytes of a list, each as a bin, one after the other. */
 static PyObject *
-join_bins(PyObject *module, PyObject *args)
+joined_bins(PyObject *listed, Py_ssize_t start, Py_ssize_t end)
 {
-    (void)module;
-    PyObject *listed;
-    Py_ssize_t start, end;
-    if (!PyArg_ParseTuple(args, "O!nn", &PyList_Type, &listed, &start, &end))
-        return NULL;
     if (start < 0 || start > end || end > PyList_GET_SIZE(listed)) {
         PyErr_SetString(PyExc_ValueError, "beyond the list");
         return NULL;

@@ -11,6 +11,7 @@
 
 #include "../_arrays.h"
 #include "../batch/_named.h"
+#include "_joining.h"
 
 enum { SECTION_PLACES = 10 }; /* of a Section, see writing.py */
 
@@ -30,6 +31,16 @@ list_of(PyObject *packed, PyObject *bucket)
         Py_XDECREF(listed); /* the dict has it */
     }
     return listed;
+}
+
+/* Add this Section, which is taken, unless it is NULL, where there is an exception. */
+static int
+add_section(PyObject *packed, PyObject *bucket, PyObject *section)
+{
+    PyObject *its = section == NULL ? NULL : list_of(packed, bucket);
+    int added = its == NULL ? -1 : PyList_Append(its, section);
+    Py_XDECREF(section);
+    return added;
 }
 
 PyDoc_STRVAR(cut_sections_doc,
@@ -93,16 +104,73 @@ cut_sections(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                                            Py_NewRef(none),
                                            Py_NewRef(zero),
                                            Py_NewRef(none)};
-        PyObject *section = named(args[FORM_OF], SECTION_PLACES, items);
-        PyObject *its = section == NULL ? NULL : list_of(args[PACKED], PyTuple_GET_ITEM(pair, 0));
-        int failed = its == NULL || PyList_Append(its, section) < 0;
-        Py_XDECREF(section);
-        if (failed)
+        if (add_section(args[PACKED], PyTuple_GET_ITEM(pair, 0), named(args[FORM_OF], SECTION_PLACES, items)) < 0)
             goto done;
     }
 done:
     Py_XDECREF(none);
     Py_XDECREF(zero);
+    return end_arrays(views, had);
+}
+
+PyDoc_STRVAR(cut_states_doc,
+             "cut_states(packed, sections, numbers, edges, counts, least, greatest, dumps, fields, edge, form)\n--\n\n"
+             "The same of States that were folded at the edge, in version `edge`: `numbers` (int64) are those of their columns' sections, all of\n"
+             "them the same from each of `edges` (int64) to the next, for which `fields`, a list, has one. By column: how many events\n"
+             "(`counts`, uint32), the times of the first and the last (`least`, `greatest`, floats), and the State (`dumps`, a list of bytes).");
+
+static PyObject *
+cut_states(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    enum { PACKED, PAIRS, NUMBERS, EDGES, COUNTED, FIRST, LAST, DUMPS, JOINED, EDGE, FORM_OF, TAKEN };
+    static const Py_ssize_t sizes[] = {8, 8, 4, 8, 8};
+    Py_buffer views[5];
+    int had = 0;
+    PyObject *none = NULL;
+    if (nargs != TAKEN || !PyDict_Check(args[PACKED]) || !PyList_Check(args[PAIRS]) || !PyList_Check(args[DUMPS]) || !PyList_Check(args[JOINED])) {
+        PyErr_SetString(PyExc_TypeError, "cut_states(packed, sections, numbers, edges, counts, least, greatest, dumps, fields, edge, form)");
+        return NULL;
+    }
+    for (; had < 5; had++)
+        if (get_array(args[NUMBERS + had], &views[had], sizes[had], (size_t)sizes[had], PyBUF_SIMPLE) < 0)
+            goto done;
+    const int64_t *numbers = views[0].buf, *edges = views[1].buf;
+    const char *counts = views[2].buf, *least = views[3].buf, *greatest = views[4].buf;
+    Py_ssize_t columns = views[0].len / 8, total = views[1].len / 8 - 1;
+    if (views[2].len / 4 != columns || views[3].len / 8 != columns || views[4].len / 8 != columns || total != PyList_GET_SIZE(args[JOINED])) {
+        PyErr_SetString(PyExc_ValueError, "arrays of other sizes");
+        goto done;
+    }
+    none = PyBytes_FromStringAndSize(NULL, 0);
+    if (none == NULL)
+        goto done;
+    for (Py_ssize_t at = 0; at < total; at++) {
+        int64_t start = edges[at], end = edges[at + 1];
+        if (start < 0 || start >= end || end > columns || numbers[start] < 0 || numbers[start] >= PyList_GET_SIZE(args[PAIRS])) {
+            PyErr_SetString(PyExc_ValueError, "beyond the columns, or the sections");
+            goto done;
+        }
+        PyObject *pair = PyList_GET_ITEM(args[PAIRS], (Py_ssize_t)numbers[start]);
+        if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) {
+            PyErr_SetString(PyExc_TypeError, "sections are pairs of bucket and Type");
+            goto done;
+        }
+        PyObject *items[SECTION_PLACES] = {Py_NewRef(PyTuple_GET_ITEM(pair, 1)),
+                                           PyLong_FromLongLong(end - start),
+                                           Py_NewRef(PyList_GET_ITEM(args[JOINED], at)),
+                                           PyBytes_FromStringAndSize(counts + 4 * start, (Py_ssize_t)(4 * (end - start))),
+                                           PyBytes_FromStringAndSize(least + 8 * start, (Py_ssize_t)(8 * (end - start))),
+                                           joined_bins(args[DUMPS], (Py_ssize_t)start, (Py_ssize_t)end),
+                                           PyBool_FromLong(0),
+                                           Py_NewRef(none),
+                                           Py_NewRef(args[EDGE]),
+                                           PyBytes_FromStringAndSize(greatest + 8 * start, (Py_ssize_t)(8 * (end - start)))};
+        if (add_section(args[PACKED], PyTuple_GET_ITEM(pair, 0), named(args[FORM_OF], SECTION_PLACES, items)) < 0)
+            goto done;
+    }
+done:
+    Py_XDECREF(none);
     return end_arrays(views, had);
 }
 

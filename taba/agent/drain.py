@@ -477,19 +477,19 @@ class Drain:
 
     def _pack_states(self, folded: Folded, packed: SectionsByBucket) -> None:
         """Add to `packed` what was folded."""
-        edge = folded.states.edge
-        sections, dumps, native = folded.sections, folded.states.dumps, self._scratch.native
-        counts, least, greatest = (
-            column.tobytes() for column in (folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest)
-        )
-        edges = _edges(sections)
+        edge, dumps, sections = folded.states.edge, folded.states.dumps, folded.sections
+        counts, least, greatest = folded.tally.counts.astype("<u4"), folded.states.least, folded.states.greatest
+        edges, native = _edges(sections), self._scratch.native
         its_fields = self._fields(folded.tally.rings, folded.tally.of, folded.numbers, edges)
+        if native is not None:
+            numbers = sections.astype(np.int64, copy=False)
+            native.cut_states(packed, self._numbers.sections, numbers, edges, counts, least, greatest, dumps, its_fields, edge, Section)
+            return
         for (start, end), fields in zip(pairwise(edges.tolist()), its_fields, strict=True):
             bucket, type = self._numbers.sections[int(sections[start])]
-            few, wide = slice(4 * start, 4 * end), slice(8 * start, 8 * end)
-            bins = b"".join(map(pack_bin, dumps[start:end])) if native is None else native.join_bins(dumps, start, end)
-            its = fields, counts[few], least[wide], bins
-            packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[wide]))
+            bins = b"".join(map(pack_bin, dumps[start:end]))
+            its = (fields, *(column[start:end].tobytes() for column in (counts, least)), bins)
+            packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[start:end].tobytes()))
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:

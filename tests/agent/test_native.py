@@ -374,14 +374,37 @@ class ArgumentsTests(Native):
         self.assertEqual(NATIVE.encode_plain(*good[:10], bytearray(3), 0, BatchId, EncodedBatch), ([], 0))
         self.assertEqual(NATIVE.encode_plain(*good[:9], {1: ()}, *good[10:]), ([], 0))
 
-    def test_bins_are_joined_and_nothing_else_is(self) -> None:
-        contents = [b"", b"a" * 255, b"b" * 256, b"c" * 70_000]
-        for start, end in ((0, 4), (1, 2), (2, 2)):
-            self.assertEqual(NATIVE.join_bins(contents, start, end), b"".join(map(pack_bin, contents[start:end])))
-        for wrong in ((contents, 0, 5), (contents, 3, 2), (contents, -1, 2)):
-            self.assertRaises(ValueError, NATIVE.join_bins, *wrong)
-        self.assertRaises(TypeError, NATIVE.join_bins, [b"", "a"], 0, 2)
-        self.assertRaises(TypeError, NATIVE.join_bins, (b"",), 0, 1)
+    def test_states_are_cut_where_another_bucket_or_type_begins_and_nothing_else_is(self) -> None:
+        pairs, numbers, edges = [(7, "A"), (9, "B")], np.array([1, 1, 0], I64), np.array([0, 2, 3], I64)
+        counts, least, greatest = np.array([32, 70_000, 40], U32), np.array([1.0, 2, 3]), np.array([4.0, 5, 6])
+        dumps, fields = [b"", b"a" * 255, b"c" * 70_000], [b"x", b"y"]
+        packed: dict[int, Any] = {7: ["before"]}
+        good = packed, pairs, numbers, edges, counts, least, greatest, dumps, fields, 3, Section
+        NATIVE.cut_states(*good)
+        bins = list(map(pack_bin, dumps))
+        first = Section("B", 2, b"x", struct.pack("<2I", 32, 70_000), struct.pack("<2d", 1, 2), bins[0] + bins[1], edge=3)
+        second = Section("A", 1, b"y", struct.pack("<I", 40), struct.pack("<d", 3), bins[2], edge=3, until=struct.pack("<d", 6))
+        self.assertEqual(packed, {7: ["before", second], 9: [first._replace(until=struct.pack("<2d", 4, 5))]})
+        for place, wrong in (
+            (2, numbers - 1),
+            (2, numbers + 1),
+            (2, numbers[1:]),
+            (3, edges + 1),
+            (3, edges - 1),
+            (3, edges[1:]),
+            (3, edges[:0]),
+            (3, np.array([0, 0, 3], I64)),
+            (4, counts[1:]),
+            (5, least[1:]),
+            (6, greatest[1:]),
+            (7, dumps[1:]),
+            (8, fields[1:]),
+        ):
+            self.assertRaises(ValueError, NATIVE.cut_states, {}, *good[1:place], wrong, *good[place + 1 :])
+        for place, other in ((1, ["A"] * 2), (1, tuple(pairs)), (7, tuple(dumps)), (7, [b"", "a", b""]), (8, tuple(fields)), (10, None)):
+            self.assertRaises(TypeError, NATIVE.cut_states, {}, *good[1:place], other, *good[place + 1 :])
+        self.assertRaises(TypeError, NATIVE.cut_states, {7: (), 9: ()}, *good[1:])
+        self.assertRaises(TypeError, NATIVE.cut_states, *good[:-1])
 
     def test_fields_are_joined_wherever_they_are_and_nothing_else_is(self) -> None:
         names, clients = ["a", "é" * 35_000, "", "c"], [(b"web/1", b"all"), (b"d" * 255, b"")]
