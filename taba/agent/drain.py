@@ -488,8 +488,8 @@ class Drain:
         for (start, end), fields in zip(pairwise(edges.tolist()), its_fields, strict=True):
             bucket, type = self._numbers.sections[int(sections[start])]
             bins = b"".join(map(pack_bin, dumps[start:end]))
-            its = (fields, *(column[start:end].tobytes() for column in (counts, least)), bins)
-            packed[bucket].append(Section(type, end - start, *its, edge=edge, until=greatest[start:end].tobytes()))
+            many, first, last = (column[start:end].tobytes() for column in (counts, least, greatest))
+            packed[bucket].append(Section(type, end - start, fields, many, first, bins, edge=edge, until=last))
 
     @staticmethod
     def _detached(reading: Reading) -> Reading:
