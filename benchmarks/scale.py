@@ -5,8 +5,9 @@ What an event costs depends on how many come together for one (Client, Tab): so 
 Server are its process's own processor time, for one event for each of as many known States: of 100 Tabs and of so many that each has one
 Client; of one Client and of 300; on one shard and on four; in batches of five States by one Agent and by a thousand, whose streams are
 all open. Catching up: clients record at a steady rate, the Server is gone for a while, and the rate goes on once it is back; the figure
-is how many events are folded a second from when the Agent has an answer again until nothing is behind, beside how many still come. How
-long the Agent left the Server alone before, by its back-off, is a row of its own: that follows from how long the Server was gone.
+is how many events are folded a second from when the Agent has an answer again until nothing is behind, beside how many still come; where
+all that waits is in the outbox, and where a small outbox has no room for most, which the spool has. How long the Agent left the Server
+alone before, by its back-off, is a row of its own: that follows from how long the Server was gone.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 from benchmarks import budgets, machine
 from benchmarks.agent import RINGS, Draining
 from benchmarks.budgets import Budget
 from benchmarks.cold import ByBucket, spread
+from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row, interleave
 from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
 from benchmarks.services import Effort, Services, asking, pid_of, running
 from benchmarks.valkeys import Valkey
-from benchmarks.worker import Worker
-from taba.bounds import DEFAULT_BUCKETS
+from benchmarks.worker import Worker, wait_until
+from taba.bounds import DEFAULT_BUCKETS, MiB
 
 FEW, MANY, MOST = 100, 100_000, 1_000_000  # Tabs
 COLUMN_EVENTS = 20
@@ -37,13 +40,16 @@ SHARDS = 4
 AGENTS = 1_000
 THIN_BUCKETS, THIN_STATES = 8, 5  # of each Agent, and of its batches
 RECORDERS, RECORDED_TABS, RATE = 4, 100, 100_000  # while the Server is away; events a second of all together
+SPOOLED_RATE, SPOOLED_TABS = 1_000_000, 2_000  # where most of what waits goes into the spool
+SPOOLED_RING_BYTES = 32 * MiB  # of each: eight seconds
+SMALL_OUTBOX = 16 * MiB
 PACED_RING_BYTES = 4 * 2**20  # of each: seven seconds of the rate, for a recorder that the machine keeps waiting makes up for it at once
 FRESH_SECONDS = 2.0  # what comes in so long is under way, and not behind
 VISIBLE_SECONDS = 60.0  # for all to be visible in the end
 
 
 def run(effort: Effort) -> Iterator[Row]:
-    for part in (_agent, _states, _shards, _agents, _outage):
+    for part in PARTS.values():
         yield from part(effort)
 
 
@@ -154,19 +160,55 @@ def _thin() -> ByBucket:
     return found
 
 
+class Outage(NamedTuple):
+    """So long, in seconds, all records at `rate` events a second before, while and after the Server is away. `outbox`: of the Agent, in
+    bytes; 0 for what it has by default."""
+
+    rate: int
+    tabs: int  # of each recorder
+    before: float
+    away: float
+    after: float
+    ring_bytes: int
+    outbox: int = 0
+
+    def __str__(self) -> str:
+        what = f"after {self.away:.0f} s without a Server, {self.rate:,} events/s going on"
+        return f"{what}, {RECORDERS * self.tabs:,} columns" if self.outbox else what
+
+
 def _outage(effort: Effort) -> list[Row]:
-    before, away, after = effort.pick((1.0, 8.0, 30.0), (5.0, 20.0, 40.0))
+    times = effort.pick((1.0, 8.0, 30.0), (5.0, 20.0, 40.0))
+    return _away(Outage(RATE, RECORDED_TABS, *times, PACED_RING_BYTES))
+
+
+def _spooled(effort: Effort) -> list[Row]:
+    """The same, of which the outbox has no room for most: it waits in the spool."""
+    times = effort.pick((1.0, 10.0, 30.0), (5.0, 60.0, 60.0))
+    return _away(Outage(SPOOLED_RATE, SPOOLED_TABS, *times, SPOOLED_RING_BYTES, effort.pick(SMALL_OUTBOX // 4, SMALL_OUTBOX)))
+
+
+def _away(outage: Outage) -> list[Row]:
+    rate, _, before, away, after = outage[:5]
     with ExitStack() as stack:
-        services = stack.enter_context(running(agent=True, TABA_RING_BYTES=str(PACED_RING_BYTES)))
+        services = stack.enter_context(running(TABA_RING_BYTES=str(outage.ring_bytes)))
+        path = services.directory / "longest"
+        Held.make(path)
+        services.before = CODE.format(path=str(path))
+        services.start_agent(*(("--outbox-bytes", str(outage.outbox)) if outage.outbox else ()))
+        services.before = ""
+        held = Held(path, pid_of(services, "agent"))
         workers = []
         for seed in range(RECORDERS):
-            arguments = (str(RECORDED_TABS), str(seed))
+            arguments = (str(outage.tabs), str(seed))
             workers.append(Worker("benchmarks.ring_worker", *arguments, environ=services.environ, directory=services.directory))
             stack.callback(workers[-1].stop)
+        wait_until(lambda: _agent_status(services)["buckets"] is not None, VISIBLE_SECONDS, "the Agent knows of a Server", pause=0.1)
+        held.begin()
 
         def paces(seconds: float) -> None:
             for worker in workers:
-                worker.tell("pace", RATE / RECORDERS, seconds)
+                worker.tell("pace", rate / RECORDERS, seconds)
 
         def heard() -> tuple[int, int]:
             counted = [worker.hear(before + away + after + 60) for worker in workers]
@@ -176,6 +218,7 @@ def _outage(effort: Effort) -> list[Row]:
         time.sleep(before)
         services.stop_server()
         recorded, dropped = heard()
+        waits = _agent_status(services)
         services.start_server()
         paces(after)
         back = tried = now = time.monotonic()
@@ -188,32 +231,49 @@ def _outage(effort: Effort) -> list[Row]:
         while is_behind and now - back < after:
             time.sleep(0.1)
             found, now = _folded(services), time.monotonic()
-            is_behind = found < recorded + (now - back - FRESH_SECONDS) * RATE
+            is_behind = found < recorded + (now - back - FRESH_SECONDS) * rate
         meanwhile = heard()
         recorded, dropped = recorded + meanwhile[0], dropped + meanwhile[1]
         deadline = time.monotonic() + VISIBLE_SECONDS
         while (left := recorded - _folded(services)) and time.monotonic() < deadline:
             time.sleep(0.1)
-    what = f"after {away:.0f} s without a Server, {RATE:,} events/s going on"
+        dropped = max(dropped, sum(_agent_status(services)["dropped_by_reason"].values()))  # which has those of the rings
+        dead = services.query.status()["dead_letters"]
+        longest, peak = held.longest(), held.peak()
     note = f"{'still behind' if is_behind else 'nothing is behind'} {now - back:.1f} s after the Server answered"
-    times = (found - first) / (now - tried) / RATE
-    lost = f"{dropped:,} dropped by the rings, {left:,} not folded {VISIBLE_SECONDS:.0f} s after the last"
-    return [
-        Row(f"{what}: folded a second", Figure.of([times]), "× what comes", budgets.CATCHING_UP, note=note),
+    times = (found - first) / (now - tried) / rate
+    lost = f"{dropped:,} dropped, {dead:,} dead letters, {left:,} not folded {VISIBLE_SECONDS:.0f} s after the last"
+    rows = [
+        Row(f"{outage}: folded a second", Figure.of([times]), "× what comes", budgets.CATCHING_UP, note=note),
         Row("… until the Agent tried again", Figure.of([tried - back]), "s"),
-        Row("… dropped, or not folded in the end", Figure.of([dropped + left]), "events", budgets.CLUSTER_DROPS, note=lost),
+        Row("… dropped, or not folded in the end", Figure.of([dropped + dead + left]), "events", budgets.CLUSTER_DROPS, note=lost),
+        Row("… the Agent's longest turn", Figure.of([longest]), "ms", budgets.WAIT, note="from before the outage to the end"),
+        Row("… the Agent's memory at its most", Figure.of([peak / MiB]), "MiB"),
     ]
+    if outage.outbox:
+        outbox, spool = waits["outbox"]["used_bytes"] / MiB, waits["spool"]["used_bytes"] / MiB
+        note = f"{waits['spool']['batches']:,} batches, in {waits['spool']['moves']} moves; the outbox had {outbox:.0f} MiB"
+        rows.append(Row("… in the spool as the Server came back", Figure.of([spool]), "MiB", note=note))
+    return rows
+
+
+def _agent_status(services: Services) -> dict[str, Any]:
+    with asking(services.agent_url) as ask:
+        status: dict[str, Any] = json.loads(ask("/v1/status")[1])
+    return status
 
 
 def _is_answered(services: Services) -> bool:
     """Whether the last that the Agent sent was answered."""
-    with asking(services.agent_url) as ask:
-        return all(server["healthy"] for server in json.loads(ask("/v1/status")[1])["servers"])
+    return all(server["healthy"] for server in _agent_status(services)["servers"])
 
 
 def _folded(services: Services) -> int:
     folded: int = services.query.status()["folded"]
     return folded
+
+
+PARTS = {"agent": _agent, "states": _states, "shards": _shards, "agents": _agents, "outage": _outage, "spooled": _spooled}
 
 
 def _grown(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

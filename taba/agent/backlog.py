@@ -24,6 +24,8 @@ from taba.bounds import MiB
 
 MAX_LANES = 32_768  # some 1 KiB each; an Agent's own streams have one a bucket, posted events with a key one a bucket and key
 MAX_SPOOL_LANES = 1024  # lanes of the spool that are worked on at once; the others wait on disk
+TAKEN_UP_ROWS = 2048  # of the spool that one turn reads as it takes up lanes: 10 ms …
+LANE_ROWS = 16  # … of which each lane takes as long as so many, beside its own
 SPOOL_ROWS = MAX_RUN_BATCHES  # batches that a lane knows ahead of the spool; a run under way is among them
 RESTORED_BYTES = 1 * MiB  # of batches that the spool has again, in one transaction
 HEAL_SECONDS = 60.0  # between two tries to mend a spool: each writes all of it anew
@@ -47,6 +49,7 @@ class Backlog:
         self._groups = groups  # of the outbox
         self._cursor: tuple[bytes, int] | None = None
         self.activated = self.now = now
+        self._turns = 0  # lanes of the spool that are still looked at for this second's
         self.salvage = ""  # of the spool's, the last of which the lost batches were counted without asking, by a version before
         self._lost: list[BatchId] = []  # that the spool lost, in order, …
         self._asked = 0  # … and of how many of these the lane is known by now
@@ -111,17 +114,26 @@ class Backlog:
             self._books.spool_problem = None
             self.count_lost()  # what was found to be so once the disk had room
 
+    @property
+    def is_activating(self) -> bool:
+        """Whether `activate` goes on with the next tick."""
+        return self._turns > 0
+
     def activate(self, now: float) -> None:
-        """Take up lanes of the spool until enough are worked on. Walks the spool once a second at the most."""
-        self.activated = now
-        self._ask_more()
-        stuck, self.stuck = self.stuck, []
-        for lane in stuck:
-            if self._lanes.get((lane.stream, lane.bucket)) is lane:
-                self._queue(lane, now)
-        turns = MAX_SPOOL_LANES
-        while len(self._schedule.backlog) < MAX_SPOOL_LANES and len(self._lanes) < MAX_LANES and self._spool.batches and turns:
-            turns -= 1
+        """Take up lanes of the spool until enough are worked on, so much in each turn. Walks the spool once a second at the most."""
+        if not self.is_activating or self.tick(now):
+            self.activated, self._turns = now, MAX_SPOOL_LANES
+            self._ask_more()
+            stuck, self.stuck = self.stuck, []
+            for lane in stuck:
+                if self._lanes.get((lane.stream, lane.bucket)) is lane:
+                    self._queue(lane, now)
+        left = TAKEN_UP_ROWS
+        while len(self._schedule.backlog) < MAX_SPOOL_LANES and len(self._lanes) < MAX_LANES and self._spool.batches and self._turns:
+            if left <= 0:
+                return
+            self._turns -= 1
+            left -= LANE_ROWS
             try:
                 key = self._spool.next_lane(self._cursor)
             except sqlite3.Error as error:
@@ -131,7 +143,10 @@ class Backlog:
             if key is None:
                 break
             if key not in self._lanes:
-                self._queue(self.begin_lane(*key, True), now)
+                lane = self.begin_lane(*key, True)
+                self._queue(lane, now)
+                left -= len(lane.pending)
+        self._turns = 0
 
     # --- what is done with ---
 

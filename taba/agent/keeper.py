@@ -413,7 +413,7 @@ class Keeper:
         if self._moving > self.outbox.released or self._is_overfull or self._is_stuck:
             self._move_some(now, moment)
             self._bound_retained()  # what is retained behind the last that waited
-        if is_second:
+        if is_second or self.backlog.is_activating:
             self.backlog.activate(now)
         if moment.since(self._stream_began) > STREAM_DAYS * DAY:
             self.begin_stream(moment)

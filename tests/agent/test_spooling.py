@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from taba.agent import books, groups, keeper
+from taba.agent import backlog, books, groups, keeper
 from taba.agent.lanes import RETAIN_SECONDS
 from taba.agent.outbox import PAGE, EncodedBatch, Outbox
-from taba.agent.spool import SpoolFull
+from taba.agent.spool import Spool, SpoolFull
 from taba.batch import BatchId, Column, encode_batch
+from tests.agent import world as worlds
 from tests.agent.moments import at
 from tests.agent.outboxes import Killed
 from tests.agent.world import World, WorldCase
@@ -55,6 +56,41 @@ class SpoolingTests(WorldCase):
         self.assertTrue(acknowledged and moved)
         world.move()
         self.assertEqual((world.keeper.books.given_up, world.spool.batches, world.keeper.books.retained_bytes), (acknowledged, moved, 0))
+
+    def test_lanes_of_the_spool_are_taken_up_some_in_each_turn_and_no_second_is_waited_between(self) -> None:
+        self.patch(backlog, "TAKEN_UP_ROWS", 50)
+        self.patch(worlds, "BUCKETS", 64)
+        world = self.world()
+        producer = world.producers[0]
+        for number in range(60):
+            producer.record(producer.tab(f"own{number}"), 1.0)
+        world.tick()
+        world.move()
+        lanes = world.spool.batches  # one in each
+        self.assertGreater(lanes, 30)
+        world.die()
+        looks: list[object] = []
+        original = Spool.next_lane
+
+        def next_lane(spool: Spool, after: Any) -> Any:
+            looks.append(after)
+            return original(spool, after)
+
+        self.patch(Spool, "next_lane", next_lane)
+        world.born()
+        turns = 1
+        while len(world.keeper.lanes) < lanes:
+            self.assertLessEqual(len(looks), 3)
+            looks.clear()
+            turns += 1
+            self.assertLessEqual(turns, lanes)
+            world.now += 0.001
+            world.keeper.tick(world.now, at(world.now))
+        self.assertGreaterEqual(turns, lanes // 3)
+        for _ in range(4):
+            world.send()
+            world.tick()
+        self.assertEqual((len(world.store.events), world.keeper.books.totals()), (60, {}))
 
     def test_a_kill_between_spool_and_release_leaves_both_and_counts_once(self) -> None:
         world = self.world()
