@@ -163,6 +163,8 @@ def is_plain(text: str) -> bool:
 def check_tab(text: str) -> str:
     """`text`, if it is a Tab's canonical text or a Tab of Taba's own; else ValueError."""
     if text not in OWN_TABS:
+        if not isinstance(text, str):
+            raise ValueError(f"Tab name {text!r:.210}: takes a text")
         parse_name(text)
     return text
 

@@ -36,7 +36,6 @@ from taba.handlers.render import shown as shown
 from taba.handlers.shape import check_shape
 
 ENTRY_POINT_GROUP = "taba.handlers"
-MAX_MISSING = 100  # names of Types that are asked for and not there; senders choose them, status shows them
 MAX_PROBLEM = 300  # characters of one sentence in `problems`
 
 _OWN = "taba.handlers."
@@ -62,7 +61,6 @@ class Lookup:
         places: tuple[str, ...] = (),
     ):
         self._found = dict(sorted(found.items()))
-        self._missing: set[str] = set()
         self.excluded = dict(excluded or {})
         """Origins that were not imported, and why (see `find_handlers`)."""
         self.problems = problems
@@ -71,23 +69,14 @@ class Lookup:
         """The folders whose modules were looked at."""
 
     def get(self, type: str) -> Any | None:
-        """The Handler of `type`, or None; then `missing` has its name from now on."""
+        """The Handler of `type`, or None."""
         found = self._found.get(type)
-        if found is not None:
-            return found.handler
-        if len(self._missing) < MAX_MISSING:
-            self._missing.add(type)
-        return None
+        return None if found is None else found.handler
 
     @property
     def types(self) -> list[str]:
         """All Types that have a Handler, sorted."""
         return list(self._found)
-
-    @property
-    def missing(self) -> list[str]:
-        """Types that were asked for and have no Handler, sorted; at most MAX_MISSING."""
-        return sorted(self._missing)
 
     def own(self, type: str) -> bool:
         """Whether the Handler of `type` is shipped with Taba; any other runs in a child process of the Server."""

@@ -68,7 +68,7 @@ class AsyncQuery:
         key: str | None = None,
         away: Callable[[str], object] | None = None,
     ):
-        self.url, self.timeout, self.role, self._http = questions.check_base(url, role), timeout, role, http
+        self.url, self.timeout, self.role, self._http = questions.check_base(url, role), questions.check_timeout(timeout), role, http
         self._away = away
         shown = Shown(token, cacert, certificate, key)
         self._headers = shown.headers()
@@ -153,7 +153,7 @@ class AsyncQuery:
         return await self.ask(questions.note(text, time))
 
     async def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
-        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
+        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for a day."""
         return await self.ask(questions.post_events(client, events, key))
 
     async def delete_tabs(self, names: str | Iterable[str]) -> dict[str, int]:

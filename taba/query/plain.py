@@ -49,7 +49,7 @@ class Query:
         key: str | None = None,
         away: Callable[[str], object] | None = None,
     ):
-        self.url, self.timeout, self.role = questions.check_base(url, role), timeout, role
+        self.url, self.timeout, self.role = questions.check_base(url, role), questions.check_timeout(timeout), role
         self._away = away
         # what listens on this very host is not reached through a proxy, whatever the environment says
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
@@ -135,7 +135,7 @@ class Query:
         return self.ask(questions.note(text, time))
 
     def post_events(self, client: str, events: Sequence[Event], key: str | None = None) -> dict[str, Any]:
-        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for 14 days."""
+        """Send events over HTTP, for what has no ring; `key` makes a repetition harmless for a day."""
         return self.ask(questions.post_events(client, events, key))
 
     def delete_tabs(self, names: str | Iterable[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypedDict, TypeVar
@@ -22,6 +23,9 @@ MAX_ANSWER_BYTES = 256 * MiB  # read whole into memory; the projections of 300 C
 DEFAULT_SERVER = "http://127.0.0.1:8280"
 DEFAULT_AGENT = "http://127.0.0.1:8279"
 DEFAULT_TIMEOUT = 10.0  # seconds for a whole answer
+MAX_TIMEOUT = 1e6
+JOB_KINDS = ("prune", "upgrade", "retry", "discard", "check")
+_KEY = re.compile("[\x20-\x7e\xa0-\xff]{1,255}")
 
 JSON, TEXT, LIVE = "application/json", "text/plain", "text/event-stream"
 T = TypeVar("T")
@@ -77,6 +81,15 @@ class Question(Generic[T]):
     key: str | None = None  # the Idempotency-Key of a body
     verb: str | None = None  # the HTTP method, where it is neither GET nor, with a body, POST
     takes_partial: bool = False  # whether it may be answered from what can be reached alone
+
+    def __post_init__(self) -> None:
+        # what cannot be sent breaks a rule: it must not look as if nobody answered
+        try:
+            urlencode(self.parameters)
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"{error.object!r:.210}: is no text ({error.reason})") from None
+        if self.key is not None and not _KEY.fullmatch(self.key):
+            raise BadRequest(f"Idempotency-Key {self.key!r:.300}: takes 1 to 255 characters, of Latin-1 and no control characters")
 
     @property
     def method(self) -> str:
@@ -231,8 +244,8 @@ def delete_clients(clients: str | Iterable[str]) -> Question[dict[str, int]]:
 
 def start_job(kind: str, dry_run: bool = False) -> Question[dict[str, Any]]:
     """Start maintenance (`prune`, `upgrade`, `retry`, `discard`, `check`), or join the job of its kind that runs: the job's record."""
-    if not kind.isidentifier():
-        raise ValueError(f"{kind!r} is no kind of job")
+    if kind not in JOB_KINDS:
+        raise ValueError(f"{kind!r} is no kind of job; there are: {', '.join(JOB_KINDS)}")
     return Question(f"/v1/{kind}", _flag("dry_run", dry_run), dict, _same, verb="POST")
 
 
@@ -333,6 +346,13 @@ def too_large(base: str, role: str) -> BadRequest:
     return BadRequest(f"the answer of the {role} at {base} is larger than {MAX_ANSWER_BYTES // MiB} MiB; ask for less, with filters")
 
 
+def check_timeout(seconds: float) -> float:
+    """`seconds`, if one can wait for so long; else ValueError."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= MAX_TIMEOUT:  # so no NaN
+        raise ValueError(f"timeout {seconds!r}: takes seconds, more than 0 and at most {MAX_TIMEOUT:,.0f}")
+    return seconds
+
+
 def check_base(url: str, role: str = "Server") -> str:
     """`url` without a slash at the end, if it can be the base URL of a Server or Agent; else ValueError. `host:port` is one of http."""
     try:
@@ -396,7 +416,7 @@ def _parameters(filters: Filters | ClientFilters) -> tuple[tuple[str, str], ...]
 
 
 def _many(value: int | str | Iterable[str]) -> list[str]:
-    return [str(value)] if isinstance(value, (str, int)) else list(value)
+    return [str(value)] if isinstance(value, (str, int, float)) else list(map(str, value))
 
 
 def _flag(name: str, value: bool) -> tuple[tuple[str, str], ...]:

@@ -53,7 +53,8 @@ def late(percentiles: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"it takes {p99:.0f} s from record to visible (p99 of the last minute; {LATE_SECONDS:.0f} s are promised at the most): Agents send "
-        "what waited, or clocks of hosts are behind, or Servers or shards are too few (--workers, taba reshard --add)"
+        "what waited, or clocks of hosts are behind, or events of before are recorded now (with a time), or Servers or shards are too few "
+        "(--workers, taba reshard --add)"
     ]
 
 

@@ -301,7 +301,7 @@ class Status:
         types = self._types[1] if self._types else set()
         dropped = {"dead_letters_full": counts.dead_dropped, "discarded": counts.discarded, "known_key": counts.known_key}
         there = set(self._lookup.types)
-        missing = sorted((types | set(counts.missing) | set(self._lookup.missing)) - there)
+        missing = sorted((types | set(counts.missing)) - there)  # of Tabs, and of dead letters: not of what came for Tabs of another Type
         if missing:
             looked = " or ".join(self._lookup.places) or "twisted/plugins on Python's path"
             problems.append(

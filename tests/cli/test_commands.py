@@ -114,6 +114,11 @@ class Commands(BesideAServer):
         self.taba("agg", "--match", "(", code=1, error="no regular expression")
         self.taba("agg", "--super", code=1, error="one Type")
 
+    def test_what_is_no_text_is_refused_and_nobody_is_said_not_to_answer(self) -> None:
+        self.taba("names", "\udcff", code=1, error="is no text")
+        self.taba("delete", "tabs", "--yes", "\udcff", code=1, error="is no text")
+        self.taba("get", "\udcff", "1h.count", code=2, error="is no text")
+
     def test_wrong_usage_ends_with_two_and_one_line(self) -> None:
         self.taba("agg", "--nonsense", code=2, error="--nonsense.*see taba agg --help")
         self.taba("nonsense", code=2, error="nonsense.*see taba --help")

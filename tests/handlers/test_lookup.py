@@ -9,8 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.handlers import Handler
-from taba.handlers.lookup import MAX_MISSING, Found, Lookup, find_handlers
+from taba.handlers.lookup import find_handlers
 from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,15 +127,3 @@ class LookupTests(SynchronousTestCase):
             matching = [problem for problem in problems if origin in problem and reason in problem]
             self.assertEqual(len(matching), 1, (origin, reason, problems))
         self.assertEqual(len(problems), len(expected), problems)
-
-    def test_types_that_are_asked_for_and_not_there_are_missing_up_to_a_bound(self) -> None:
-        class Mine(Handler):
-            type = "Mine"
-
-        lookup = Lookup({"Mine": Found(Mine(), "test", False)})
-        self.assertIsInstance(lookup.get("Mine"), Mine)
-        self.assertEqual(lookup.missing, [])
-        for number in range(MAX_MISSING + 1):
-            self.assertIsNone(lookup.get(f"T{number:04}"))
-        self.assertEqual(len(lookup.missing), MAX_MISSING)
-        self.assertNotIn(f"T{MAX_MISSING:04}", lookup.missing)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from taba.query import BadRequest, Forbidden, NotTaba, Query, ServerFailed, ServerUnavailable, questions
+from taba.query import AsyncQuery, BadRequest, Forbidden, NotTaba, Query, ServerFailed, ServerUnavailable, questions
 
 BASE = "http://127.0.0.1:8280"
 
@@ -33,6 +34,35 @@ class Asking(SynchronousTestCase):
 
     def test_a_filter_that_is_none_is_refused_before_anything_is_sent(self) -> None:
         self.assertRaises(TypeError, questions.names, {"nmae": "a"})
+
+    def test_what_cannot_be_sent_is_wrong_and_nobody_is_said_not_to_answer(self) -> None:
+        query = Query("http://127.0.0.1:1")
+        no = "\udcff"
+        asked: list[Any] = [{"name": no}, {"client": ["a", no]}, {"match": no}, {"label": {"a": no}}, {"cursor": no}]
+        for filters in asked:
+            with self.assertRaisesRegex(BadRequest, "is no text"):
+                query.names(**filters)
+        for key in ("", "x" * 256, "\N{SNOWMAN}", "a\nb", "a\x7f"):
+            with self.assertRaisesRegex(BadRequest, "^Idempotency-Key"):
+                query.post_events("web/1", [], key=key)
+        self.assertEqual(questions.post_events("web/1", [], "kl\xe9 1").headers["Idempotency-Key"], "kl\xe9 1")
+        self.assertEqual(questions.names({"limit": 2.5}).parameters, (("limit", "2.5"),))  # type: ignore[typeddict-unknown-key]
+
+    def test_one_waits_for_a_number_of_seconds(self) -> None:
+        for patience in (0, -1, math.nan, math.inf, None, "5", True):
+            for kind in (Query, AsyncQuery):
+                with self.assertRaisesRegex(ValueError, "^timeout .*takes seconds"):
+                    kind(BASE, timeout=patience)  # type: ignore[arg-type]
+        self.assertEqual(Query(BASE, timeout=0.5).timeout, 0.5)
+
+    def test_a_job_is_of_a_kind_that_there_is(self) -> None:
+        for kind in ("../v1", "prun", "events", "", None, 5):
+            with self.assertRaisesRegex(ValueError, "no kind of job; there are: prune, upgrade"):
+                questions.start_job(kind)  # type: ignore[arg-type]
+
+    def test_what_can_be_no_name_is_a_value_error_of_whatever_type(self) -> None:
+        for name in (None, 5, b"a", "", "a b"):
+            self.assertRaises(ValueError, questions.aggregate, name, None, {})
 
     def test_one_tab_is_asked_for_by_its_canonical_name(self) -> None:
         question = questions.aggregate("price", {"side": "b", "exchange": "adx"}, {})

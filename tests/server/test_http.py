@@ -545,6 +545,15 @@ class Questions(ServerCase):
         self.assertEqual((status["dead_letters"], status["types_missing"]), (6, ["Nowhere"]))
 
     @asynchronous
+    async def test_a_type_under_which_a_tab_of_another_was_recorded_is_not_missing(self) -> None:
+        server = await self.start()
+        for type in ("TotalsCounter", "Nowhere"):
+            await self.post(server, [{"tab": "one", "type": type, "value": 1}])
+        status = await self.get(server, "/v1/status")
+        self.assertEqual((status["dead_letters_by_reason"], status["types_missing"]), ({"type_conflict": 1}, []))
+        self.assertNotIn("no Handler of Type", str(status["problems"]))
+
+    @asynchronous
     async def test_all_servers_know_each_other(self) -> None:
         servers = [await self.start(), await self.start()]
         await together([server.presence.announce() for server in servers])
