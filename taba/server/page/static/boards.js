@@ -207,7 +207,9 @@ export function boards(host, what) {
    * @param {string | null} unit
    */
   function about(shape, figures, aggregate, unit) {
-    const spread = figures.p99 !== null && figures.p99 !== 1 ? [`p50 ${format.amount(figures.p50, unit)}`, `p99 ${format.amount(figures.p99, unit)}`] : [];
+    const whole = (/** @type {string} */ text) => text.replaceAll(" ", "\u00a0"); // a card is narrow: no line ends before a unit
+    const spread =
+      figures.p99 !== null && figures.p99 !== 1 ? [whole(`p50 ${format.amount(figures.p50, unit)}`), whole(`p99 ${format.amount(figures.p99, unit)}`)] : [];
     if (figures.rate !== null) return ["a second", ...spread].join(" · ");
     if (shape === "spread") return ["ever", ...spread].join(" · ");
     if (shape === "totals") return "total, ever";

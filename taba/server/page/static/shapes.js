@@ -184,6 +184,6 @@ export class Trace {
     this.line.setAttribute("d", path);
     this.unit = unit;
     this.#drawTable();
-    say(this.note, `Since you look: ${format.lasting(time - first)}, from ${format.amount(low, unit)} to ${format.amount(high, unit)}. Its Type keeps no past.`);
+    say(this.note, `Since you look: ${format.lasting(time - first)}, between ${format.amount(low, unit)} and ${format.amount(high, unit)}. Its Type keeps no past.`);
   }
 }

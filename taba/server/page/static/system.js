@@ -81,7 +81,7 @@ export function system(host) {
       const { store, latency } = said;
       fill(
         servers,
-        h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.count(said.folded)} events folded, ${format.count(said.dead_letters)} dead letters`)),
+        h("h2", { id: "servers" }, "Servers", h("span", { class: "quiet" }, `store ${store.url}, ${format.count(store.buckets)} buckets, ${format.plural(said.folded, "event")} folded, ${format.plural(said.dead_letters, "dead letter")}`)),
         all ? table("Every Server", ["address", "what is wrong", "does", "up for"], all.map((/** @type {any} */ one) => [addressOf(one.url), wrongAt(one), (one.roles ?? []).join(", "), format.lasting(now() - one.started)]), [false, false, false, true], all.map((/** @type {any} */ one) => one.url)) : null,
         !all || all.some((/** @type {any} */ one) => one.complete === false) ? h("p", { class: "warn" }, "Which other Servers there are, and what is wrong with them, nobody can tell now: see their own pages, at the addresses that they listen at.") : null,
         h("p", { class: "quiet" }, `This one: version ${said.version}, ${format.plural(said.workers, "worker")}; from record to visible p50 ${format.amount(latency?.p50, "s")}, p95 ${format.amount(latency?.p95, "s")}, p99 ${format.amount(latency?.p99, "s")}; ${format.plural(said.listening.connections, "connection")}, ${format.count(said.listening.listeners)} listening; ${format.plural(said.agents, "Agent")} heard of lately.`),
