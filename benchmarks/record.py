@@ -45,8 +45,11 @@ class Case(NamedTuple):
     waits: bool
     note: str = ""  # of a peer: what it does not do
     budget: budgets.Budget | None = None
+    ratio: budgets.Budget | None = None  # in times of `beside`, in the same rounds
+    beside: str = ""
 
 
+DICT_TITLE = "a dict of floats: d[key] += 1.0"
 FLOOR_TITLE = "an empty C call that reads the coarse clock"
 PLAIN_TITLE = "record(1.0)"
 NO_TOTALS = "nothing a process counts outlives it; no percentiles but buckets"
@@ -64,12 +67,19 @@ def run(effort: Effort) -> list[Row]:
         prometheus = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
         string_ring = {"TABA_RING_BYTES": str(STRING_RING_BYTES)}
         ours = [
-            Case(PLAIN_TITLE, "taba_record", {}, BURST, bursts, True, budget=budgets.RECORD),
-            Case("inc()", "taba_inc", {}, BURST, bursts, True, budget=budgets.INC),
-            Case("record(200-byte string)", "taba_string", string_ring, STRING_BURST, bursts, True, STRING_NOTE, budgets.RECORD_STRING),
-            Case("labels(route=…, status=200), known", "taba_labels", {}, BURST, bursts, False, budget=budgets.LABELS),
+            Case(PLAIN_TITLE, "taba_record", {}, BURST, bursts, True, "", budgets.RECORD, budgets.RECORD_RATIO, FLOOR_TITLE),
+            Case("inc()", "taba_inc", {}, BURST, bursts, True, "", budgets.INC, budgets.INC_RATIO, FLOOR_TITLE),
             Case(
-                "record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True, budget=budgets.RECORD_PURE
+                *("record(200-byte string)", "taba_string", string_ring, STRING_BURST, bursts, True, STRING_NOTE),
+                *(budgets.RECORD_STRING, budgets.RECORD_STRING_RATIO, FLOOR_TITLE),
+            ),
+            Case(
+                *("labels(route=…, status=200), known", "taba_labels", {}, BURST, bursts, False, ""),
+                *(budgets.LABELS, budgets.LABELS_RATIO, FLOOR_TITLE),
+            ),
+            Case(
+                *("record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True, ""),
+                *(budgets.RECORD_PURE, budgets.RECORD_PURE_RATIO, DICT_TITLE),
             ),
             Case("record(1.0), ring full: a drop", "taba_record", {"TABA_AGENT": nobody}, BURST, bursts, False),
         ]
@@ -77,7 +87,7 @@ def run(effort: Effort) -> list[Row]:
         if built := build_floor(services.directory):
             floors.append(Case(FLOOR_TITLE, "floor_clock", {"TABA_FLOOR": str(built)}, BURST, bursts, False))
         peers = [
-            Case("a dict of floats: d[key] += 1.0", "dict_add", {}, PEER_BURST, 2, False, "one process's, in its memory alone"),
+            Case(DICT_TITLE, "dict_add", {}, PEER_BURST, 2, False, "one process's, in its memory alone"),
             Case("prometheus_client: Counter.inc()", "prometheus_inc", {}, PEER_BURST, 2, False, NO_TOTALS),
             Case("prometheus_client, multiprocess: Counter.inc()", "prometheus_inc", prometheus, PEER_BURST, 2, False, MMAP),
             Case("prometheus_client, multiprocess: Histogram.observe()", "prometheus_observe", prometheus, PEER_BURST, 2, False, MMAP),
@@ -118,10 +128,12 @@ def _rows(ours: list[Case], peers: list[Case], samples: dict[str, list[float]]) 
     floor = Beside(clock, figures[clock])
     cheapest = min((case.title for case in peers), key=lambda title: figures[title].median)
     best = Beside(cheapest, figures[cheapest])
-    rows = [Row(case.title, figures[case.title], "ns", case.budget, floor, best, case.note) for case in ours]
-    if FLOOR_TITLE in figures:
-        ratio = Figure.of(its / floors for its, floors in zip(samples[PLAIN_TITLE], samples[FLOOR_TITLE], strict=True))
-        rows.insert(1, Row(f"… beside {FLOOR_TITLE}", ratio, "×", budgets.RECORD_RATIO))
+    rows = []
+    for case in ours:
+        rows.append(Row(case.title, figures[case.title], "ns", case.budget, floor, best, case.note))
+        if case.beside in figures:
+            ratio = Figure.of(its / other for its, other in zip(samples[case.title], samples[case.beside], strict=True))
+            rows.append(Row(f"{case.title} beside {case.beside}", ratio, "×", case.ratio))
     plain = Beside(f"Taba's {PLAIN_TITLE}", figures[PLAIN_TITLE])
     return rows + [Row(f"peer: {case.title}", figures[case.title], "ns", floor=floor, peer=plain, note=case.note) for case in peers]
 

@@ -446,6 +446,7 @@ class Machine:
             if arguments:
                 # the words before the commit word count as one step with it: nothing reads them before
                 self_.commits = Words(self_.commits, world.running)
+                self_.marks = Words(self_.marks, world.running)
 
         self.put(OwnRing, "__init__", with_steps)
         read = reading_batch

@@ -27,7 +27,7 @@ from typing import Any
 from taba.client.harmless import is_foreign
 from taba.client.metering import Meter
 from taba.client.numbers import BUILT_IN, as_float, as_number, as_sum
-from taba.client.own_ring import NO_RING, OwnRing
+from taba.client.own_ring import NO_RING, NOTHING_FREE, OwnRing, as_mark
 from taba.client.port import VALUE_TYPE, Port
 from taba.client.timing import count_exceptions as _count_exceptions
 from taba.client.timing import time as _time
@@ -41,7 +41,7 @@ MAX_LABELLED = 10_000  # sets of labels that a Tab finds again by itself; others
 class Tab:
     """A named series of any Type."""
 
-    __slots__ = ("_labelled", "_name", "_place", "_port", "_type")
+    __slots__ = ("_labelled", "_mark", "_name", "_place", "_port", "_type")
     is_healing = False
 
     def __init__(self, port: Port, name: str, type: str, is_coarse: bool = False, is_healing: bool = False):
@@ -50,6 +50,7 @@ class Tab:
         self._name = name
         self._type = type
         self._place: tuple[OwnRing, Any] = (NO_RING, 0)
+        self._mark: tuple[Any, Any, float] = (None, None, 0.0)  # the commit word in this lap, at this place
         self._labelled: dict[Any, Tab] = {}
 
     @property
@@ -92,13 +93,19 @@ class Tab:
                     self._port.record_any(self, seconds, value)
                     return
                 value = number
-            at, id = self._place
-            free, lap, times, values, commits, guard = at.chunk
+            place = self._place
+            free, lap, times, values, marks, guard = place[0].chunk
             if guard[0]:
+                of, at, mark = self._mark
+                if of is not lap or at is not place:
+                    mark = as_mark(lap | place[1])
+                    self._mark = (lap, place, mark)
+                    if not guard[0]:  # C code forked within that call, in a signal handler, and this is the child
+                        free = NOTHING_FREE
                 for index in free:
                     times[index] = seconds
                     values[index] = value
-                    commits[index] = lap | id
+                    marks[index] = mark
                     return
             self._port.record(self, seconds, value)
         except (MemoryError, RecursionError):
