@@ -18,6 +18,7 @@ from simulation.names import AGENT, part_of
 from simulation.server import Server
 from simulation.store import REPLICA_SECONDS, Store
 from simulation.world import BACK, MOVES, PASTS, World
+from taba.agent.database import DAMAGE
 
 MOVE_SECONDS = 0.3  # about as long as a command takes that moves a bucket or two
 NAP_STEPS = 150  # about as many as a command takes that moves a bucket or two
@@ -297,7 +298,7 @@ def _spoil_spool(world: World, fault: Fault) -> None:
     if fault.detail["which"] >= LEAST_DAMAGE:
         _damage(world, path, fault)
         return
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as database, contextlib.suppress(sqlite3.Error):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as database, contextlib.suppress(*DAMAGE):
         row = database.execute("SELECT id, content FROM batches ORDER BY id LIMIT 1 OFFSET ?", (fault.detail["which"],)).fetchone()
         if row is not None and isinstance(row[1], bytes) and row[1]:  # damage to the file leaves any value there
             content = bytearray(row[1])

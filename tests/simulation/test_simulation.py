@@ -259,6 +259,11 @@ class SimulationTests(SynchronousTestCase):
                 database.execute(f"INSERT INTO batches VALUES (1, {content})")
             KINDS["spool spoilt"].happen(world, Fault(1, 1.0, "spool spoilt", {"which": 0}))
             self.assertEqual(world.fired["flipped a bit in the spool"], spoilt, content)
+        with contextlib.closing(sqlite3.connect(os.path.join(world.machine.disk, f"{AGENT}.spool"))) as database, database:
+            database.execute("PRAGMA writable_schema=ON")
+            database.execute("UPDATE sqlite_master SET sql = CAST(x'435245415445cccd' AS TEXT)")  # of which SQLite's own words are no text
+        KINDS["spool spoilt"].happen(world, Fault(1, 1.0, "spool spoilt", {"which": 0}))
+        self.assertEqual(world.fired["flipped a bit in the spool"], 1)
 
     def test_a_fold_counts_as_one_whichever_way_its_bucket_goes(self) -> None:
         """Of a CounterGroup ordinary buckets are folded together, past what other Types go by."""
