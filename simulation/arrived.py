@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Any, ClassVar, cast
 
 from twisted.web.http_headers import Headers
 
-from taba.calls import Call
+from taba.calls import Body, Call
 
 
 class Arrived:
@@ -18,7 +17,8 @@ class Arrived:
     poster = "this host"
 
     def __init__(self, content: bytes, key: str):
-        self.content = BytesIO(content)
+        self.content = Body()
+        self.content.write(content)
         self.requestHeaders = Headers({"idempotency-key": [key]} if key else None)
         self.channel = self.site = self.turns = self
 
