@@ -28,6 +28,7 @@ from simulation.clockwork import Clockwork, Killed, Process
 from simulation.names import part_of
 from simulation.power import Left, Synced
 from taba import ring
+from taba.agent.database import Connection
 from taba.batch import BATCH_VERSION, reading_batch
 from taba.errors import UnknownVersion
 
@@ -311,13 +312,13 @@ class Databases:
         process = self._world.running
         if not process.is_alive:
             raise Killed
-        database = sqlite3.connect(path, factory=_Database, **options)
+        database = sqlite3.connect(path, **{**options, "factory": _Database})
         database.machine, database.process = self._machine, process
         self._machine.databases.setdefault(process, []).append(database)
         return database
 
 
-class _Database(sqlite3.Connection):
+class _Database(Connection):
     """One connection; a process that is killed within a transaction has not made it. SQLite itself is trusted with its own files."""
 
     machine: Machine

@@ -7,9 +7,27 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)  # what a damaged file raises; the latter two of what is in the damage
+_NO_TEXT = "it is damaged, and what is said of it is no text"
 _TROUBLE = ("unable to open", "is full", "is locked", "I/O error", "readonly")
+
+
+class Connection(sqlite3.Connection):
+    """One of which also those errors are SQLite's whose words have something of a damaged file that is no text."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError as error:
+            raise sqlite3.DatabaseError(_NO_TEXT) from error
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().executemany(*arguments)
+        except UnicodeDecodeError as error:
+            raise sqlite3.DatabaseError(_NO_TEXT) from error
 
 
 def is_trouble(error: Exception) -> bool:

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from taba.agent.database import DAMAGE, Transaction, is_trouble, one_line, open_full, open_in_any_case
+from taba.agent.database import DAMAGE, Connection, Transaction, is_trouble, one_line, open_full, open_in_any_case
 from taba.agent.grants import WHOSE_BYTES, digest_of
 from taba.agent.locks import private
 from taba.batch import KeyPart
@@ -145,7 +145,7 @@ class Keys:
     def _open(self) -> None:
         if not os.path.exists(self.path):
             os.close(private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+        self._database: sqlite3.Connection = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, factory=Connection)
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")

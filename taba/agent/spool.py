@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taba.agent.ages import Moment
-from taba.agent.database import DAMAGE, Transaction, is_full, one_line, open_full, open_in_any_case
+from taba.agent.database import DAMAGE, Connection, Transaction, is_full, one_line, open_full, open_in_any_case
 from taba.agent.locks import private
 from taba.agent.manifest import Manifest
 from taba.agent.outbox import EncodedBatch, OtherVersion, StoredBatch
@@ -108,7 +108,7 @@ class Spool:
         """Open the file, and make it if need be. Raises sqlite3.DatabaseError where it is no whole spool of this version."""
         if not os.path.exists(path):
             os.close(private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=1.0, factory=Connection)
         try:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._check(self._database, path)
@@ -240,7 +240,7 @@ class Spool:
             try:
                 self._open(self.path)  # the new one, where that was whole and only its opening failed
             except (OSError, sqlite3.Error, UnicodeDecodeError, OverflowError, TabaError):
-                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0)
+                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=1.0, factory=Connection)
             else:
                 self._count()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from typing import Any
@@ -109,6 +110,26 @@ class DamageTests(WorldCase):
         assert key is not None
         world.die()
         return world, key[0]
+
+    def test_a_running_agent_mends_a_file_of_which_what_sqlite_says_is_no_text(self) -> None:
+        world = self.world()
+        for _ in range(2):
+            world.record(50)
+            world.tick()
+        world.move()
+        self.assertTrue(world.spool.batches)
+        with contextlib.closing(sqlite3.connect(world.spool.path, isolation_level=None)) as other:
+            other.execute("PRAGMA writable_schema=ON")
+            other.execute("UPDATE sqlite_master SET sql = CAST(x'435245415445cccd' AS TEXT) WHERE name = 'aside'")
+            [(version,)] = other.execute("PRAGMA schema_version")
+            other.execute(f"PRAGMA schema_version={version + 1}")  # it is read again
+        for _ in range(8):
+            world.now += 10.0
+            world.tick()
+            world.send()
+        lost = world.keeper.books.totals()["spool_corrupt"]
+        self.assertEqual((world.store.folded + lost, world.keeper.books.recorded), (100, 100))
+        self.assertIn("was damaged", str(world.spool.problem))
 
     def test_where_the_index_says_something_else_than_its_rows_these_are_right_and_nothing_is_lost_or_doubled(self) -> None:
         for behind, bits in ((3, 0x10), (17, 0x02), (18, 0x01)):  # the stream, the bucket, the number
