@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -29,12 +30,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1, metavar="N", help="the first seed (1)")
     made.add_argument("--seeds", type=int, metavar="K", help="so many seeds; with --seed alone one")
     made.add_argument("--steps", type=int, metavar="M", help=f"seeds until there were so many steps ({DEFAULT_STEPS:,})")
-    made.add_argument("--hours", type=float, metavar="H", help="seeds for so long")
+    made.add_argument("--hours", type=hours, metavar="H", help="seeds for so long")
     made.add_argument("--without", type=numbers, default=frozenset(), metavar="N,N,…", help="without these faults: a trace made short")
     made.add_argument("--kinds", type=kinds, default=tuple(KINDS), metavar="KIND,KIND,…", help="faults of these kinds alone")
     made.add_argument("--folding", action="store_true", help="worlds whose Agents fold what is recorded before it travels")
     made.add_argument("--trace", action="store_true", help="what happened, also where nothing is wrong")
     return made
+
+
+def hours(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:  # so no NaN, of which a search would have no end, or none at all
+        raise ValueError(text)
+    return number
 
 
 def numbers(text: str) -> frozenset[int]:

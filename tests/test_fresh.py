@@ -111,3 +111,22 @@ class FreshTests(FreshClone):
         self.assertEqual(done.returncode, 2)
         for command in ("demo", "test", "check", "bench", "lint", "matrix", "simulate", "soak", "coverage", "search", "changelog"):
             self.assertIn(f"./run {command}", done.stderr)
+
+    def test_lint_takes_what_there_is(self) -> None:
+        done = subprocess.run(
+            ["./run", "lint", "pylint"], cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(done.stderr, "./run: lint takes ruff or mypy, or nothing for both; not 'pylint'\n")
+
+    def test_no_run_of_a_time_that_is_none(self) -> None:
+        for module, *words in (
+            ("tests.faults.soak", "--minutes", "nan"),
+            ("tests.faults.soak", "--load", "-1"),
+            ("tests.fuzz", "--minutes", "nan"),
+            ("simulation", "--hours", "nan"),
+        ):
+            command = [sys.executable, "-m", module, *words]
+            done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+            self.assertEqual(done.returncode, 2, done)
+            self.assertRegex(done.stderr, f"argument {words[0]}: invalid .* value: '{words[1]}'")

@@ -13,6 +13,7 @@ many times faster than anything folds them, so that a busy machine has clients t
 from __future__ import annotations
 
 import argparse
+import math
 import mmap
 import random
 import signal
@@ -427,14 +428,22 @@ class Soak:
         return [*(f"client {number}" for number in range(CLIENTS)), "agent", "server", "store"]
 
 
+def amount(text: str) -> float:
+    """A finite number of 0 or more; argparse's own sentence says that others are none."""
+    number = float(text)
+    if not 0 <= number < math.inf:  # so no NaN, of which a run would not end
+        raise ValueError(text)
+    return number
+
+
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["record"]:
         record(arguments[1], arguments[2], float(arguments[3]), arguments[4])
         return 0
     parser = argparse.ArgumentParser(prog="./run soak", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long to kill (default 10)")
-    parser.add_argument("--rate", type=float, default=100_000.0, help="events a second, of all clients together (default 100000)")
-    parser.add_argument("--load", type=float, default=0.0, metavar="N", help="N times what this machine folds, instead of --rate")
+    parser.add_argument("--minutes", type=amount, default=10.0, help="how long to kill (default 10)")
+    parser.add_argument("--rate", type=amount, default=100_000.0, help="events a second, of all clients together (default 100000)")
+    parser.add_argument("--load", type=amount, default=0.0, metavar="N", help="N times what this machine folds, instead of --rate")
     parser.add_argument("--seed", type=int, default=None, help="of the kills; each run tells its own")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed

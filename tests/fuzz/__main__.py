@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import resource
 import signal
@@ -32,9 +33,16 @@ def corpus_of(name: str) -> list[bytes]:
     return [*kept, *TARGETS[name].seeds()]
 
 
+def minutes(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:  # so no NaN
+        raise ValueError(text)
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run fuzz", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1.0, help="for all targets together (1)")
+    parser.add_argument("--minutes", type=minutes, default=1.0, help="for all targets together (1)")
     parser.add_argument("--target", choices=TARGETS, action="append", help="this one alone; repeatable")
     parser.add_argument("--seed", type=int, default=None, help="from which all follows that atheris does not drive (drawn)")
     parser.add_argument(
