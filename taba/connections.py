@@ -55,6 +55,8 @@ MAX_RECEIVING_BYTES = 256 * MiB  # of all bodies that are being received and rea
 LINGER_SECONDS = 2.0  # after an early refusal, so that a peer that still sends reads the answer rather than a reset
 MAX_LINGER_BYTES = 64 * MiB
 MAX_LENGTH_DIGITS = 15  # of a Content-Length: Python refuses to read thousands, in a traceback
+LARGE_BODY_BYTES = 256 * KiB  # from here on a body is read …
+READ_BYTES = 512 * KiB  # … so much at once: each turn of the reactor costs as much as 64 KiB, which it reads else
 CHUNKS_BYTES = 4 * KiB  # of a chunked body, taken at once: where each chunk is a byte, some 15 ms
 TLS_HANDSHAKE = b"\x16"  # the first byte of one
 
@@ -318,6 +320,8 @@ class BoundedChannel(http.HTTPChannel):
             if self.length is not None and self.length > self.site.max_body_bytes:
                 self.refuse_body()
             elif self.keep_room(self.length or 0):
+                if self.length is not None and self.length >= LARGE_BODY_BYTES:
+                    cast(Any, self.transport).bufferSize = READ_BYTES
                 super().allHeadersReceived()
 
     def _may_send_body(self, request: BoundedRequest) -> bool:
@@ -349,6 +353,7 @@ class BoundedChannel(http.HTTPChannel):
         self._room = 0
 
     def allContentReceived(self) -> None:
+        vars(self.transport).pop("bufferSize", None)  # what is read else is small, and answers are written by the same bound
         if self._lingering < 0:
             self._stop_deadline()
             super().allContentReceived()

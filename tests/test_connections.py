@@ -6,12 +6,13 @@ import os
 import socket
 import ssl
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, reactor, threads
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,6 +21,7 @@ from taba import connections
 from taba import turns as turns_module
 from taba.bounds import MiB
 from taba.calls import Answer, Call
+from taba.connections import LARGE_BODY_BYTES, READ_BYTES
 from taba.options import is_loopback
 from taba.query.questions import unreachable
 from taba.turns import Turns
@@ -342,6 +344,17 @@ class Places(Served):
         self.assertIn(b'"size": 300000', sent)
         chunked = await self.say(head + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
         self.assertIn(b'"size": 300000', chunked)
+
+    async def test_a_large_body_is_read_in_large_pieces_and_nothing_else(self) -> None:
+        self.site.max_body_bytes = MiB
+        usual, connection = Connection.bufferSize, self.connect()
+        for size, expected in ((LARGE_BODY_BYTES, READ_BYTES), (LARGE_BODY_BYTES - 1, usual)):
+            connection.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+            await self.until(lambda size=size: self.site.receiving == size)  # type: ignore[misc]
+            [channel] = [*self.site.hall, *self.site.known]
+            self.assertEqual(cast(Connection, channel.transport).bufferSize, expected)
+            self.assertIn(b'"size": %d' % size, await self.served(connection, bytes(size)))
+            self.assertEqual(cast(Connection, channel.transport).bufferSize, usual)
 
     async def test_a_site_that_closes_lets_everybody_go_with_the_answer(self) -> None:
         connection = self.connect()
