@@ -39,6 +39,7 @@ _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 # whose `os` is exchanged
 WITH_OS = (
+    "taba.agent.closing",
     "taba.agent.database",
     "taba.agent.directory",
     "taba.agent.discover",
