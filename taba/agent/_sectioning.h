@@ -123,7 +123,7 @@ static PyObject *
 cut_states(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
-    enum { PACKED, PAIRS, NUMBERS, EDGES, COUNTED, FIRST, LAST, DUMPS, JOINED, EDGE, FORM_OF, TAKEN };
+    enum { PACKED, PAIRS, NUMBERS, EDGES, COUNTED, FIRST, LAST, DUMPS, JOINED, ITS_EDGE, FORM_OF, TAKEN };
     static const Py_ssize_t sizes[] = {8, 8, 4, 8, 8};
     Py_buffer views[5];
     int had = 0;
@@ -164,7 +164,7 @@ cut_states(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                                            joined_bins(args[DUMPS], (Py_ssize_t)start, (Py_ssize_t)end),
                                            PyBool_FromLong(0),
                                            Py_NewRef(none),
-                                           Py_NewRef(args[EDGE]),
+                                           Py_NewRef(args[ITS_EDGE]),
                                            PyBytes_FromStringAndSize(greatest + 8 * start, (Py_ssize_t)(8 * (end - start)))};
         if (add_section(args[PACKED], PyTuple_GET_ITEM(pair, 0), named(args[FORM_OF], SECTION_PLACES, items)) < 0)
             goto done;

@@ -31,7 +31,7 @@ static struct {
 static double bins_in_e; /* in a binade's log there are this many bins, for each of it */
 /* Of each step of a binade the code at its begin, and how far on the bin ends, or NO_END; 0 where nobody asked yet. Of a megabyte those pages
    are there in which values lie. */
-static uint64_t ends[EXPONENTS << FINE_BITS];
+static uint64_t bin_ends[EXPONENTS << FINE_BITS];
 
 static inline void begin_codes(void) {
     for (int step = 0; step < STEPS; step++) {
@@ -87,7 +87,7 @@ static void find_ends(uint32_t exponent) {
         else if (key >= MAX_KEY) key = MAX_KEY;
         else end = fmax(0.0, rint(ldexp(exp(key / bins_in_e) / one - begin, 52)));
         uint64_t found = end < (double)NO_END ? (uint64_t)end : NO_END;
-        ends[exponent << FINE_BITS | step] = (uint64_t)(key + BIAS) << (OFF_BITS + 1) | found;
+        bin_ends[exponent << FINE_BITS | step] = (uint64_t)(key + BIAS) << (OFF_BITS + 1) | found;
     }
 }
 
@@ -97,7 +97,7 @@ static int32_t seldom_code_of(double value) {
     memcpy(&bits, &value, 8);
     uint32_t exponent = (uint32_t)(bits >> 52) & 0x7ff;
     if (value == 1.0) return BIAS;  /* what counts most often adds */
-    if (exponent - 1 < 0x7fe && ends[exponent << FINE_BITS] == 0) find_ends(exponent);
+    if (exponent - 1 < 0x7fe && bin_ends[exponent << FINE_BITS] == 0) find_ends(exponent);
     return reckoned_code_of(value);
 }
 
@@ -106,7 +106,7 @@ static inline int32_t code_of(double value) {
     uint64_t bits;
     memcpy(&bits, &value, 8);
     int32_t sign = -(int32_t)(bits >> 63);
-    uint64_t its = ends[bits >> OFF_BITS & ((EXPONENTS << FINE_BITS) - 1)];
+    uint64_t its = bin_ends[bits >> OFF_BITS & ((EXPONENTS << FINE_BITS) - 1)];
     uint64_t off = bits & ((UINT64_C(1) << OFF_BITS) - 1), end = its & NO_END;
     if (SELDOM(its == 0 || off - end + NEAR <= 2 * NEAR)) return seldom_code_of(value);
     int32_t code = (int32_t)(its >> (OFF_BITS + 1)) + (off > end);
