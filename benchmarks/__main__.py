@@ -85,6 +85,8 @@ def main(arguments: list[str]) -> int:
     if not console.is_terminal:
         console = Console(stderr=options.json == "-", width=TABLE_WIDTH)
     effort = Effort(options.quick)
+    phase = machine.Phase()
+    phase.look()
     report: dict[str, Any] = {"quick": options.quick, "machine": machine.describe(), "benchmarks": {}}
     console.print(
         " · ".join(str(report["machine"][name]) for name in ("cpu", "cores", "memory_gib", "kernel", "python", "store")), style="dim"
@@ -111,6 +113,9 @@ def main(arguments: list[str]) -> int:
         report["benchmarks"][name] = measured | ({"error": error} if error else {})
         if measured:
             console.print(table(f"{BENCHMARKS[name]} ({name}, {seconds:.0f} s)", rows))
+    phase.look()
+    report["machine"]["empty_call_ns"] = phase.as_json()
+    console.print(phase.told(), highlight=False)
     if options.json:
         content = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         if options.json == "-":

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.budgets import EMPTY_CALL
+from benchmarks.floor import build_floor, load_floor
+from benchmarks.record_worker import with_value
 from taba.shard.servers.binary import find_store_binary
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -36,6 +41,54 @@ def describe() -> dict[str, Any]:
         "load_at_start": os.getloadavg()[0],
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+
+
+class Phase:
+    """How quick the machine is at the moment, which changes: the nanoseconds of an empty C call that reads the coarse clock."""
+
+    CALL = "an empty C call that reads the coarse clock"
+    ROUNDS, CALLS = 15, 100_000  # some 50 ms in all
+    SAME = 1.1  # times what it took where budgets were set: so much tells nothing
+
+    def __init__(self) -> None:
+        self._seen: list[float] = []
+        self._why = ""
+        with tempfile.TemporaryDirectory(prefix="taba-benchmark-") as directory:  # what is loaded needs no file any more
+            try:
+                built = build_floor(Path(directory))
+            except subprocess.CalledProcessError as error:
+                built, self._why = None, f"the compiler refused it ({error.returncode})"
+            else:
+                self._why = "" if built else "there is no compiler"
+            self._call = load_floor(str(built)) if built else None
+
+    def look(self) -> None:
+        """Measure it; the first time is the begin of what it is told of, the last one the end."""
+        if self._call is not None:
+            found = [with_value(self._call, 1.0, self.CALLS) for _ in range(self.ROUNDS)]
+            self._seen.append(statistics.median(found) / self.CALLS * 1e9)
+
+    def as_json(self) -> dict[str, float] | None:
+        """None where it cannot be measured."""
+        if not self._seen:
+            return None
+        return {"begin": round(self._seen[0], 2), "end": round(self._seen[-1], 2), "budgets_at": EMPTY_CALL}
+
+    def told(self) -> str:
+        """A sentence for whoever reads nanoseconds beside their budgets."""
+        if not self._seen:
+            return f"how quick the machine was is not known: {self.CALL} was not measured, for {self._why}"
+        begin, end = self._seen[0], self._seen[-1]
+        times = (begin + end) / 2 / EMPTY_CALL
+        dear = (
+            f"some {times:.1f} × dearer"
+            if times >= self.SAME
+            else f"some {1 / times:.1f} × cheaper"
+            if times <= 1 / self.SAME
+            else "as dear"
+        )
+        took = f"{self.CALL} took {begin:.3g} ns at the begin and {end:.3g} ns at the end"
+        return f"{took}; budgets were set where it took {EMPTY_CALL}: nanoseconds here are {dear}"
 
 
 def _version(name: str) -> str | None:

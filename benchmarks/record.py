@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import budgets
 from benchmarks.floor import build_floor
+from benchmarks.machine import Phase
 from benchmarks.record_worker import BEGIN, END
 from benchmarks.rows import Beside, Figure, Row, interleave
 from benchmarks.services import Effort, Services, remove_segments, running
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 
 
 DICT_TITLE = "a dict of floats: d[key] += 1.0"
-FLOOR_TITLE = "an empty C call that reads the coarse clock"
+FLOOR_TITLE = Phase.CALL
 PLAIN_TITLE = "record(1.0)"
 NO_TOTALS = "nothing a process counts outlives it; no percentiles but buckets"
 LOSSY = "what the kernel drops is lost, unsaid; whoever listens keeps what it can"

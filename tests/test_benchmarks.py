@@ -37,6 +37,7 @@ from taba import names
 from taba.batch import decode_batch
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.leftovers import RUN, left
+from tests.needs import needs_program
 from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +185,44 @@ class MachineTest(SynchronousTestCase):
     def refuse(self, clock: int) -> float:
         raise OSError(clock)
 
+    def phase(self, *seconds: float) -> machine.Phase:
+        """What is told where the calls of a round take so many seconds, at each look."""
+        phase = machine.Phase()
+        for its in seconds:
+            self.patch(machine, "with_value", lambda call, value, times, its=its: its)
+            phase.look()
+        return phase
+
+    def test_the_phase_of_the_machine_is_told_beside_the_one_that_budgets_were_set_in(self) -> None:
+        needs_program("cc")
+        call = machine.Phase.CALLS * 1e-9
+        slow = self.phase(33.2 * call, 50 * call, 31 * call)  # what is between the first and the last is not told
+        self.assertEqual(slow.as_json(), {"begin": 33.2, "end": 31.0, "budgets_at": 16.4})
+        took = "an empty C call that reads the coarse clock took 33.2 ns at the begin and 31 ns at the end"
+        self.assertEqual(slow.told(), f"{took}; budgets were set where it took 16.4: nanoseconds here are some 2.0 × dearer")
+        self.assertTrue(self.phase(8 * call, 8.4 * call).told().endswith("nanoseconds here are some 2.0 × cheaper"))
+        self.assertTrue(self.phase(16 * call, 17 * call).told().endswith("nanoseconds here are as dear"))
+
+    def test_the_phase_is_measured_by_a_real_call_that_a_compiler_made(self) -> None:
+        needs_program("cc")
+        phase = machine.Phase()
+        phase.look()
+        found = phase.as_json()
+        assert found is not None
+        self.assertEqual(found["begin"], found["end"])  # one look is both
+        self.assertGreater(found["begin"], 0.0)
+
+    def test_without_a_compiler_or_where_it_refuses_a_sentence_says_that_the_phase_is_not_known(self) -> None:
+        def refuses(directory: Path) -> Path:
+            raise subprocess.CalledProcessError(1, "cc")
+
+        for build, why in ((lambda directory: None, "there is no compiler"), (refuses, "the compiler refused it (1)")):
+            self.patch(machine, "build_floor", build)
+            phase = machine.Phase()
+            phase.look()
+            self.assertIsNone(phase.as_json())
+            self.assertIn(f"is not known: an empty C call that reads the coarse clock was not measured, for {why}", phase.told())
+
 
 class ClusterTest(SynchronousTestCase):
     waited: list[float]
@@ -286,10 +325,14 @@ class RunTest(SynchronousTestCase):
 
         self.patch(cluster, "run", run)
         report = Path(self.mktemp())
-        self.patch(sys, "stdout", io.StringIO())
+        printed = io.StringIO()
+        self.patch(sys, "stdout", printed)
         self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         self.assertEqual(main(["--only", "cluster", "--json", str(report)]), 1)
-        found = json.loads(report.read_text())["benchmarks"]["cluster"]
+        written = json.loads(report.read_text())
+        found = written["benchmarks"]["cluster"]
+        self.assertIn("empty_call_ns", written["machine"])
+        self.assertIn((written["machine"]["empty_call_ns"] and "at the begin and") or "is not known", " ".join(printed.getvalue().split()))
         self.assertEqual(([row["name"] for row in found["rows"]], found["error"]), (["first"], "WorkerFailed: and no more"))
 
     def test_the_names_of_its_agents_have_the_word_of_the_run_of_tests_that_it_is_part_of(self) -> None:
