@@ -30,6 +30,10 @@ from demo.processes import Child, free_port
 PAUSE_EVERY, PAUSE_SECONDS = 8, 0.004  # packets at once, and what whoever receives then has to take them
 VISIBLE_SECONDS = 4.0  # until what was sent is folded, whatever waits for whom
 INPUT, WHOLE = "Taba's input: parsed, sampled, in rings", "Taba, all of it: input, Agent, Server, store that syncs"
+NOTES = {
+    INPUT: "of a core, by processor time; a part of the way: rings outlive a process that is killed, not the machine",
+    WHOLE: "each write synced before a batch is acknowledged; percentiles up to a day; senders told apart by Client",
+}
 IDLE_SECONDS = 2.0  # over which is seen what a process uses with nothing to do
 
 
@@ -185,7 +189,7 @@ def run(effort: Effort) -> list[Row]:
                 cases[peer.name] = _case([child.process.pid], stack.enter_context(_udp(port)), full, times)
         found = interleave(cases, effort.pick(2, 5))
     lacks = {peer.name: peer.lacks for peer in PEERS}
-    ours = [Row(name, Figure.of(found.pop(name)), "lines/s", note="lines/s of a core, by processor time") for name in (INPUT, WHOLE)]
+    ours = [Row(name, Figure.of(found.pop(name)), "lines/s", note=note) for name, note in NOTES.items()]
     beside = Beside(WHOLE, ours[1].figure)
     if absent:
         ours[0] = attrs.evolve(ours[0], note=f"{ours[0].note}; not installed here: {', '.join(peer.name for peer in absent)}")

@@ -1,7 +1,7 @@
 """Draws a report of `./run bench --json` as SVG: `python -m benchmarks.charts REPORT DIRECTORY`, or `./run bench --charts DIRECTORY`.
 
 A chart for each benchmark of the report that CHARTS names; the same report gives the same bytes. No script, nothing from elsewhere: an
-<img> shows it.
+<img> shows it, dark where whoever looks prefers that.
 """
 
 from __future__ import annotations
@@ -9,33 +9,52 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
+from benchmarks.aggregators import WHOLE
 from benchmarks.rows import shown
+from benchmarks.served import AGAIN
 
-OURS, THEIRS, FLOOR = "#0a7d6c", "#9aa5b1", "#d9822b"
-WIDTH, LEFT, RIGHT = 860, 380, 120  # pixels: of all, for names, for figures
+OURS, THEIRS, FLOOR = "ours", "theirs", "floor"  # whose a bar is: its class
+WIDTH, LEFT, RIGHT = 860, 340, 170  # pixels: of all, for names, for figures
 TOP, STEP, THICK, FOOT = 44, 24, 16, 18
-GRID, INK, PALE = "#e3e6ea", "#222222", "#6b7480"
+HEADING, AXIS = 26, 34  # of a part: its title above, the figures of its axis below
+NOTE_STEP, NOTE_CHARACTERS = 14, 87  # a line of what must be known beside a figure, as long as there is room for
+STEPS_MOST = 7  # along a plain axis
+STYLE = """<style>
+.ground { fill: #ffffff } .grid { stroke: #e3e6ea } .zero { stroke: #6b7480 } .ink { fill: #222222 }
+.pale { fill: #59636e; stroke: #ffffff; stroke-width: 3; paint-order: stroke }
+.ours { fill: #0a7d6c } .theirs { fill: #9aa5b1 } .floor { fill: #d9822b }
+@media (prefers-color-scheme: dark) {
+.ground { fill: #0d1117 } .grid { stroke: #2b323b } .zero { stroke: #8b949e } .ink { fill: #e6edf3 }
+.pale { fill: #9aa5b1; stroke: #0d1117 }
+.ours { fill: #2bb8a3 } .theirs { fill: #6b7785 } .floor { fill: #d9822b }
+}
+</style>"""
 
 
 class Bar(NamedTuple):
-    """One figure of a chart."""
+    """One figure of a chart, in the part of it that has this heading."""
 
     name: str
     figure: float
     unit: str
-    colour: str
+    whose: str
+    note: str = ""  # what it does not do, or what must be known to read it
+    heading: str = ""
+    mark: str = ""  # beside the figure
 
 
 Rows = list[dict[str, Any]]
 
 
 class Chart(NamedTuple):
-    """What is drawn of one benchmark's rows."""
+    """What is drawn of one benchmark's rows. Bars of one heading stand together, and have an axis of their own."""
 
     benchmark: str
     title: str
@@ -56,39 +75,49 @@ def _record(rows: Rows) -> Iterator[Bar]:
 
 def _beside(rows: Rows) -> Iterator[Bar]:
     for row in rows:
-        yield Bar(row["name"], row["median"], row["unit"], OURS if "Taba" in row["name"] else THEIRS)
+        of_whom, _, name = row["name"].partition(", ")
+        yield Bar(name, row["median"], row["unit"], OURS if name.startswith("Taba") else THEIRS, row["note"], of_whom)
 
 
 def _served(rows: Rows) -> Iterator[Bar]:
     for row in rows:
         if row["unit"] == "%":
-            yield Bar(row["name"], max(row["median"], 0.0), row["unit"], OURS if "Taba" in row["name"] else THEIRS)
+            whose = OURS if "Taba" in row["name"] else FLOOR if row["name"].startswith(AGAIN) else THEIRS
+            yield Bar(row["name"].removeprefix("20 events: "), row["median"], row["unit"], whose, row["note"])
 
 
 def _aggregators(rows: Rows) -> Iterator[Bar]:
     for row in rows:
-        yield _bar(row)
+        yield _bar(row)._replace(mark="durable" if row["name"] == WHOLE else "")
 
 
-def _freshness(rows: Rows) -> Iterator[Bar]:
+def _cluster(rows: Rows) -> Iterator[Bar]:
+    for heading, unit in (("seconds from the record until all see it", "s"), ("cores that Agent, Server and store use", "cores")):
+        for row in rows:
+            if row["unit"] == unit:
+                rate, _, what = row["name"].partition(": ")
+                yield Bar(f"{rate}, {what.split()[-1]}" if unit == "s" else rate, row["median"], unit, OURS, row["note"], heading)
+
+
+def _where(rows: Rows) -> Iterator[Bar]:
     for row in rows:
-        if row["unit"] in ("s", "cores"):
+        if row["unit"] == "cores":
             yield Bar(row["name"], row["median"], row["unit"], OURS)
 
 
 def _bar(row: Mapping[str, Any], before: str = "") -> Bar:
     is_peer = row["name"].startswith("peer: ")
     name = row["name"].removeprefix("peer: ") if is_peer else before + row["name"]
-    return Bar(name, row["median"], row["unit"], THEIRS if is_peer else OURS)
+    return Bar(name, row["median"], row["unit"], THEIRS if is_peer else OURS, row["note"])
 
 
 CHARTS = (
     Chart("record", "What one record costs the application, in ns (logarithmic)", True, _record),
     Chart("beside", "One hot metric, four at once: ns a call of all together (logarithmic)", True, _beside),
-    Chart("served", "What 20 events add to a request of an application, in %", False, _served),
+    Chart("served", "What 20 events add to a request of an application, in % of its processor time", False, _served),
     Chart("aggregators", "Lines of StatsD a second of one core", False, _aggregators),
-    Chart("cluster", "The cluster of 2012 on this machine: seconds to visible, cores", False, _freshness),
-    Chart("where", "Where the time of Agent and Server goes, in cores", False, _freshness),
+    Chart("cluster", "The cluster of 2012 on this machine, by events a minute", False, _cluster),
+    Chart("where", "Where the time of Agent and Server goes, in cores", False, _where),
 )
 
 
@@ -106,9 +135,11 @@ def draw(report: Mapping[str, Any], directory: Path) -> list[Path]:
 
 
 def _circumstances(report: Mapping[str, Any]) -> str:
-    """What must be known to read the figures: the machine, and whether they mean anything."""
+    """What must be known to read the figures: the machine, its phase, and whether they mean anything."""
     about = report.get("machine", {})
     said = [f"{about['cpu']}, {about['cores']} cores, Python {about['python']}"] if about else []
+    if phase := about.get("empty_call_ns"):
+        said.append(f"an empty C call took {phase['begin']:.3g} to {phase['end']:.3g} ns")
     if report.get("quick"):
         said.append("a quick run, which shows orders of magnitude alone")
     if about and about["load_at_start"] > about["cores"] / 2:
@@ -118,51 +149,71 @@ def _circumstances(report: Mapping[str, Any]) -> str:
 
 def render(chart: Chart, bars: list[Bar], circumstances: str = "") -> str:
     """The SVG of one chart, its bars in their order from the top; of a logarithmic one all figures are above 0."""
-    foot = FOOT if circumstances else 0
-    height = TOP + STEP * len(bars) + 34 + foot
-    least, most = _range([bar.figure for bar in bars], chart.is_logarithmic)
+    lines = [_text(12, 24, chart.title, "ink", 'font-size="15" font-weight="600"')]
+    y = TOP
+    for heading, of_part in groupby(bars, lambda bar: bar.heading):
+        if heading:
+            lines.append(_text(12, y + 12, heading, "ink", 'font-weight="600"'))
+            y += HEADING
+        part, y = _part(list(of_part), y, chart.is_logarithmic)
+        lines += part
+    if circumstances:
+        lines.append(_text(12, y + 8, circumstances, "pale", 'font-size="11"'))
+        y += FOOT
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}"'
+    font = 'font-family="system-ui, sans-serif" font-size="12"'
+    ground = '<rect class="ground" width="100%" height="100%"/>'
+    return "\n".join([f'{head} {font} role="img">', f"<title>{escape(chart.title)}</title>", STYLE, ground, *lines, "</svg>\n"])
+
+
+def _part(bars: list[Bar], top: int, is_logarithmic: bool) -> tuple[list[str], int]:
+    """Bars along one axis from `top` on, and where what comes next begins."""
+    marks = _marks([bar.figure for bar in bars], is_logarithmic)
+    least, most = marks[0], marks[-1]
 
     def across(figure: float) -> float:
-        share = math.log(figure / least, most / least) if chart.is_logarithmic else figure / most
+        share = math.log(figure / least, most / least) if is_logarithmic else (figure - least) / (most - least)
         return LEFT + (WIDTH - LEFT - RIGHT) * share
 
-    def text(x: float, y: float, content: str, more: str) -> str:
-        return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(content)}</text>'
-
-    lines = [text(12, 24, chart.title, f'fill="{INK}" font-size="15" font-weight="600"')]
-    for mark in _marks(least, most, chart.is_logarithmic):
+    zero = across(least if is_logarithmic else 0.0)
+    drawn, y = [], top
+    for bar in bars:
+        end, middle = across(bar.figure), y + THICK / 2 + 4
+        begin, width = min(zero, end), max(abs(end - zero), 1.0)
+        drawn.append(_text(LEFT - 8, middle, bar.name, "ink", 'text-anchor="end"'))
+        drawn.append(f'<rect class="{bar.whose}" x="{begin:.1f}" y="{y}" width="{width:.1f}" height="{THICK}" rx="2"/>')
+        figure = shown(bar.figure, bar.unit) + (f" · {bar.mark}" if bar.mark else "")
+        drawn.append(_text(begin + width + 6, middle, figure, "ink"))
+        y += STEP
+        for line in textwrap.wrap(bar.note, NOTE_CHARACTERS):
+            drawn.append(_text(LEFT, y + 4, line, "pale", 'font-size="11"'))
+            y += NOTE_STEP
+    axis = []
+    for mark in marks:
         x = across(mark)
-        lines.append(f'<path d="M{x:.1f} {TOP - 6}V{height - 26 - foot}" stroke="{GRID}"/>')
-        lines.append(text(x, height - 10 - foot, f"{mark:,g}", f'fill="{PALE}" text-anchor="middle"'))
-    for place, bar in enumerate(bars):
-        y, end = TOP + STEP * place, across(bar.figure)
-        middle = y + THICK / 2 + 4
-        lines.append(text(LEFT - 8, middle, bar.name, f'fill="{INK}" text-anchor="end"'))
-        lines.append(f'<rect x="{LEFT}" y="{y}" width="{max(end - LEFT, 1):.1f}" height="{THICK}" rx="2" fill="{bar.colour}"/>')
-        lines.append(text(max(end, LEFT + 1) + 6, middle, shown(bar.figure, bar.unit), f'fill="{INK}"'))
-    if circumstances:
-        lines.append(text(12, height - 10, circumstances, f'fill="{PALE}" font-size="11"'))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}"'
-    font = 'font-family="system-ui, sans-serif" font-size="12"'
-    return f'{head} {font} role="img">\n<title>{escape(chart.title)}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(
-        [*lines, "</svg>\n"]
-    )
+        name = "zero" if mark == 0 and least < 0 else "grid"
+        axis.append(f'<path class="{name}" d="M{x:.1f} {top - 6}V{y + 2}"/>')
+        axis.append(_text(x, y + 16, f"{mark / 1e6:g} M" if mark >= 1e6 else f"{mark:,g}", "pale", 'text-anchor="middle"'))
+    return axis + drawn, y + AXIS
 
 
-def _range(figures: list[float], is_logarithmic: bool) -> tuple[float, float]:
-    """Where the axis begins and ends: at powers of ten, or at 0 and a round number."""
-    most = max(figures) or 1.0
+def _text(x: float, y: float, content: str, name: str, more: str = "") -> str:
+    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}"{more and " " + more}>{escape(content)}</text>'
+
+
+def _marks(figures: list[float], is_logarithmic: bool) -> list[float]:
+    """Where the axis begins and ends, and what is marked between: powers of ten, or round numbers, with 0 among them."""
+    least, most = min(figures), max(figures)
     if is_logarithmic:
-        # a bar that would end where the axis begins could not be seen
-        return 10 ** math.floor(math.log10(min(figures) * 0.99)), 10 ** math.ceil(math.log10(most))
-    size = 10 ** math.floor(math.log10(most))
-    return 0.0, math.ceil(most / size) * size
-
-
-def _marks(least: float, most: float, is_logarithmic: bool) -> list[float]:
-    if is_logarithmic:
-        return [least * 10**power for power in range(round(math.log10(most / least)) + 1)]
-    return [most * quarter / 4 for quarter in range(5)]
+        # a bar that would end where the axis begins, or a little after, could not be seen: half of the least is on it, too
+        first, last = math.floor(math.log10(least / 2)), math.ceil(math.log10(most))
+        return [10.0**power for power in range(first, last + 1)]
+    least, most = min(least, 0.0), max(most, 0.0)
+    if least == most:
+        most = 1.0
+    size = 10.0 ** math.floor(math.log10(most - least))
+    step = next(step for times in (0.1, 0.2, 0.5, 1, 2, 5) if (most - least) / (step := times * size) <= STEPS_MOST - 1)
+    return [step * number for number in range(math.floor(least / step), math.ceil(most / step) + 1)]
 
 
 def main(report: str, directory: str) -> None:
