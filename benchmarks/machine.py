@@ -47,7 +47,7 @@ class Phase:
     """How quick the machine is at the moment, which changes: the nanoseconds of an empty C call that reads the coarse clock."""
 
     CALL = "an empty C call that reads the coarse clock"
-    ROUNDS, CALLS = 15, 100_000  # some 50 ms in all
+    ROUNDS, CALLS = 101, 10_000  # some 30 ms in all; rounds shorter than a slice of the scheduler, so that most see no other process
     SAME = 1.1  # times what it took where budgets were set: so much tells nothing
 
     def __init__(self) -> None:

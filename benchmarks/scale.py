@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from benchmarks import budgets, machine
@@ -24,7 +24,7 @@ from benchmarks.budgets import Budget
 from benchmarks.cold import ByBucket, spread
 from benchmarks.holding import CODE, Held
 from benchmarks.rows import Figure, Row, interleave
-from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
+from benchmarks.sending import CONNECTIONS, Envelope, Sender, Streams
 from benchmarks.services import Effort, Services, asking, pid_of, running
 from benchmarks.valkeys import Valkey
 from benchmarks.worker import Worker, wait_until
@@ -81,34 +81,34 @@ def _draining(stack: ExitStack, services: Services, tabs: int) -> Draining:
 class Load:
     """States of a Server, each of which gets an event in a round."""
 
-    def __init__(self, services: Services, tabs: int, clients: int):
-        self._services, self._tabs, self._clients = services, tabs, clients
+    def __init__(self, services: Services, sender: Sender, tabs: int, clients: int):
+        self._sender, self._tabs, self._clients = sender, tabs, clients
         self._streams, self._pid = Streams(), pid_of(services, "server")
 
     def fold(self) -> float:
         """Nanoseconds of the Server's processor time a State."""
         dealt = self._streams.envelopes(spread(self._tabs, self._clients, time.time()), ENVELOPE_BYTES)
-        return _cost(self._pid, self._services.server_url, dealt) / (self._tabs * self._clients)
+        return _cost(self._pid, self._sender, dealt) / (self._tabs * self._clients)
 
 
-def _cost(pid: int, url: str, dealt: list[list[Envelope]]) -> float:
+def _cost(pid: int, sender: Sender, dealt: list[list[Envelope]]) -> float:
     before = machine.cpu_seconds([pid])
-    send(url, dealt)
+    sender.send(dealt)
     return (machine.cpu_seconds([pid]) - before) * 1e9
 
 
 def _states(effort: Effort) -> list[Row]:
     many, rounds = effort.pick(MANY // 10, MANY), effort.pick(2, 4)
     rows: list[Row] = []
-    with running() as services:
-        few, all_of_one = Load(services, FEW, many // FEW), Load(services, many, 1)
+    with running() as services, closing(Sender(services.server_url)) as sender:
+        few, all_of_one = Load(services, sender, FEW, many // FEW), Load(services, sender, many, 1)
         rows += _rows(f"Server, {many:,} States", "ns/State", _grown({f"{FEW} Tabs": few.fold, f"{many:,} Tabs": all_of_one.fold}, rounds))
         states = many * 3 // 10
-        one, others = Load(services, states, 1), Load(services, states // CLIENTS, CLIENTS)
+        one, others = Load(services, sender, states, 1), Load(services, sender, states // CLIENTS, CLIENTS)
         rows += _rows(f"Server, {states:,} States", "ns/State", _grown({"1 Client": one.fold, f"{CLIENTS} Clients": others.fold}, rounds))
     if not effort.is_quick:
-        with running() as services:
-            small, large = Load(services, FEW, MANY // FEW), Load(services, MOST, 1)
+        with running() as services, closing(Sender(services.server_url)) as sender:
+            small, large = Load(services, sender, FEW, MANY // FEW), Load(services, sender, MOST, 1)
             found = _grown({f"{MANY:,} States": small.fold, f"{MOST:,} States": large.fold}, 2)
             rows += _rows("Server, one event for each", "ns/State", found)
     return rows
@@ -124,7 +124,8 @@ def _shards(effort: Effort) -> list[Row]:
                 stack.callback(valkey.remove)
             services = stack.enter_context(running(server=False))
             services.start_server("redis://" + ",".join(f"127.0.0.1:{valkey.port}" for valkey in valkeys))
-            loads[f"{count} shard{'s' * (count > 1)}"] = Load(services, states // 50, 50).fold
+            sender = stack.enter_context(closing(Sender(services.server_url)))
+            loads[f"{count} shard{'s' * (count > 1)}"] = Load(services, sender, states // 50, 50).fold
         return _rows(f"Server, {states:,} States", "ns/State", _grown(loads, rounds))
 
 
@@ -133,19 +134,19 @@ def _agents(effort: Effort) -> list[Row]:
     thin = _thin()
     own = [{bucket: [its._replace(client=f"web-{agent:04d}/1") for its in of] for bucket, of in thin.items()} for agent in range(count)]
     states = count * THIN_BUCKETS * THIN_STATES
-    with running() as services:
-        pid, url = pid_of(services, "server"), services.server_url
+    with running() as services, closing(Sender(services.server_url)) as sender:
+        pid = pid_of(services, "server")
         one, others = Streams(1), [Streams(1) for _ in range(count)]
 
         def alone() -> float:
             """All from one Agent, one envelope after the other."""
-            return _cost(pid, url, [[envelope for its in own for envelope in one.envelopes(its)[0]]]) / states
+            return _cost(pid, sender, [[envelope for its in own for envelope in one.envelopes(its)[0]]]) / states
 
         def together() -> float:
             dealt: list[list[Envelope]] = [[] for _ in range(CONNECTIONS)]
             for place, (streams, its) in enumerate(zip(others, own, strict=True)):
                 dealt[place % CONNECTIONS] += streams.envelopes(its)[0]
-            return _cost(pid, url, dealt) / states
+            return _cost(pid, sender, dealt) / states
 
         found = _grown({"1 Agent": alone, f"{count:,} Agents": together}, rounds)
     return _rows(f"Server, batches of {THIN_STATES} States", "ns/State", found)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -78,33 +79,58 @@ def _pack(batches: Sequence[EncodedBatch], most_bytes: int) -> list[Envelope]:
     return envelopes
 
 
-def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
-    """Seconds until every batch of every envelope is applied, each connection's in order. Raises NotApplied."""
-    address = urlsplit(url).netloc
-    failures: list[Exception] = []
+class Sender:
+    """The kept connections of an Agent to a Server, until it is closed."""
 
-    def run(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> None:
-        try:
-            for envelope in envelopes:
-                _send_one(connection, envelope)
-        except Exception as error:  # raised again where the benchmark sees it
-            failures.append(error)
+    def __init__(self, url: str) -> None:
+        self._address = urlsplit(url).netloc
+        self._kept: list[http.client.HTTPConnection] = []
 
-    with ExitStack() as stack:
-        threads = []
-        for envelopes in dealt:
-            connection = stack.enter_context(closing(http.client.HTTPConnection(address, timeout=POST_SECONDS)))
-            connection.connect()
-            threads.append(threading.Thread(target=run, args=(connection, open_streams(connection, envelopes))))
+    def send(self, dealt: Sequence[Sequence[Envelope]]) -> float:
+        """Seconds until every batch of every envelope is applied, each connection's in order. Raises NotApplied."""
+        failures: list[Exception] = []
+
+        def run(connection: http.client.HTTPConnection, envelopes: Sequence[Envelope]) -> None:
+            try:
+                for envelope in envelopes:
+                    _send_one(connection, envelope)
+            except Exception as error:  # raised again where the benchmark sees it
+                failures.append(error)
+
+        self._connect(len(dealt))
+        threads = [
+            threading.Thread(target=run, args=(connection, open_streams(connection, envelopes)))
+            for connection, envelopes in zip(self._kept, dealt, strict=False)
+        ]
         start = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         seconds = time.perf_counter() - start
-    if failures:
-        raise failures[0]
-    return seconds
+        if failures:
+            raise failures[0]
+        return seconds
+
+    def _connect(self, number: int) -> None:
+        """At least so many connections, all of them open: a Server closes what says nothing for minutes."""
+        while len(self._kept) < number:
+            self._kept.append(http.client.HTTPConnection(self._address, timeout=POST_SECONDS))
+        for connection in self._kept[:number]:
+            if connection.sock is not None and select.select([connection.sock], [], [], 0)[0]:  # its end, for nothing was asked
+                connection.close()
+            if connection.sock is None:
+                connection.connect()
+
+    def close(self) -> None:
+        for connection in self._kept:
+            connection.close()
+
+
+def send(url: str, dealt: Sequence[Sequence[Envelope]]) -> float:
+    """The same, once, over connections of its own."""
+    with closing(Sender(url)) as sender:
+        return sender.send(dealt)
 
 
 _nonces: dict[tuple[bytes, int], bytes] = {}  # of streams that are open: an Agent opens one in a bucket once in six days

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from benchmarks import budgets, machine
 from benchmarks.budgets import Budget
 from benchmarks.cold import PERIOD_ROUNDS, SLOT_SECONDS, VALUES, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave
-from benchmarks.sending import CONNECTIONS, Envelope, Streams, send
+from benchmarks.sending import CONNECTIONS, Envelope, Sender, Streams
 from benchmarks.services import Effort, Services, pid_of, running
 from benchmarks.store import StoreClient
 from benchmarks.worker import Worker
@@ -38,11 +38,11 @@ COLD_ENVELOPE_BYTES = MiB // 4  # some 40 buckets' batches: nobody waits for lon
 
 
 def run(effort: Effort) -> list[Row]:
-    with running() as services:
-        return _hot(effort, services) + _cold(effort, services)
+    with running() as services, closing(Sender(services.server_url)) as sender:
+        return _hot(effort, services, sender) + _cold(effort, services, sender)
 
 
-def _hot(effort: Effort, services: Services) -> list[Row]:
+def _hot(effort: Effort, services: Services, sender: Sender) -> list[Row]:
     streams, names = Streams(), [f"benchmark.hot.{number:03d}" for number in range(HOT_TABS)]
     batches = effort.pick(1, HOT_BATCHES)
     events = HOT_TABS * HOT_CLIENTS * HOT_EVENTS * batches
@@ -56,10 +56,10 @@ def _hot(effort: Effort, services: Services) -> list[Row]:
                 dealt[place] += its
         return dealt
 
-    send(services.server_url, encoded())
+    sender.send(encoded())
     contents = [entry.batch for its in encoded_once(made) for envelope in its for entry in envelope]
     found = interleave(
-        {"fold": lambda: events / meter.measure(lambda: send(services.server_url, encoded())), "floor": lambda: events / _count(contents)},
+        {"fold": lambda: events / meter.measure(lambda: sender.send(encoded())), "floor": lambda: events / _count(contents)},
         effort.pick(2, 7),
     )
     floor = Beside("decode, logarithm and count alone", Figure.of(found["floor"]))
@@ -102,11 +102,11 @@ def _count(contents: list[bytes]) -> float:
     return time.perf_counter() - start
 
 
-def _cold(effort: Effort, services: Services) -> list[Row]:
+def _cold(effort: Effort, services: Services, sender: Sender) -> list[Row]:
     with ExitStack() as stack:
         states = effort.pick(4_000, 40_000)
         sizes = ((THIN_STATES, THIN_CLIENTS), (states, FEW_CLIENTS), (states, MANY_CLIENTS))
-        loads = [ColdLoad(services, stack, *size) for size in sizes]
+        loads = [ColdLoad(services, sender, stack, *size) for size in sizes]
         for load in loads:
             load.floor()
         for number in range(effort.pick(2, PERIOD_ROUNDS) + 1):
@@ -121,11 +121,11 @@ def _cold(effort: Effort, services: Services) -> list[Row]:
 class ColdLoad:
     """One cold load, its Server's rounds and its floor's."""
 
-    def __init__(self, services: Services, stack: ExitStack, states: int, clients: int):
-        self._cold, self._url, self._streams = Cold(states, clients), services.server_url, Streams()
+    def __init__(self, services: Services, sender: Sender, stack: ExitStack, states: int, clients: int):
+        self._cold, self._sender, self._streams = Cold(states, clients), sender, Streams()
         now = time.time()
         for columns in (self._cold.day(now), self._cold.journals(now)):
-            send(self._url, self._streams.envelopes(columns))
+            sender.send(self._streams.envelopes(columns))
         path = services.directory / "store" / "store.sock"
         self._store = StoreClient(str(path))
         stack.callback(self._store.close)
@@ -143,10 +143,10 @@ class ColdLoad:
         """One event for each State, to the Server."""
         dealt = self._streams.envelopes(self._cold.round(time.time()), COLD_ENVELOPE_BYTES)
         if not is_measured:
-            send(self._url, dealt)
+            self._sender.send(dealt)
             return
         before, states = self._store.counts(), self._cold.states
-        self._seconds.append(self._meter.measure(lambda: send(self._url, dealt)))
+        self._seconds.append(self._meter.measure(lambda: self._sender.send(dealt)))
         after = self._store.counts()
         self._read.append((after["total_net_output_bytes"] - before["total_net_output_bytes"]) / states)
         self._written.append((after["total_net_input_bytes"] - before["total_net_input_bytes"] - self._asking) / states)

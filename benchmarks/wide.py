@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from contextlib import closing
 from random import Random
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from benchmarks import budgets, machine
 from benchmarks.cold import spread
 from benchmarks.crowd import send_from_many
 from benchmarks.rows import Figure, Row
-from benchmarks.sending import Streams, send
+from benchmarks.sending import Sender, Streams
 from benchmarks.services import Effort, pid_of, running
 from benchmarks.store import StoreClient
 from benchmarks.valkeys import Valkey
@@ -51,11 +52,11 @@ def run(effort: Effort) -> list[Row]:
 def _thin(effort: Effort) -> Row:
     agents = [Streams() for _ in range(effort.pick(2, AGENTS))]
     rates: list[float] = []
-    with running() as services:
+    with running() as services, closing(Sender(services.server_url)) as sender:
         for _ in range(effort.pick(1, 5) + 1):
             columns = dict(list(spread(DEFAULT_BUCKETS, 1, time.time()).items())[:BUCKETS])
             dealt = [its for streams in agents for its in streams.envelopes(columns, 1)]  # 1: an envelope holds one batch
-            rates.append(sum(map(len, dealt)) / send(services.server_url, dealt))
+            rates.append(sum(map(len, dealt)) / sender.send(dealt))
     # the first round opens the streams
     return Row(f"thin envelopes of {len(agents)} Agents at once, one Server process", Figure.of(rates[1:]), "envelopes/s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import json
 import math
@@ -10,9 +11,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,11 +33,11 @@ from benchmarks.charts import draw
 from benchmarks.cold import JOURNAL_LEAST, Cold
 from benchmarks.rows import Beside, Figure, Row, interleave, shown, table
 from benchmarks.sampling import Place, Samples, read
-from benchmarks.sending import Streams
+from benchmarks.sending import CONNECTIONS, NotApplied, Sender, Streams
 from benchmarks.services import Effort, agent_name
 from benchmarks.worker import WorkerFailed
 from taba import names
-from taba.batch import decode_batch
+from taba.batch import APPLIED, NONCE_BYTES, OPEN, REFUSED, SentBatch, Verdict, decode_batch, decode_envelope, encode_verdicts
 from taba.handlers.counter_group import JOURNAL_SLOTS
 from tests.leftovers import RUN, left
 from tests.needs import needs_program
@@ -100,9 +103,8 @@ class ChartTest(SynchronousTestCase):
         self.assertEqual([text for text in texts if text in names], list(names))
         ours, theirs, lowest = self.bars(drawn)
         self.assertLess(lowest, ours)
-        self.assertLess(
-            abs((theirs - ours) / (ours - lowest) - math.log(2000 / 20) / math.log(20 / 16)), 0.5
-        )  # of 20: a bar's end is told to a tenth of a pixel
+        times = math.log(2000 / 20) / math.log(20 / 16)
+        self.assertLess(abs((theirs - ours) / (ours - lowest) / times - 1), 0.03)  # a bar's end is told to a tenth of a pixel
 
     def test_figures_of_a_plain_axis_are_as_long_as_they_are_great(self) -> None:
         rows = [Row("Taba adds", Figure.of([0.5]), "%"), Row("another adds", Figure.of([5.0]), "%"), Row("in all", Figure.of([90.0]), "µs")]
@@ -219,6 +221,74 @@ class LoadTest(SynchronousTestCase):
         batches = [decode_batch(entry.batch) for envelopes in dealt for envelope in envelopes for entry in envelope]
         self.assertEqual({batch.number for batch in batches}, {2})
         self.assertEqual(sorted(batch.bucket for batch in batches), sorted(cold.names()))
+
+
+class Applying(http.server.BaseHTTPRequestHandler):
+    """A Server that opens every stream and applies every batch, and notes its connections."""
+
+    protocol_version = "HTTP/1.1"
+    server: ApplyingServer
+
+    def setup(self) -> None:
+        self.server.held.append(self.request)
+        super().setup()
+
+    def do_POST(self) -> None:
+        entries = decode_envelope(self.rfile.read(int(self.headers["Content-Length"]))).entries
+        content = encode_verdicts([self.verdict(entry) for entry in entries], None)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def verdict(self, entry: object) -> Verdict:
+        return Verdict(APPLIED, 1) if isinstance(entry, SentBatch) else Verdict(OPEN, bytes(NONCE_BYTES), 0)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+class ApplyingServer(http.server.ThreadingHTTPServer):
+    daemon_threads = False  # its end waits for that of each connection
+
+    def __init__(self) -> None:
+        self.held: list[socket.socket] = []
+        super().__init__(("127.0.0.1", 0), Applying)
+
+
+class SendingTest(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.server = ApplyingServer()
+        self.addCleanup(self.server.server_close)
+        self.serving = threading.Thread(target=self.server.serve_forever)
+        self.serving.start()
+        self.addCleanup(self.serving.join)
+        self.addCleanup(self.server.shutdown)
+        self.sender = Sender(f"http://127.0.0.1:{self.server.server_port}")
+        self.addCleanup(self.sender.close)
+        self.cold, self.streams = Cold(80, 8), Streams()
+
+    def round(self, number: int) -> None:
+        self.sender.send(self.streams.envelopes(self.cold.round(1_800_000_000.0 + 5 * number)))
+
+    def test_connections_are_kept_from_round_to_round_and_closed_in_the_end(self) -> None:
+        for number in range(3):
+            self.round(number)
+        self.assertEqual(len(self.server.held), CONNECTIONS)
+        self.sender.close()
+        self.server.server_close()  # joins whoever still reads from a connection
+        self.assertEqual([held.fileno() for held in self.server.held], [-1] * CONNECTIONS)
+
+    def test_a_connection_that_the_server_closed_meanwhile_is_made_anew_and_no_other(self) -> None:
+        self.round(0)
+        self.server.held[1].shutdown(socket.SHUT_RDWR)
+        self.round(1)
+        self.assertEqual(len(self.server.held), CONNECTIONS + 1)
+
+    def test_what_is_refused_is_raised(self) -> None:
+        self.patch(Applying, "verdict", lambda handler, entry: Verdict(REFUSED, "malformed", "no batch"))
+        with self.assertRaisesRegex(NotApplied, "no batch"):
+            self.round(0)
 
 
 class MachineTest(SynchronousTestCase):
