@@ -29,6 +29,7 @@ BURST = 16_000  # half a ring
 STRING_BURST = 4_000  # of 200 bytes: most of the byte ring of …
 STRING_RING_BYTES = 8 * 2**20  # … this ring; a default one holds 640, too few to time
 PEER_BURST = 5_000
+DICT_BURST = 4 * BURST  # takes as long as one of pure Python's, whose budget is in times of it: what interrupts them is as likely in both
 TRACED, TRACED_STRINGS = 100_000, 4_000
 TRACE_RING_BYTES = 16 * 2**20  # holds all that is traced, without an Agent; twice as many strings
 STRING_NOTE = "a ring of 8 MiB: the byte ring of a default one holds 640 such values, too few to time"
@@ -59,6 +60,7 @@ LOSSY = "what the kernel drops is lost, unsaid; whoever listens keeps what it ca
 
 def run(effort: Effort) -> list[Row]:
     rounds, bursts = effort.pick((3, 5), (5, 10))
+    pure_bursts = max(2, bursts // 2)
     with ExitStack() as stack:
         services = stack.enter_context(running(agent=True))
         nobody = f"{services.agent}-none"
@@ -79,7 +81,7 @@ def run(effort: Effort) -> list[Row]:
                 *(budgets.LABELS, budgets.LABELS_RATIO, FLOOR_TITLE),
             ),
             Case(
-                *("record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, max(2, bursts // 2), True, ""),
+                *("record(1.0), pure Python", "taba_record", {"TABA_PURE": "1"}, BURST, pure_bursts, True, ""),
                 *(budgets.RECORD_PURE, budgets.RECORD_PURE_RATIO, DICT_TITLE),
             ),
             Case("record(1.0), ring full: a drop", "taba_record", {"TABA_AGENT": nobody}, BURST, bursts, False),
@@ -88,7 +90,7 @@ def run(effort: Effort) -> list[Row]:
         if built := build_floor(services.directory):
             floors.append(Case(FLOOR_TITLE, "floor_clock", {"TABA_FLOOR": str(built)}, BURST, bursts, False))
         peers = [
-            Case(DICT_TITLE, "dict_add", {}, PEER_BURST, 2, False, "one process's, in its memory alone"),
+            Case(DICT_TITLE, "dict_add", {}, DICT_BURST, pure_bursts, False, "one process's, in its memory alone"),
             Case("prometheus_client: Counter.inc()", "prometheus_inc", {}, PEER_BURST, 2, False, NO_TOTALS),
             Case("prometheus_client, multiprocess: Counter.inc()", "prometheus_inc", prometheus, PEER_BURST, 2, False, MMAP),
             Case("prometheus_client, multiprocess: Histogram.observe()", "prometheus_observe", prometheus, PEER_BURST, 2, False, MMAP),
