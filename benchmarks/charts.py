@@ -83,7 +83,9 @@ def _served(rows: Rows) -> Iterator[Bar]:
     for row in rows:
         if row["unit"] == "%":
             whose = OURS if "Taba" in row["name"] else FLOOR if row["name"].startswith(AGAIN) else THEIRS
-            yield Bar(row["name"].removeprefix("20 events: "), row["median"], row["unit"], whose, row["note"])
+            rounds = f"its rounds: {shown(row['least'], '%')} to {shown(row['most'], '%')}"
+            note = "; ".join(filter(None, (rounds, row["note"])))
+            yield Bar(row["name"].removeprefix("20 events: "), row["median"], row["unit"], whose, note)
 
 
 def _aggregators(rows: Rows) -> Iterator[Bar]:

@@ -18,7 +18,7 @@ from demo.processes import Child, free_port, python, wait_for_port
 NOTHING, AGAIN = "nothing recorded", "nothing recorded, another one"
 CASES = {
     NOTHING: ("nothing", ""),
-    AGAIN: ("nothing", "noise: nothing below it can be told from nothing"),
+    AGAIN: ("nothing", "noise: what its rounds differ by cannot be told from nothing"),
     "Taba": ("taba", ""),
     "prometheus_client, multiprocess": ("prometheus", "the totals of workers that ended stay in files, which grow"),
     "DogStatsD": ("dogstatsd", "what the kernel drops is lost, unsaid"),

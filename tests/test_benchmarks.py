@@ -118,12 +118,13 @@ class ChartTest(SynchronousTestCase):
 
     def test_a_difference_below_nothing_is_drawn_to_the_other_side(self) -> None:
         names = ("nothing recorded, another one: differs by", "20 events: Taba adds", "20 events: another adds")
-        rows = [Row(name, Figure.of([figure]), "%") for name, figure in zip(names, (0.5, -1.5, 54.0), strict=True)]
+        rows = [Row(name, Figure.of([figure - 3, figure, figure + 4]), "%") for name, figure in zip(names, (0.5, -1.5, 54.0), strict=True)]
         drawn = self.drawn("served", rows)
         noise, ours, theirs = self.places(drawn)
         self.assertEqual((noise[0], ours[1]), (theirs[0], theirs[0]))
         self.assertLess(abs((ours[1] - ours[0]) / (noise[1] - noise[0]) - 3), 0.5)
         self.assertIn("-1.50 %", drawn)
+        self.assertIn("its rounds: -4.50 % to 2.50 %", drawn)
 
     def test_the_least_of_a_logarithmic_axis_is_no_sliver(self) -> None:
         for least in (1.0, 9.9, 10.0, 101.0, 199.0):
