@@ -21,10 +21,11 @@ from benchmarks.rows import shown
 from benchmarks.served import AGAIN
 
 OURS, THEIRS, FLOOR = "ours", "theirs", "floor"  # whose a bar is: its class
-WIDTH, LEFT, RIGHT = 860, 340, 170  # pixels: of all, for names, for figures
-TOP, STEP, THICK, FOOT = 44, 24, 16, 18
+WIDTH, LEFT, RIGHT = 860, 350, 160  # pixels: of all, for names, for figures
+TOP, STEP, THICK = 44, 24, 16
+FOOT_CHARACTERS = 140  # of what stands at the foot, a line
 HEADING, AXIS = 26, 34  # of a part: its title above, the figures of its axis below
-NOTE_STEP, NOTE_CHARACTERS = 14, 87  # a line of what must be known beside a figure, as long as there is room for
+NOTE_STEP, NOTE_CHARACTERS = 14, 86  # a line of what must be known beside a figure, as long as there is room for
 STEPS_MOST = 7  # along a plain axis
 STYLE = """<style>
 .ground { fill: #ffffff } .grid { stroke: #e3e6ea } .zero { stroke: #6b7480 } .ink { fill: #222222 }
@@ -159,9 +160,10 @@ def render(chart: Chart, bars: list[Bar], circumstances: str = "") -> str:
             y += HEADING
         part, y = _part(list(of_part), y, chart.is_logarithmic)
         lines += part
-    if circumstances:
-        lines.append(_text(12, y + 8, circumstances, "pale", 'font-size="11"'))
-        y += FOOT
+    for line in textwrap.wrap(circumstances, FOOT_CHARACTERS):
+        lines.append(_text(12, y + 8, line, "pale", 'font-size="11"'))
+        y += NOTE_STEP
+    y += 4
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}"'
     font = 'font-family="system-ui, sans-serif" font-size="12"'
     ground = '<rect class="ground" width="100%" height="100%"/>'

@@ -170,17 +170,21 @@ class ChartTest(SynchronousTestCase):
         rows = [Row("nothing, and Taba", Figure.of([0.5]), "%").as_json()]
         machine: dict[str, object] = {"cpu": "Some", "cores": 2, "python": "3.11.7", "load_at_start": 0.3}
         told = []
-        for quick, load in ((False, 0.3), (True, 0.3), (False, 7.0)):
+        for quick, load in ((False, 0.3), (True, 0.3), (False, 7.0), (True, 17.0)):
             report = {
                 "quick": quick,
                 "machine": {**machine, "load_at_start": load, "empty_call_ns": {"begin": 33.2, "end": 31.0, "budgets_at": 16.4}},
                 "benchmarks": {"served": {"rows": rows, "error": "later"}},
             }
             [path] = draw(report, self.directory)
-            told.append([text.text or "" for text in ElementTree.fromstring(path.read_text()).iter(f"{SVG}text")][-1])
+            texts = [text.text or "" for text in ElementTree.fromstring(path.read_text()).iter(f"{SVG}text")]
+            told.append(" ".join(texts[next(number for number, text in enumerate(texts) if text.startswith("Some")) :]))
+            self.assertLessEqual(max(map(len, texts)), 140)  # more is beyond the chart's right end
         self.assertEqual(told[0], "Some, 2 cores, Python 3.11.7; an empty C call took 33.2 to 31 ns")
         self.assertIn("quick run", told[1])
         self.assertIn("load 7", told[2])
+        self.assertIn("quick run", told[3])
+        self.assertIn("load 17", told[3])
 
     def test_what_failed_or_has_no_chart_is_not_drawn(self) -> None:
         report = {"benchmarks": {"record": {"error": "no ring"}, "states": {"rows": [Row("bytes", Figure.of([1.0]), "bytes").as_json()]}}}
