@@ -63,15 +63,19 @@ def offer_plugins(directory: str) -> None:
     """
     place = os.path.abspath(directory)
     folders = [Path(place), Path(place, "twisted"), Path(place, "twisted", "plugins")]
-    if place in map(os.path.abspath, sys.path) or not folders[-1].is_dir() or (folders[-1] / "__init__.py").exists():
+    paths = [os.path.abspath(path) for path in sys.path]
+    if place in paths[1:] or not folders[-1].is_dir() or (folders[-1] / "__init__.py").exists():
         return  # with an __init__.py it would be another twisted.plugins, not a part of the one there is
     for folder in folders:
         found = folder.stat()
         if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
             takes = "takes folders that are yours or root's and that not everybody can write to: mend that, or start elsewhere"
             raise ConfigurationError("twisted/plugins", str(folder), takes)
-    sys.path.append(place)
-    os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), place])
-    paths: Any = import_module(PLUGINS).__path__
-    if str(folders[-1]) not in paths:
-        paths.append(str(folders[-1]))
+    if place not in paths:
+        sys.path.append(place)
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if place not in inherited:  # also where this process has it first, of `python -m` or `-c`: those that it starts have not
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, inherited), place])
+    known: Any = import_module(PLUGINS).__path__
+    if str(folders[-1]) not in known:
+        known.append(str(folders[-1]))

@@ -50,12 +50,12 @@ class Plugins(SynchronousTestCase):
 
 
 class PluginsOfTheWorkingDirectory(SynchronousTestCase):
-    def offered(self, place: Path, program: str) -> subprocess.CompletedProcess[str]:
-        """What `program` does after the plugins of `place` were offered, started elsewhere."""
+    def offered(self, place: Path, program: str, cwd: str | Path = "/") -> subprocess.CompletedProcess[str]:
+        """What `program` does after the plugins of `place` were offered, started in `cwd`."""
         imports = "from taba.plugins import offer_plugins\nfrom taba.handlers.lookup import find_handlers\n"
         code = f"{imports}offer_plugins({str(place)!r})\n{program}"
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environ)
+        return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environ)
 
     def made(self, *, imports: bool = False) -> Path:
         place = Path(self.mktemp()).resolve()
@@ -72,6 +72,14 @@ class PluginsOfTheWorkingDirectory(SynchronousTestCase):
         child = "from taba.handlers.lookup import find_handlers; " + look
         done = self.offered(place, f"{look}\nimport subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])")
         self.assertEqual((done.stdout, done.stderr), ("plugin acme_longest ()\n" * 2, ""))
+
+    def test_children_find_it_too_where_python_itself_looks_in_the_directory_in_which_this_process_was_started(self) -> None:
+        place = self.made(imports=True)
+        look = "from taba.handlers.lookup import find_handlers; print(find_handlers().origin('Longest'))"
+        (place / "look.py").write_text(look)
+        child = "from taba.directories import python_of; import subprocess; subprocess.run(python_of('look'))"
+        done = self.offered(place, child, cwd=place)  # -c has that directory first on its path, as -m has
+        self.assertEqual((done.stdout, done.stderr), ("plugin acme_longest\n", ""))
 
     def test_where_it_was_looked_is_told(self) -> None:
         place = self.made()
