@@ -27,7 +27,7 @@ from tests.simulation.mutations.listing import AGENT, BACK, CLIENT, HOME, MOVED,
 # --- the Agent
 
 
-@focused("memory full,disk full,server cut off,kill agent,agent's fuse", 30.0, 1.0, seed=1)
+@focused("memory full,disk full,server cut off,kill agent,agent's fuse", 30.0, 1.0, seed=96)
 def totals_are_published_late(put: Any) -> None:
     put(Keeper, "settle_totals", lambda self: None)
 
